@@ -1,0 +1,222 @@
+"""Decoded images of one split, in one memory-mapped uint8 array, built once and cached."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+from tqdm import tqdm
+
+FORMAT = 1  # part of every cache key: raise it when the bytes written here change their meaning
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """What a split holds before anything is decoded.
+
+    `items` are references that only the data set understands (a path, a member of a zip, a row of an array).
+    `stamp` is a cheap fingerprint of the bytes behind them (names, sizes, times): a new stamp means a new cache entry.
+    """
+
+    items: Sequence[object]
+    labels: Sequence[int]
+    class_names: Sequence[str]
+    item_names: Sequence[str]
+    stamp: str
+    super_classes: Sequence[int] | None = None
+    super_class_names: Sequence[str] = ()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageStore:
+    """Images of one split, ready for episodes.
+
+    **Attributes:**
+
+    - `images`: uint8 `[N, C, H, W]`, memory-mapped on the CPU or resident on a device.
+    - `labels`: int64 `[N]`, the index into `class_names`.
+    - `class_names`: one name a class.
+    - `item_names`: one name an image, unique in the split (a file's path below the data set's folder).
+    - `super_classes`: int64 `[n_classes]` or None, the index into `super_class_names` (alphabets, categories, scripts).
+    - `dataset`, `split`, `split_name`: e.g. `"miniimagenet"`, `"val"`, `"ravi"`.
+    - `skipped`: `(item name, reason)` of images left out because they could not be decoded.
+
+    It is a map-style data set of `(uint8 image, label)` as well, so it works in a plain `DataLoader`.
+    """
+
+    images: UInt8[Tensor, "item channels height width"]
+    labels: Int64[Tensor, " item"]
+    class_names: tuple[str, ...]
+    item_names: tuple[str, ...]
+    super_classes: Int64[Tensor, " n_classes"] | None
+    super_class_names: tuple[str, ...]
+    dataset: str
+    split: str
+    split_name: str
+    skipped: tuple[tuple[str, str], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.images[index], int(self.labels[index])
+
+    @property
+    def class_hash(self) -> str:
+        """Twelve hexadecimal digits of the SHA-256 of the sorted class names: equal exactly for equal class lists."""
+        return digest(*sorted(self.class_names))
+
+    def gather(self, index: Int64[Tensor, "*axes"]) -> UInt8[Tensor, "*axes channels height width"]:
+        """Images at `index` (any shape), on the store's device."""
+        flat = self.images.index_select(0, index.reshape(-1).to(self.images.device))
+        return flat.reshape(*index.shape, *self.images.shape[1:])
+
+    def to(self, device: torch.device | str) -> ImageStore:
+        """The same store with its images on `device`, so that a batch of episodes costs no copy from the host."""
+        return dataclasses.replace(self, images=self.images.to(device))
+
+
+def digest(*parts: str) -> str:
+    """Twelve hexadecimal digits of the SHA-256 of the parts, kept apart by a zero byte."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
+
+
+def cache_dir() -> Path:
+    """`$EPISODIC_CACHE`, else `episodic` in the user's cache folder."""
+    if override := os.environ.get("EPISODIC_CACHE"):
+        return Path(override)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "episodic"
+
+
+def files_stamp(paths: Sequence[Path]) -> str:
+    """Fingerprint of files by name, size and time of change, without reading them."""
+    stats = [path.stat() for path in paths]
+    return digest(*(f"{p.name} {s.st_size} {s.st_mtime_ns}" for p, s in zip(paths, stats, strict=True)))
+
+
+def decode_parallel(
+    items: Sequence[object],
+    decode: Callable[[object], np.ndarray],
+    out: np.ndarray,
+    *,
+    title: str,
+) -> dict[int, str]:
+    """Fill `out[i]` with `decode(items[i])` on all cores, under a progress bar.
+
+    Returns `{i: reason}` for the items whose decoding raised; their rows in `out` are undefined.
+    """
+    failed: dict[int, str] = {}
+
+    def work(rows: range) -> int:
+        for i in rows:
+            try:
+                out[i] = decode(items[i])
+            except (OSError, ValueError, SyntaxError) as error:  # Pillow raises SyntaxError for a broken PNG
+                failed[i] = str(error) or type(error).__name__
+        return len(rows)
+
+    chunks = [range(i, min(i + 64, len(items))) for i in range(0, len(items), 64)]
+    with (
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+        tqdm(total=len(items), desc=title, unit="img", disable=None, leave=False) as bar,
+    ):
+        for done in pool.map(work, chunks):
+            bar.update(done)
+    return failed
+
+
+def build_store(
+    listing: Listing,
+    render: Callable[[Listing, np.ndarray], dict[int, str]],
+    *,
+    shape: tuple[int, int, int],
+    key: str,
+    dataset: str,
+    split: str,
+    split_name: str,
+    corrupt: str = "error",
+) -> ImageStore:
+    """The store of one split: read from the cache, or rendered into it.
+
+    **Arguments:**
+
+    - `render`: fills a uint8 array `[N, C, H, W]` for a listing and returns `{item: reason}` for what it could not read.
+    - `shape`: `(C, H, W)` of every image.
+    - `key`: whatever else decides the bytes (size, resampling, rotations, ...).
+    - `corrupt`: `"error"` refuses a split with unreadable images, naming them; `"skip"` leaves them out and lists them
+      in `ImageStore.skipped`.
+
+    The entry is written beside its place and renamed, so a build that dies leaves nothing half made.
+
+    **Raises:** `ValueError` when images are unreadable and `corrupt="error"`, or none is left.
+    """
+    if corrupt not in ("error", "skip"):
+        raise ValueError(f"corrupt must be 'error' or 'skip', got {corrupt!r}")
+    if len(listing.items) == 0:
+        raise ValueError(f"{dataset} {split}: no images found")
+    fingerprint = digest(str(FORMAT), listing.stamp, key, corrupt, str(shape), *listing.item_names)
+    folder = cache_dir() / "stores" / f"{dataset}-{split_name}-{split}-{fingerprint}"
+    if not (folder / "store.json").exists():
+        _render_into(folder, listing, render, shape, f"{dataset} {split}", corrupt)
+    meta = json.loads((folder / "store.json").read_text())
+    # Copy-on-write mapping: pages stay shared between processes, and torch accepts it as writable.
+    images = np.load(folder / "images.npy", mmap_mode="c")
+    dropped = dict(meta["skipped"])
+    kept = [i for i, name in enumerate(listing.item_names) if name not in dropped]
+    return ImageStore(
+        images=torch.from_numpy(images),
+        labels=torch.as_tensor(np.asarray(listing.labels, dtype=np.int64)[kept]),
+        class_names=tuple(listing.class_names),
+        item_names=tuple(listing.item_names[i] for i in kept),
+        super_classes=None if listing.super_classes is None else torch.as_tensor(listing.super_classes).long(),
+        super_class_names=tuple(listing.super_class_names),
+        dataset=dataset,
+        split=split,
+        split_name=split_name,
+        skipped=tuple(dropped.items()),
+    )
+
+
+def _render_into(folder, listing, render, shape, title, corrupt) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    try:
+        images = np.lib.format.open_memmap(
+            building / "images.npy", mode="w+", dtype=np.uint8, shape=(len(listing.items), *shape)
+        )
+        failed = render(listing, images)
+        if failed and corrupt == "error":
+            lines = [f"  {listing.item_names[i]}: {reason}" for i, reason in sorted(failed.items())[:5]]
+            raise ValueError(
+                f"{title}: {len(failed)} of {len(listing.items)} images cannot be read:\n"
+                + "\n".join(lines)
+                + ("\n  ..." if len(failed) > 5 else "")
+                + "\nReplace them, or leave them out with task.dataset.corrupt=skip."
+            )
+        if failed:
+            keep = np.setdiff1d(np.arange(len(listing.items)), list(failed))
+            if len(keep) == 0:
+                raise ValueError(f"{title}: none of the {len(listing.items)} images can be read")
+            np.save(building / "kept.npy", images[keep])
+            os.replace(building / "kept.npy", building / "images.npy")
+        else:
+            images.flush()
+        skipped = [(listing.item_names[i], reason) for i, reason in sorted(failed.items())]
+        (building / "store.json").write_text(json.dumps({"skipped": skipped}))
+        # Another process may have finished the same entry meanwhile: its bytes are the same, so either may stay.
+        with contextlib.suppress(OSError):
+            os.rename(building, folder)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
