@@ -1,0 +1,10 @@
+"""Few-shot and semi-supervised episodic learning: a learner is a function from a task to a prediction."""
+
+from episodic.episode import Episode as Episode
+from episodic.episode import EpisodeCollate as EpisodeCollate
+from episodic.episode import Task as Task
+from episodic.prediction import Prediction as Prediction
+from episodic.sampler import EpisodeIndices as EpisodeIndices
+from episodic.sampler import EpisodeSampler as EpisodeSampler
+
+__version__ = "0.1.0"

@@ -1,0 +1,135 @@
+"""From a configuration to the objects of one run: where `cfg` ends."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+
+from episodic.config import ConfigError, make
+from episodic.data.augment import Augment, Normalize
+from episodic.data.dataset import SPLITS, AbstractDataset
+from episodic.data.labeled import labeled_mask
+from episodic.data.store import ImageStore
+from episodic.hardware import Hardware
+from episodic.learners.learner import AbstractLearner
+from episodic.loop import Trainer, Training
+from episodic.sampler import EpisodeSampler
+
+STREAMS = {"train": 0, "val": 1, "test": 2}  # the sampler's epoch: training never moves the episodes of an evaluation
+SHAPE = ("n_way", "n_shot", "n_query", "n_unlabeled", "n_distractors")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Parts:
+    """What training and evaluation share: data, model and hardware of one configuration."""
+
+    dataset: AbstractDataset
+    normalize: Normalize
+    learner: AbstractLearner
+    hardware: Hardware
+
+
+def build_parts(cfg: DictConfig) -> Parts:
+    """Data set and learner (weights drawn from `cfg.seed`), placed on the hardware."""
+    trust = {"allow_any_target": cfg.allow_any_target}
+    hardware = Hardware.choose(cfg.device, cfg.precision)
+    dataset = make(cfg.task.dataset, **trust)
+    torch.manual_seed(cfg.seed)
+    backbone = make(cfg.backbone, **trust)
+    learner = make(cfg.semi, make(cfg.learner, backbone=backbone, **trust), **trust)
+    normalize = Normalize(dataset.mean, dataset.std).to(hardware.device)
+    return Parts(dataset, normalize, hardware.place(learner), hardware)
+
+
+def build_training(cfg: DictConfig, parts: Parts) -> Training:
+    """Everything that a training step needs, at step 0."""
+    trust = {"allow_any_target": cfg.allow_any_target}
+    trainer: Trainer = make(cfg.trainer, **trust)
+    augment: Augment = make(cfg.augment, **trust)
+    store = parts.dataset.store("train")
+    task = cfg.task
+    labeled = None
+    if task.labeled_fraction < 1:
+        labeled = labeled_mask(store.labels.numpy(), task.labeled_fraction, task.labeled_seed)
+    sampler = build_sampler(
+        task,
+        store,
+        shape=task.train,
+        seed=cfg.seed,
+        stream="train",
+        episodes=trainer.steps * trainer.episodes_per_step,
+        episodes_per_batch=trainer.episodes_per_step,
+        labeled=labeled,
+    )
+    return Training(
+        learner=parts.learner,
+        store=store,
+        sampler=sampler,
+        normalize=parts.normalize,
+        augment=augment,
+        optimizer=make(cfg.optimizer, parts.learner.parameters(), **trust),
+        schedule=make(cfg.schedule, **trust),
+        trainer=trainer,
+        hardware=parts.hardware,
+        seed=cfg.seed,
+    )
+
+
+def build_sampler(
+    task: DictConfig,
+    store: ImageStore,
+    *,
+    shape: DictConfig,
+    seed: int,
+    stream: str,
+    episodes: int,
+    episodes_per_batch: int = 1,
+    labeled: np.ndarray | None = None,
+) -> EpisodeSampler:
+    """Episodes of `store` in the shape given by `shape` (the task itself, or its `train` part)."""
+    if task.within_super_class and store.super_classes is None:
+        raise ConfigError(f"{store.dataset} has no super-classes, so task.within_super_class=true cannot be had")
+    counts = {name: value if isinstance(value := shape[name], int) else _range(name, value) for name in SHAPE}
+    return EpisodeSampler(
+        store.labels.numpy(),
+        **counts,
+        episodes=episodes,
+        seed=seed,
+        epoch=STREAMS[stream],
+        episodes_per_batch=episodes_per_batch,
+        imbalanced=task.imbalanced,
+        super_classes=store.super_classes.numpy() if task.within_super_class else None,
+        labeled=labeled,
+        too_small=task.too_small,
+    )
+
+
+def load_split(dataset: AbstractDataset, split: str) -> ImageStore:
+    """The images of `split`, or of the next best split where it is not on disk; says so on the terminal.
+
+    The test classes fall back to the validation classes, and these to the training classes.
+    """
+    if split not in SPLITS:
+        raise ConfigError(f"split must be one of {', '.join(SPLITS)} or all, got {split!r}")
+    first: FileNotFoundError | None = None
+    for candidate in reversed(SPLITS[: SPLITS.index(split) + 1]):
+        try:
+            store = dataset.store(candidate)
+        except FileNotFoundError as error:
+            first = first or error
+        else:
+            if candidate != split:
+                print(f"Note: {dataset.name} has no {split} classes on disk; using its {candidate} classes.")
+            return store
+    raise first
+
+
+def _range(name: str, value: object) -> tuple[int, int]:
+    try:
+        low, high = value
+        return int(low), int(high)
+    except (TypeError, ValueError):
+        raise ConfigError(f"task.{name} must be an integer or a range [low,high], got {value!r}") from None

@@ -1,0 +1,149 @@
+"""Checkpoints that survive: no pickle, written whole or not at all, checked when read.
+
+A checkpoint is a folder of two safetensors files and one JSON file that holds their SHA-256. It is written beside its
+place, flushed to disk and renamed; the one before it stays as `<name>-previous` and is used if `<name>` is damaged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+FILES = ("model.safetensors", "optimizer.safetensors")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing, damaged, or made for another model."""
+
+
+def save_checkpoint(
+    folder: Path, model: Mapping[str, Tensor], optimizer: Mapping[str, Any], state: Mapping[str, Any]
+) -> None:
+    """Write weights, an optimiser's `state_dict` and JSON-able `state` to `folder`, atomically.
+
+    **Raises:** `OSError` (a full disk, say); what stood in `folder` before is whole then.
+    """
+    building, previous = folder.with_name(f".{folder.name}-building"), folder.with_name(f"{folder.name}-previous")
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
+    tensors: dict[str, Tensor] = {}
+    skeleton = _strip(optimizer, tensors)
+    try:
+        sums = {}
+        for name, content in zip(FILES, (model, tensors), strict=True):
+            data = save({k: v.detach().cpu().contiguous() for k, v in content.items()})
+            _write(building / name, data)
+            sums[name] = hashlib.sha256(data).hexdigest()
+        _write(building / "state.json", json.dumps({**state, "optimizer": skeleton, "sha256": sums}).encode())
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
+    if folder.exists():
+        shutil.rmtree(previous, ignore_errors=True)
+        os.rename(folder, previous)
+    os.rename(building, folder)
+    _sync(folder.parent)
+
+
+def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any], str | None]:
+    """`(weights, optimiser state_dict, state, warning)` of `folder`, or of the one before it if `folder` is damaged.
+
+    **Raises:** `CheckpointError` where neither can be read.
+    """
+    reasons = []
+    for candidate in (folder, folder.with_name(f"{folder.name}-previous")):
+        try:
+            content = _read(candidate)
+        except (OSError, ValueError, KeyError) as error:
+            reasons.append(f"{candidate}: {error}")
+        else:
+            warning = f"{reasons[0]}; using {candidate}" if reasons else None
+            return (*content, warning)
+    raise CheckpointError("no readable checkpoint:\n" + "\n".join(f"  {reason}" for reason in reasons))
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether `folder` or the one before it was ever written."""
+    return folder.exists() or folder.with_name(f"{folder.name}-previous").exists()
+
+
+def load_weights(model: torch.nn.Module, weights: Mapping[str, Tensor], source: object) -> None:
+    """Put `weights` into `model`.
+
+    **Raises:** `CheckpointError` naming the first keys that differ, where the checkpoint was made for another model.
+    """
+    own = {name: tuple(t.shape) for name, t in model.state_dict().items()}
+    theirs = {name: tuple(t.shape) for name, t in weights.items()}
+    if own != theirs:
+        differ = sorted(k for k in own.keys() | theirs.keys() if own.get(k) != theirs.get(k))
+        shown = ", ".join(f"{k} (model {own.get(k)}, file {theirs.get(k)})" for k in differ[:3])
+        raise CheckpointError(f"{source} was made for another model; {len(differ)} tensors differ: {shown}")
+    model.load_state_dict(weights)
+
+
+def _read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
+    if not (folder / "state.json").exists():
+        raise FileNotFoundError("no checkpoint here")
+    try:
+        state = json.loads((folder / "state.json").read_text())
+    except ValueError as error:
+        raise ValueError(f"state.json is damaged ({error})") from None
+    loaded = []
+    for name in FILES:
+        data = (folder / name).read_bytes()
+        if hashlib.sha256(data).hexdigest() != state["sha256"][name]:
+            raise ValueError(f"{name} is damaged or truncated ({len(data):,} bytes, wrong checksum)")
+        loaded.append(load(data))
+    del state["sha256"]
+    return loaded[0], _restore(state.pop("optimizer"), loaded[1]), state
+
+
+def _strip(tree: Any, tensors: dict[str, Tensor]) -> Any:
+    """`tree` as JSON, its tensors moved to `tensors`; mappings become lists of pairs, since JSON keys are strings only."""
+    if isinstance(tree, Tensor):
+        name = str(len(tensors))
+        tensors[name] = tree
+        return {"tensor": name}
+    if isinstance(tree, Mapping):
+        return {"pairs": [[key, _strip(value, tensors)] for key, value in tree.items()]}
+    if isinstance(tree, list | tuple):
+        return {type(tree).__name__: [_strip(value, tensors) for value in tree]}
+    return tree
+
+
+def _restore(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if not isinstance(tree, dict):
+        return tree
+    [(kind, content)] = tree.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "pairs":
+        return {key: _restore(value, tensors) for key, value in content}
+    values = [_restore(value, tensors) for value in content]
+    return tuple(values) if kind == "tuple" else values
+
+
+def _write(path: Path, data: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    """Make a rename in `folder` last through a power cut, where the system lets a folder be opened."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

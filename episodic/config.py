@@ -1,0 +1,182 @@
+"""From the command line to built objects: composition by Hydra, errors for people, one place that instantiates."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, InstantiationException
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+ALLOWED = ("episodic", "torch", "torchvision", "timm")  # packages a configuration may instantiate from
+
+
+class ConfigError(ValueError):
+    """A command line or configuration that cannot be used; the message is for the user."""
+
+
+def conf_dir() -> Path:
+    """The folder of configurations: `conf/` of a source checkout, else the copy inside the installed package."""
+    package = Path(__file__).parent
+    checkout = package.parent / "conf"
+    return checkout if (checkout / "train.yaml").exists() else package / "conf"
+
+
+def command(name: str, function: Callable[[DictConfig], None], prepare: Callable[[list[str]], list[str]] = list) -> None:
+    """Run `function` on the configuration that `conf/<name>.yaml` and the command line make (Hydra's flags work:
+    `--help`, `--cfg job`, `-m`).
+
+    `prepare` may change the arguments first. Errors that a user can mend are printed in a line or two, without a traceback
+    (set EPISODIC_TRACEBACK=1 to see it); the exit code is then 2.
+    """
+
+    def run(cfg: DictConfig) -> None:
+        _guarded(name, function, cfg)
+
+    def start() -> None:
+        arguments = prepare(sys.argv[1:])
+        check_overrides(name, [a for a in arguments if not a.startswith("-")])
+        sys.argv[1:] = arguments
+
+    _guarded(name, start)
+    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(run)()
+
+
+def _guarded(name: str, function: Callable, *arguments: Any) -> None:
+    try:
+        function(*arguments)
+    except (ValueError, ArithmeticError, OSError, ImportError) as error:
+        if os.environ.get("EPISODIC_TRACEBACK"):
+            raise
+        reason = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.filename else str(error)
+        print(f"episodic.{name}: {reason}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def compose_config(name: str, overrides: list[str]) -> DictConfig:
+    """The configuration `conf/<name>.yaml` with `overrides`, without Hydra's own part."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return compose(name, overrides=overrides)
+
+
+def check_overrides(name: str, overrides: list[str]) -> None:
+    """Refuse what the configuration does not have, with the names that it has.
+
+    **Raises:** `ConfigError` for an unknown option, an unknown choice of a group, or text that is no `option=value`.
+    """
+    try:
+        parsed = OverridesParser.create().parse_overrides(overrides)
+    except HydraException:
+        bad = [text for text in overrides if not _parses(text)] or overrides
+        raise ConfigError(f"cannot read {bad[0]!r}; options are written as name=value") from None
+    groups = {g: sorted(p.stem for p in (conf_dir() / g).glob("*.yaml")) for g in _groups()}
+    chosen = [o for o in parsed if o.key_or_group.split("@")[0] in groups]
+    for override in chosen:
+        options = groups[override.key_or_group.split("@")[0]]
+        for value in _values(override):
+            if value not in options and not (value == "saved" and name == "evaluate") and value != "None":
+                raise ConfigError(_unknown(f"{override.key_or_group}={value}", value, options, "Valid: "))
+    try:
+        base = compose_config(name, [o.input_line for o in chosen if not o.is_sweep_override()])
+        for override in parsed:
+            key = override.key_or_group
+            if override not in chosen and not key.startswith("hydra") and not override.is_add():
+                _check_key(base, key)
+        compose_config(name, [o.input_line for o in parsed if not o.is_sweep_override()])
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(str(error).splitlines()[0]) from None
+
+
+def _parses(text: str) -> bool:
+    try:
+        OverridesParser.create().parse_override(text)
+    except HydraException:
+        return False
+    return True
+
+
+def _groups() -> list[str]:
+    return sorted(p.name for p in conf_dir().iterdir() if p.is_dir())
+
+
+def _values(override: Override) -> list[str]:
+    if override.is_sweep_override():
+        return [str(v) for v in override.sweep_iterator()]
+    return [str(override.value())]
+
+
+def _check_key(base: DictConfig, key: str) -> None:
+    node = base
+    for depth, part in enumerate(key.split(".")):
+        if isinstance(node, ListConfig):
+            return
+        if not isinstance(node, DictConfig) or part not in node:
+            options = sorted(str(k) for k in node) if isinstance(node, DictConfig) else []
+            options = sorted({*options, *_groups()} - {"dataset"}) if depth == 0 else options
+            raise ConfigError(_unknown(f"option {key!r}", part, options, "Options: "))
+        node = OmegaConf.select(node, part, throw_on_missing=False) if not OmegaConf.is_missing(node, part) else None
+
+
+def _unknown(what: str, word: str, options: list[str], lead: str) -> str:
+    close = difflib.get_close_matches(word, options, n=1, cutoff=0.5)
+    return f"unknown {what}." + (f" Did you mean {close[0]!r}?" if close else "") + f"\n{lead}{', '.join(options)}"
+
+
+def make(node: DictConfig, *arguments: Any, allow_any_target: bool = False, **keywords: Any) -> Any:
+    """The object that `node` describes by `_target_`; the only call of Hydra's `instantiate`.
+
+    A configuration can come from a stranger's run directory, so a target must be a class of this package, torch,
+    torchvision or timm (or a function of these but torch), unless `allow_any_target`.
+
+    **Raises:** `ConfigError` for another target, or arguments that the target does not take; whatever the target raises.
+    """
+    if not allow_any_target:
+        for target in _targets(node):
+            _check_target(target)
+    try:
+        return instantiate(node, *arguments, _convert_="all", **keywords)
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, ValueError | OSError | ImportError):
+            raise cause from None
+        raise ConfigError(str(cause or error).splitlines()[0]) from error
+
+
+def _targets(node: Any) -> Iterator[str]:
+    if isinstance(node, DictConfig):
+        if "_target_" in node:
+            yield str(node["_target_"])
+        for key in node:
+            if not OmegaConf.is_missing(node, key):
+                yield from _targets(node[key])
+    elif isinstance(node, ListConfig):
+        for child in node:
+            yield from _targets(child)
+
+
+def _check_target(target: str) -> None:
+    if target.split(".")[0] in ALLOWED:
+        try:
+            found = get_object(target)
+        except Exception as error:
+            raise ConfigError(f"no such target: {target} ({str(error).splitlines()[0]})") from None
+        # Where it is defined counts, not the path: `torch.os.system` is a path into torch as well.
+        home = (getattr(found, "__module__", None) or "").split(".")[0]
+        if home in ALLOWED and (isinstance(found, type) or home != "torch"):
+            return
+    raise ConfigError(
+        f"the configuration wants to call {target}; only classes of {', '.join(ALLOWED)} may be built. "
+        "If you trust it, add allow_any_target=true."
+    )

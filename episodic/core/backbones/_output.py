@@ -1,0 +1,52 @@
+"""What the backbones share: checks of their arguments, and the last step from a map to an embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+def check_choice(argument: str, value: str, choices: Sequence[str]) -> None:
+    """Refuse a `value` that is none of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{argument} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def check_rate(argument: str, value: float) -> None:
+    """Refuse a drop rate outside `[0, 1)`."""
+    if not 0 <= value < 1:
+        raise ValueError(f"{argument} must be at least 0 (drop nothing) and below 1, got {value}")
+
+
+def check_input(backbone: str, in_channels: int, image_size: int, smallest: int = 1) -> None:
+    """Refuse images that `backbone` cannot be built for: no channels, or fewer than `smallest` pixels a side."""
+    if in_channels < 1:
+        raise ValueError(f"in_channels must be at least 1 (3 for colour, 1 for grey images), got {in_channels}")
+    if image_size < smallest:
+        raise ValueError(
+            f"{backbone} needs image_size of at least {smallest}, or its pooling leaves nothing, got {image_size}; "
+            "resize the images or take a backbone that pools less"
+        )
+
+
+def check_images(images: Float[Tensor, "item channels height width"], in_channels: int, image_size: int) -> None:
+    """Refuse images of another shape than the backbone was built for, because its `shape` would be a lie for them."""
+    if images.shape[1:] != (in_channels, image_size, image_size):
+        raise ValueError(
+            f"this backbone was built for images [item, {in_channels}, {image_size}, {image_size}], got "
+            f"{list(images.shape)}; build it with the in_channels and image_size of the data, or resize the images"
+        )
+
+
+def embedding_shape(dim: int, side: int, output: str) -> tuple[int, ...]:
+    """The shape of one item that `embed` makes of a map `[dim, side, side]`."""
+    return {"average": (dim,), "flatten": (dim * side * side,), "map": (dim, side, side)}[output]
+
+
+def embed(features: Float[Tensor, "item dim height width"], output: str) -> Float[Tensor, "item ..."]:
+    """A map averaged over its pixels (`"average"`), in one row (`"flatten"`) or as it is (`"map"`)."""
+    if output == "average":
+        return features.mean((2, 3))
+    return features.flatten(1) if output == "flatten" else features

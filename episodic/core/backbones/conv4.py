@@ -1,0 +1,67 @@
+"""Conv4: four convolutional blocks, the small backbone of few-shot learning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from episodic.core.backbones._output import check_choice, check_images, check_input, embed, embedding_shape
+
+
+class Conv4(nn.Module):
+    """Four equal blocks of 3x3 convolution, batch norm, ReLU and 2x2 max-pooling, flattened.
+
+    Source: Snell, Swersky and Zemel, "Prototypical Networks for Few-shot Learning", 2017,
+    https://arxiv.org/abs/1703.05175, after Vinyals et al., 2016, https://arxiv.org/abs/1606.04080.
+    Parameters: 113,088 (111,936 for one channel; 112,832 without bias). Weights start as PyTorch's defaults, as in the
+    code of the paper.
+
+    Departures: the maximum is taken before the ReLU. Both are monotone, so values and gradients are the same, and the
+    ReLU sees a quarter of the pixels.
+
+    **Arguments:**
+
+    - `in_channels`, `image_size`: of the square images.
+    - `widths`: channels of each block, one block a number. "Conv4-512" is not one network in the literature: both
+      64-64-64-512 and 96-128-256-512 go by that name.
+    - `bias`: of the convolutions; redundant before batch norm, but in the published network.
+    - `output`: `"vector"`, the flattened map, or `"map"`.
+
+    `shape` is that of one embedding: `(1600,)` or `(64, 5, 5)` for 84 pixels, `(256,)` for 32, `(64,)` for 28.
+    """
+
+    shape: tuple[int, ...]
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        image_size: int = 84,
+        widths: Sequence[int] = (64, 64, 64, 64),
+        bias: bool = True,
+        output: str = "vector",
+    ) -> None:
+        super().__init__()
+        check_choice("output", output, ("vector", "map"))
+        if len(widths) == 0 or min(widths) < 1:
+            raise ValueError(f"widths must hold a positive number of channels for each block, got {list(widths)}")
+        check_input("Conv4", in_channels, image_size, smallest=2 ** len(widths))
+        self.in_channels, self.image_size = in_channels, image_size
+        self.output = "flatten" if output == "vector" else "map"
+        self.shape = embedding_shape(widths[-1], image_size // 2 ** len(widths), self.output)
+        self.blocks = nn.Sequential(
+            *(
+                nn.Sequential(
+                    nn.Conv2d(dim_in, dim, 3, padding=1, bias=bias),
+                    nn.BatchNorm2d(dim),
+                    nn.MaxPool2d(2),
+                    nn.ReLU(inplace=True),
+                )
+                for dim_in, dim in zip((in_channels, *widths), widths, strict=False)
+            )
+        )
+
+    def forward(self, images: Float[Tensor, "item channels height width"]) -> Float[Tensor, "item ..."]:
+        check_images(images, self.in_channels, self.image_size)
+        return embed(self.blocks(images), self.output)

@@ -1,0 +1,89 @@
+"""From uint8 images to what a backbone reads: random changes in training, then normalisation; on the images' device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+
+class Augment:
+    """Random crop, horizontal flip and colour jitter, each drawn anew for every item, vectorised over all items.
+
+    **Arguments** (the defaults change nothing):
+
+    - `crop_padding`: pixels of zero padding on each side before a crop to the old size at a random place.
+    - `flip`: mirror left and right with probability one half.
+    - `jitter`: brightness, contrast and saturation are each scaled by a factor uniform in `1 - jitter ... 1 + jitter`, in
+      this order.
+
+    With 8 (84 x 84) or 4 (32 x 32), true and 0.4 it is the augmentation of Lee et al. (MetaOptNet, CVPR 2019,
+    https://arxiv.org/abs/1904.03758); departure: the three colour changes come in a fixed order.
+    """
+
+    def __init__(self, crop_padding: int = 0, flip: bool = False, jitter: float = 0.0):
+        if crop_padding < 0 or not 0 <= jitter < 1:
+            raise ValueError(f"need crop_padding >= 0 and 0 <= jitter < 1, got {crop_padding} and {jitter}")
+        self.crop_padding = crop_padding
+        self.flip = flip
+        self.jitter = jitter
+
+    def __call__(
+        self, images: Float[Tensor, "item channels height width"], generator: torch.Generator
+    ) -> Float[Tensor, "item channels height width"]:
+        """`images` on the scale 0..1 -> the same, changed. `generator` must live on the CPU; draws are the same on any device."""
+        n, channels, height, width = images.shape
+        device = images.device
+        if self.crop_padding or self.flip:
+            p = self.crop_padding
+            offsets = torch.randint(-p, p + 1, (2, n, 1), generator=generator).to(device)
+            mirrored = torch.rand(n, 1, generator=generator).to(device) < (0.5 if self.flip else 0.0)
+            rows = torch.arange(height, device=device) + offsets[0]  # [n, height], outside the image: padding
+            columns = torch.arange(width, device=device)
+            columns = torch.where(mirrored, columns.flip(0), columns) + offsets[1]
+            inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None]
+            place = rows.clamp(0, height - 1)[:, :, None] * width + columns.clamp(0, width - 1)[:, None]
+            taken = images.flatten(2).gather(2, place.flatten(1)[:, None].expand(-1, channels, -1))
+            images = taken.unflatten(2, (height, width)) * inside[:, None]
+        if self.jitter:
+            low, high = 1 - self.jitter, 1 + self.jitter
+            factor = torch.empty(3, n, 1, 1, 1).uniform_(low, high, generator=generator).to(device)
+            images = (images * factor[0]).clamp(0, 1)
+            grey = _luma(images).mean((2, 3), keepdim=True)
+            images = (grey + (images - grey) * factor[1]).clamp(0, 1)
+            if channels == 3:
+                grey = _luma(images)
+                images = (grey + (images - grey) * factor[2]).clamp(0, 1)
+        return images
+
+
+class Normalize(nn.Module):
+    """uint8 `[item, C, H, W]` -> float32 on the scale 0..1, less `mean` and over `std` (one number a channel)."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]):
+        super().__init__()
+        if len(mean) != len(std) or min(std) <= 0:
+            raise ValueError(f"mean and std must be as long as each other and std positive, got {mean} and {std}")
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+
+    def forward(
+        self,
+        images: UInt8[Tensor, "item channels height width"],
+        augment: Augment | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "item channels height width"]:
+        scaled = images.float() / 255
+        if augment is not None:
+            scaled = augment(scaled, generator)
+        return (scaled - self.mean) / self.std
+
+
+def _luma(images: Tensor) -> Tensor:
+    """Grey value of each pixel (ITU-R 601) `[item, 1, H, W]`."""
+    if images.shape[1] != 3:
+        return images.mean(1, keepdim=True)
+    weights = images.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
+    return (images * weights).sum(1, keepdim=True)

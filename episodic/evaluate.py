@@ -1,0 +1,103 @@
+"""`python -m episodic.evaluate run=<dir> [task=...] [split=test] [episodes=10000] [against=<dir>] [audit=true]`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+from episodic.build import SHAPE, Parts, build_parts, build_sampler, load_split
+from episodic.config import ConfigError, command
+from episodic.data.dataset import SPLITS
+from episodic.data.store import ImageStore
+from episodic.loop import audit, evaluate, predictor
+from episodic.manifest import Episodes, read_manifest, write_manifest
+from episodic.metrics import paired_interval
+from episodic.run import Run
+from episodic.score import SCORE_HEADER, percent, record, score_row, table
+
+
+def with_saved_task(arguments: list[str]) -> list[str]:
+    """Make the run's own task the choice `task=saved`, and its `data_dir` the default."""
+    given = dict(a.split("=", 1) for a in arguments if "=" in a)
+    if "run" not in given:
+        raise ConfigError("which run? python -m episodic.evaluate run=<dir>, a directory that episodic.train made")
+    saved = Run(Path(given["run"])).config()
+    ConfigStore.instance().store(group="task", name="saved", node=saved.task)
+    return arguments if "data_dir" in given or saved.data_dir is None else [*arguments, f"data_dir={saved.data_dir}"]
+
+
+def load_parts(cfg: DictConfig, folder: str) -> Parts:
+    """The model of the run in `folder` (its best checkpoint) with the data of `cfg`."""
+    run = Run(Path(folder))
+    saved = run.config()
+    OmegaConf.update(saved, "allow_any_target", cfg.allow_any_target)
+    for key in ("device", "precision", "data_dir"):
+        if cfg[key] is not None:
+            saved[key] = cfg[key]
+    if saved.task.channels != cfg.task.channels:
+        raise ConfigError(f"{folder} was trained on {saved.task.channels} channels; this task has {cfg.task.channels}")
+    model_task = saved.task
+    saved.task = OmegaConf.merge(cfg.task, {"channels": model_task.channels, "image_size": model_task.image_size})
+    parts = build_parts(saved)
+    run.restore("best" if run.has("best") else "last", parts.learner)
+    return parts
+
+
+def episodes_of(cfg: DictConfig, store: ImageStore) -> Episodes:
+    """`cfg.episodes` episodes of the task, or those of the manifest that it names."""
+    if not isinstance(cfg.episodes, int):
+        return read_manifest(Path(cfg.episodes), store)
+    return build_sampler(cfg.task, store, shape=cfg.task, seed=cfg.seed, stream="test", episodes=cfg.episodes)
+
+
+def main(cfg: DictConfig) -> None:
+    """Score a run, and where `against` names another, compare both on the same episodes."""
+    parts = load_parts(cfg, cfg.run)
+    rival = load_parts(cfg, cfg.against) if cfg.against else None
+    wanted = SPLITS[1:] if cfg.split == "all" else (cfg.split,)
+    stores = {store.split: store for store in (load_split(parts.dataset, split) for split in wanted)}
+    if cfg.save_episodes and len(stores) > 1:
+        raise ConfigError("save_episodes writes the episodes of one split; split=all has several")
+    shape = {name: OmegaConf.to_object(cfg.task)[name] for name in SHAPE}
+    rows, metrics, notes = [], {"run": str(cfg.run), "seed": cfg.seed, "hardware": parts.hardware.describe()}, []
+    for store in stores.values():
+        episodes = episodes_of(cfg, store)
+        if cfg.save_episodes:
+            write_manifest(Path(cfg.save_episodes), episodes, store)
+            notes.append(f"Episodes written to {cfg.save_episodes}; score them anywhere with episodes={cfg.save_episodes}.")
+        ours = evaluate(parts.learner, store, episodes, parts.normalize, parts.hardware, progress=True)
+        metrics |= record(ours, store, shape)
+        rows.append(score_row(ours, store))
+        if rival:
+            theirs = evaluate(rival.learner, store, episodes, rival.normalize, rival.hardware, progress=True)
+            difference = paired_interval(ours.accuracies, theirs.accuracies)
+            rows.append(["  against", *score_row(theirs, store)[1:]])
+            rows.append(["  difference", "", "same episodes", percent(difference), "", ""])
+            metrics[f"{store.split}/difference"] = difference.mean
+            metrics[f"{store.split}/difference_ci95"] = difference.half_width
+        if cfg.audit:
+            predict, _ = predictor(parts.learner, store, parts.normalize, parts.hardware, cached=False)
+            changes = audit(predict, episodes)
+            metrics[f"{store.split}/audit"] = changes
+            notes.append(_verdict(changes, parts.learner.transductive))
+    print(f"{metrics[f'{store.split}/protocol']}\n")
+    print(table(SCORE_HEADER, rows))
+    print("".join(f"\n{note}" for note in notes), end="\n" if notes else "")
+    Run(Path(cfg.run)).write_metrics(metrics, "evaluation.json")
+
+
+def _verdict(changes: dict[str, float], declared: bool) -> str:
+    shown = ", ".join(f"{name}: {change:.1e}" for name, change in changes.items())
+    tolerance = 1e-2  # probabilities in bf16 differ by this much when only the batch's shape changes
+    sees_queries = max(changes["queries permuted"], changes["one query at a time"]) > tolerance
+    kind = "transductive" if sees_queries else "inductive"
+    warning = f" It declares itself {'transductive' if declared else 'inductive'}." if sees_queries != declared else ""
+    if changes["classes relabelled"] > tolerance:
+        warning += " Its answer depends on how the classes are numbered."
+    return f"Audit: {kind} (largest change of a probability; {shown}).{warning}"
+
+
+if __name__ == "__main__":
+    command("evaluate", main, with_saved_task)

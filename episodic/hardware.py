@@ -1,0 +1,66 @@
+"""Where tensors live and in which precision they are multiplied."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+from contextlib import AbstractContextManager
+
+import torch
+from torch import nn
+
+
+@dataclasses.dataclass(frozen=True)
+class Hardware:
+    """A device and a precision (`torch.bfloat16` under autocast, or `torch.float32`)."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    @staticmethod
+    def choose(device: str = "auto", precision: str = "auto") -> Hardware:
+        """`device`: `auto` (CUDA, then MPS, then CPU) or a torch device. `precision`: `fp32`, `bf16`, or `auto`: bf16 where
+        the hardware multiplies it natively.
+
+        **Raises:** `ValueError` for another precision or a device that is not there.
+        """
+        if device == "auto":
+            cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+            device = "cuda" if cuda else "mps" if mps else "cpu"
+        try:
+            where = torch.device(device)
+        except RuntimeError:
+            raise ValueError(f"device must be auto, cpu, cuda, cuda:<n> or mps, got {device!r}") from None
+        if where.type == "cuda" and (not torch.cuda.is_available() or (where.index or 0) >= torch.cuda.device_count()):
+            raise ValueError(f"device={device} is not on this machine ({torch.cuda.device_count()} CUDA devices)")
+        if precision not in ("auto", "fp32", "bf16"):
+            raise ValueError(f"precision must be auto, fp32 or bf16, got {precision!r}")
+        fast = precision == "bf16" or (precision == "auto" and _multiplies_bf16(where))
+        return Hardware(where, torch.bfloat16 if fast else torch.float32)
+
+    def autocast(self) -> AbstractContextManager:
+        """The context in which forward passes run."""
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
+
+    def place(self, module: nn.Module) -> nn.Module:
+        """`module` on the device, its weights in channels_last, the layout that convolutions are quickest in."""
+        return module.to(self.device, memory_format=torch.channels_last)
+
+    def describe(self) -> str:
+        """One line for people and run records."""
+        if self.device.type == "cuda":
+            name = torch.cuda.get_device_name(self.device)
+        else:
+            name = f"{platform.machine()} {self.device.type}, {torch.get_num_threads()} of {os.cpu_count()} threads"
+        return f"{name}, {'bf16' if self.dtype == torch.bfloat16 else 'fp32'}"
+
+
+def _multiplies_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        # torch keeps this question private; where a version drops it, float32 is the safe answer
+        supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+        return bool(supported and supported())
+    return False

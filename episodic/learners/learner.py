@@ -1,0 +1,40 @@
+"""What a learner is: a function from a task to a prediction."""
+
+from __future__ import annotations
+
+import abc
+
+from torch import nn
+
+from episodic.episode import Task
+from episodic.prediction import Prediction
+
+
+class AbstractLearner(nn.Module, abc.ABC):
+    """A function from a task to a prediction: same call, same answer; no episode is kept on `self`.
+
+    `transductive` says whether the answer to one query may depend on the other queries; reports name it, and the audit of
+    `episodic.evaluate` checks it.
+    """
+
+    transductive: bool = False
+
+    @abc.abstractmethod
+    def forward(self, task: Task) -> Prediction:
+        """`task` of images -> prediction with logits `[E, Q, n_way]`."""
+
+
+class AbstractMetricLearner(AbstractLearner):
+    """A learner that compares embeddings: `forward(task) = classify(task.map(backbone))`.
+
+    `classify` sees features in the place of images, so such a learner can be evaluated on features computed once.
+    """
+
+    backbone: nn.Module
+
+    @abc.abstractmethod
+    def classify(self, features: Task) -> Prediction:
+        """`features`, a task whose items are embeddings of the backbone's `shape` -> prediction."""
+
+    def forward(self, task: Task) -> Prediction:
+        return self.classify(task.map(self.backbone))

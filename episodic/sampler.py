@@ -1,0 +1,360 @@
+"""Labels in, episodes of indices out. Imports NumPy and torch only, so it can be used alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from torch.utils.data import Sampler
+
+BLOCK = 256  # episodes drawn by one vectorised call; part of what (seed, epoch, i) means, so never change it
+
+Count = int | Sequence[int]  # an int, or an inclusive range (low, high)
+
+
+@dataclasses.dataclass(frozen=True)
+class EpisodeIndices:
+    """Which items make up `E` episodes of one shape. All arrays are int64.
+
+    - `support [E, S]`, `query [E, Q]`, `unlabeled [E, U]`: indices into the data set, class by class.
+    - `support_y [E, S]`, `query_y [E, Q]`: labels in `0..n_way-1`; `unlabeled_y [E, U]`: the same, −1 for a distractor.
+    - `class_ids [E, n_way]`: the data set's label behind each local label.
+    """
+
+    support: np.ndarray
+    support_y: np.ndarray
+    query: np.ndarray
+    query_y: np.ndarray
+    unlabeled: np.ndarray
+    unlabeled_y: np.ndarray
+    class_ids: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.support)
+
+    @property
+    def n_way(self) -> int:
+        return self.class_ids.shape[1]
+
+    def flat(self) -> np.ndarray:
+        """`[E * (S + Q + U)]`: episode by episode, support then query then unlabeled."""
+        return np.concatenate([self.support, self.query, self.unlabeled], axis=1).reshape(-1)
+
+    def hash(self) -> str:
+        """Twelve hexadecimal digits that are equal exactly for equal episodes."""
+        state = hashlib.sha256()
+        for field in dataclasses.fields(self):
+            array = np.ascontiguousarray(getattr(self, field.name), dtype="<i8")
+            state.update(repr(array.shape).encode() + array.tobytes())
+        return state.hexdigest()[:12]
+
+    def __getitem__(self, rows: slice | np.ndarray) -> EpisodeIndices:
+        return EpisodeIndices(**{f.name: getattr(self, f.name)[rows] for f in dataclasses.fields(self)})
+
+    @staticmethod
+    def concatenate(parts: Sequence[EpisodeIndices]) -> EpisodeIndices:
+        """Episodes of equal shape, one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        return EpisodeIndices(
+            **{f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in dataclasses.fields(EpisodeIndices)}
+        )
+
+
+class EpisodeSampler(Sampler[list[int]]):
+    """Draws N-way K-shot episodes from labels alone; it never touches an item.
+
+    Episode `i` is a pure function of `(seed, epoch, i)`: NumPy's counter-based Philox generator is keyed by `(seed, epoch)`
+    and started at the block of `i`. So episodes are random-access (`sampler[i]`), the same for any number of workers or
+    ranks, and can be resumed anywhere. It is a batch sampler:
+
+        loader = DataLoader(dataset, batch_sampler=sampler, collate_fn=EpisodeCollate(sampler))
+
+    Classes, and items inside a class, are drawn uniformly without replacement (Floyd's algorithm, then a shuffle);
+    support, query and unlabeled items of an episode are disjoint.
+
+    **Arguments:**
+
+    - `labels`: `[N]` integers, one an item. Nothing else of the data set is needed.
+    - `n_way`, `n_shot`, `n_query`: classes in an episode; support and query items of each.
+    - `n_unlabeled`: unlabeled items of each class. `n_distractors`: further classes that give only `n_unlabeled` items each.
+      Each of these five is an int or an inclusive range `(low, high)`; a range is drawn once for every block of 256
+      consecutive episodes, so that the episodes of a block can be stacked.
+    - `episodes`: how many episodes an epoch has.
+    - `seed`, `epoch`: the key of all draws; `set_epoch` moves on.
+    - `episodes_per_batch`: episodes in each list that iteration yields.
+    - `imbalanced`: give the classes of an episode unequal shots: at least one each, `n_way * n_shot` together, uniform over
+      all ways to share them out.
+    - `super_classes`: `[n_classes]`, the super-class of each label value; then all classes of an episode (distractors
+      too) come from one super-class, drawn uniformly among those with enough classes.
+    - `labeled`: `[N]` booleans; then support and query come from labelled items, unlabeled ones from the rest (Ren et al.,
+      2018). Without it all come from one pool.
+    - `too_small`: `"error"` refuses classes with too few items for the episode, `"drop"` leaves them out.
+    - `rank`, `world_size`: this process takes every `world_size`-th batch.
+
+    **Raises:** `ValueError` for an episode that cannot be drawn, with the numbers.
+    """
+
+    def __init__(
+        self,
+        labels: Sequence[int],
+        n_way: Count = 5,
+        n_shot: Count = 1,
+        n_query: Count = 15,
+        n_unlabeled: Count = 0,
+        n_distractors: Count = 0,
+        *,
+        episodes: int = 1000,
+        seed: int = 0,
+        epoch: int = 0,
+        episodes_per_batch: int = 1,
+        imbalanced: bool = False,
+        super_classes: Sequence[int] | None = None,
+        labeled: Sequence[bool] | None = None,
+        too_small: str = "error",
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        # No super().__init__(): torch's signature of it changed, and its body holds nothing.
+        names = ("n_way", "n_shot", "n_query", "n_unlabeled", "n_distractors")
+        given = (n_way, n_shot, n_query, n_unlabeled, n_distractors)
+        self.shape = {k: _as_range(k, v, low=int(k in names[:3])) for k, v in zip(names, given, strict=True)}
+        self.episodes = _positive("episodes", episodes)
+        self.episodes_per_batch = _positive("episodes_per_batch", episodes_per_batch)
+        self.seed, self.epoch = seed, epoch
+        self.imbalanced = imbalanced
+        self.rank, self.world_size = rank, _positive("world_size", world_size)
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank must be in 0..{world_size - 1} for world_size={world_size}, got {rank}")
+        if episodes % (episodes_per_batch * world_size) and world_size > 1:
+            raise ValueError(
+                f"{episodes} episodes cannot be dealt evenly to {world_size} ranks in batches of {episodes_per_batch}: "
+                f"make episodes a multiple of {episodes_per_batch * world_size}"
+            )
+        if any(low != high for low, high in self.shape.values()) and BLOCK % episodes_per_batch:
+            raise ValueError(
+                f"with a range, episodes_per_batch must divide {BLOCK} (the shape is drawn a block), "
+                f"got {episodes_per_batch}"
+            )
+        self._pools(np.asarray(labels), labeled, super_classes, too_small)
+        self._next = 0  # the batch that iteration starts at, for resuming
+        self._cached: tuple[tuple[int, int, int], EpisodeIndices] | None = None
+
+    def _pools(self, labels, labeled, super_classes, too_small) -> None:
+        """Index tables: items ordered by class, where each class starts, how many it has; one table a pool."""
+        if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+            raise ValueError(f"labels must be a flat list of integers, got {labels.dtype} of shape {labels.shape}")
+        if too_small not in ("error", "drop"):
+            raise ValueError(f"too_small must be 'error' or 'drop', got {too_small!r}")
+        most = {k: high for k, (_, high) in self.shape.items()}
+        shots = most["n_way"] * (most["n_shot"] - 1) + 1 if self.imbalanced else most["n_shot"]
+        class_ids, inverse = np.unique(labels, return_inverse=True)
+        if labeled is None:
+            pools = [np.ones(len(labels), bool)]
+            need = [shots + most["n_query"] + most["n_unlabeled"]]
+        else:
+            mask = np.asarray(labeled, dtype=bool)
+            if mask.shape != labels.shape:
+                raise ValueError(f"labeled must have one entry a label ({labels.shape}), got {mask.shape}")
+            pools, need = [mask, ~mask], [shots + most["n_query"], most["n_unlabeled"]]
+        counts = np.stack([np.bincount(inverse[pool], minlength=len(class_ids)) for pool in pools])
+        fits = (counts >= np.array(need)[:, None]).all(axis=0)
+        if too_small == "error" and not fits.all():
+            few = np.flatnonzero(~fits)
+            shown = ", ".join(f"class {class_ids[c]} has {' + '.join(map(str, counts[:, c]))}" for c in few[:5])
+            raise ValueError(
+                f"{len(few)} of {len(class_ids)} classes have too few items for an episode, which takes "
+                f"{' labelled + '.join(map(str, need))}{' unlabelled' * (len(need) > 1)} of a class "
+                f"(n_shot={most['n_shot']}, n_query={most['n_query']}, n_unlabeled={most['n_unlabeled']}): {shown}"
+                f"{', ...' * (len(few) > 5)}. Ask for fewer, or leave such classes out with too_small='drop'."
+            )
+        classes_needed = most["n_way"] + most["n_distractors"]
+        if super_classes is None:
+            group = np.zeros(len(class_ids), np.int64)
+        else:
+            group = np.asarray(super_classes)
+            if len(group) <= class_ids.max():
+                raise ValueError(f"super_classes has {len(group)} entries, but labels go up to {class_ids.max()}")
+            group = np.unique(group[class_ids], return_inverse=True)[1]
+        sizes = np.bincount(group[fits], minlength=group.max() + 1)
+        groups = np.flatnonzero(sizes >= classes_needed)
+        if len(groups) == 0:
+            where = "the labels have" if super_classes is None else "the largest super-class has"
+            raise ValueError(
+                f"an episode needs {classes_needed} classes (n_way={most['n_way']} + n_distractors="
+                f"{most['n_distractors']}), but {where} {sizes.max()} with enough items"
+            )
+        # Classes ordered by super-class, so that an episode's classes are `offset + rank within its super-class`.
+        usable = np.flatnonzero(fits & np.isin(group, groups))
+        self._classes = usable[np.argsort(group[usable], kind="stable")]
+        self._group_sizes = sizes[groups]
+        self._group_starts = np.concatenate([[0], np.cumsum(self._group_sizes)[:-1]])
+        self._class_ids = class_ids.astype(np.int64)
+        self._counts = counts
+        self._starts = np.concatenate([np.zeros((len(pools), 1), np.int64), np.cumsum(counts, axis=1)[:, :-1]], axis=1)
+        self._order = [np.flatnonzero(pool)[np.argsort(inverse[pool], kind="stable")] for pool in pools]
+
+    @property
+    def n_classes(self) -> int:
+        """How many classes can appear in an episode."""
+        return len(self._classes)
+
+    def block(self, number: int) -> EpisodeIndices:
+        """Episodes `256 * number ... 256 * number + 255`, one shape."""
+        if self._cached is None or self._cached[0] != (self.seed, self.epoch, number):
+            self._cached = ((self.seed, self.epoch, number), self._draw(number))
+        return self._cached[1]
+
+    def _draw(self, number: int) -> EpisodeIndices:
+        random = _Uniform(self.seed, self.epoch, number)
+        way, shot, query, unlabeled, distractors = (
+            low + int(random.below(high - low + 1, ())) if high > low else low for low, high in self.shape.values()
+        )
+        group = random.below(len(self._group_sizes), (BLOCK,))
+        picks = _distinct(random, self._group_sizes[group][:, None], (BLOCK, 1), way + distractors)[:, 0]
+        classes = self._classes[self._group_starts[group][:, None] + picks]  # [B, way + distractors]
+        own = classes[:, :way]
+        if self.imbalanced:
+            shots = _shares(random, way, shot)
+        else:
+            shots = np.full((BLOCK, way), shot)
+        most_shots = way * (shot - 1) + 1 if self.imbalanced else shot
+
+        if len(self._order) == 1:
+            drawn = self._items(random, 0, own, most_shots + query + unlabeled)
+            others = self._items(random, 0, classes[:, way:], unlabeled)
+            spare = drawn[..., most_shots + query :]
+        else:
+            drawn = self._items(random, 0, own, most_shots + query)
+            spare_all = self._items(random, 1, classes, unlabeled)
+            spare, others = spare_all[:, :way], spare_all[:, way:]
+        way_y = np.broadcast_to(np.arange(way)[:, None], (BLOCK, way, max(most_shots, query, unlabeled, 1)))
+        in_support = np.arange(most_shots) < shots[..., None]
+        support = drawn[..., :most_shots][in_support].reshape(BLOCK, -1)
+        return EpisodeIndices(
+            support=support,
+            support_y=way_y[..., :most_shots][in_support].reshape(BLOCK, -1),
+            query=drawn[..., most_shots : most_shots + query].reshape(BLOCK, -1),
+            query_y=way_y[..., :query].reshape(BLOCK, -1),
+            unlabeled=np.concatenate([spare, others], axis=1).reshape(BLOCK, -1),
+            unlabeled_y=np.concatenate(
+                [way_y[..., :unlabeled].reshape(BLOCK, -1), np.full((BLOCK, distractors * unlabeled), -1)], axis=1
+            ),
+            class_ids=self._class_ids[own],
+        )
+
+    def _items(self, random: _Uniform, pool: int, classes: np.ndarray, m: int) -> np.ndarray:
+        """`m` distinct items of each class `[B, W]` -> `[B, W, m]`."""
+        picks = _distinct(random, self._counts[pool][classes], classes.shape, m)
+        return self._order[pool][self._starts[pool][classes][..., None] + picks]
+
+    def __getitem__(self, index: int | slice) -> EpisodeIndices:
+        """Episode `index` (with `E = 1`), or a slice of episodes of one shape."""
+        if isinstance(index, slice):
+            start, stop, step = index.indices(self.episodes)
+            if step != 1 or stop <= start:
+                raise IndexError(f"slices of episodes must be contiguous and not empty, got {index}")
+        else:
+            start = index + self.episodes if index < 0 else index
+            if not 0 <= start < self.episodes:
+                raise IndexError(f"episode {index} of {self.episodes}")
+            stop = start + 1
+        parts = [
+            self.block(b)[max(start - b * BLOCK, 0) : min(stop - b * BLOCK, BLOCK)]
+            for b in range(start // BLOCK, (stop - 1) // BLOCK + 1)
+        ]
+        return EpisodeIndices.concatenate(parts)
+
+    def batch(self, number: int) -> EpisodeIndices:
+        """The episodes of batch `number`, counted over all ranks."""
+        start = number * self.episodes_per_batch
+        return self[start : min(start + self.episodes_per_batch, self.episodes)]
+
+    @property
+    def n_batches(self) -> int:
+        """Batches of an epoch, over all ranks."""
+        return -(-self.episodes // self.episodes_per_batch)
+
+    def __len__(self) -> int:
+        return len(range(self.rank, self.n_batches, self.world_size))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Batches of item indices, each flat: episode by episode, support then query then unlabeled, class by class."""
+        first, self._next = self._next, 0
+        for k in range(first, len(self)):
+            self._next = k + 1
+            yield self.batch(self.rank + k * self.world_size).flat().tolist()
+        self._next = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Move to another epoch: other episodes, the same for every rank."""
+        self.epoch = epoch
+
+    def state_dict(self) -> dict[str, int]:
+        """Where iteration stands. A `DataLoader` with workers draws ahead of what it has yielded."""
+        return {"seed": self.seed, "epoch": self.epoch, "next": self._next}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Make the next iteration go on from `state`."""
+        self.seed, self.epoch, self._next = state["seed"], state["epoch"], state["next"]
+
+
+class _Uniform:
+    """Integers from the Philox stream that belongs to `(seed, epoch, block)`."""
+
+    def __init__(self, seed: int, epoch: int, block: int):
+        # The low counter words advance with the draws; the block sits in the highest, so that streams never meet.
+        self._bits = np.random.Philox(key=[seed % 2**64, epoch % 2**64], counter=[0, 0, 0, block])
+
+    def below(self, bound: int | np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """Uniform integers in `0..bound-1`: the high half of a 32-bit word times the bound (bias below bound / 2^32)."""
+        size = int(np.prod(shape, dtype=np.int64))
+        words = self._bits.random_raw((size + 1) // 2).view(np.uint32)[:size].reshape(shape)
+        return ((words.astype(np.uint64) * np.asarray(bound, np.uint64)) >> np.uint64(32)).astype(np.int64)
+
+
+def _distinct(random: _Uniform, n: np.ndarray, shape: tuple[int, ...], m: int) -> np.ndarray:
+    """`m` distinct integers below `n` (broadcast to `shape`), in uniformly random order: `[*shape, m]`.
+
+    Floyd's algorithm gives a uniform set at a cost that does not grow with `n`, but late positions favour large numbers;
+    the shuffle (Fisher-Yates, all rows at once) makes every order equally likely.
+    """
+    if m == 0:
+        return np.empty((*shape, 0), np.int64)
+    n = np.broadcast_to(n, shape)
+    # Item axis first, so that each step works on contiguous memory.
+    floyd = random.below(np.stack([n - m + j + 1 for j in range(m)]), (m, *shape))
+    for j in range(1, m):
+        taken = (floyd[:j] == floyd[j]).any(axis=0)
+        np.copyto(floyd[j], n - m + j, where=taken)
+    swaps = random.below(np.arange(m, 0, -1).reshape(m, *[1] * len(shape)), (m, *shape))
+    flat = floyd.reshape(m, -1)
+    columns = np.arange(flat.shape[1])
+    for j in range(m - 1):
+        other = swaps[j].reshape(-1) + j
+        chosen = flat[other, columns]
+        flat[other, columns] = flat[j]
+        flat[j] = chosen
+    return np.moveaxis(floyd, 0, -1)
+
+
+def _shares(random: _Uniform, way: int, shot: int) -> np.ndarray:
+    """`[B, way]` positive integers with sum `way * shot`, uniform over all such: gaps between sorted distinct cuts."""
+    total = way * shot
+    cuts = np.sort(_distinct(random, np.int64(total - 1), (BLOCK,), way - 1), axis=-1) + 1
+    return np.diff(cuts, axis=-1, prepend=0, append=total)
+
+
+def _as_range(name: str, value: Count, low: int) -> tuple[int, int]:
+    pair = (value, value) if isinstance(value, int | np.integer) else tuple(value)
+    if len(pair) != 2 or not low <= pair[0] <= pair[1]:
+        raise ValueError(f"{name} must be an integer >= {low} or a range (low, high), got {value!r}")
+    return int(pair[0]), int(pair[1])
+
+
+def _positive(name: str, value: int) -> int:
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+    return value

@@ -1,0 +1,80 @@
+"""Results for people and for records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from episodic.data.store import ImageStore
+from episodic.loop import Evaluation
+from episodic.metrics import Interval
+
+
+def protocol(shape: dict[str, Any], transductive: bool) -> str:
+    """E.g. `5-way 1-shot, 15 queries a class, inductive`."""
+    parts = [f"{_text(shape['n_way'])}-way {_text(shape['n_shot'])}-shot, {_text(shape['n_query'])} queries a class"]
+    if shape["n_unlabeled"] not in (0, [0, 0]):
+        parts.append(f"{_text(shape['n_unlabeled'])} unlabeled a class")
+        parts.append(f"{_text(shape['n_distractors'])} distractor classes")
+    return ", ".join([*parts, "transductive" if transductive else "inductive"])
+
+
+def record(evaluation: Evaluation, store: ImageStore, shape: dict[str, Any]) -> dict[str, Any]:
+    """What `metrics.json` says of an evaluation, each key led by the split's name."""
+    interval, classes = evaluation.interval, evaluation.class_interval
+    values = {
+        "accuracy": interval.mean,
+        "ci95": interval.half_width,
+        "class_ci95": None if classes is None else [classes.mean - classes.below, classes.mean + classes.above],
+        "episodes": len(evaluation.accuracies),
+        "episodes_hash": evaluation.episodes_hash,
+        "protocol": protocol(shape, evaluation.transductive),
+        "dataset": store.dataset,
+        "split_name": store.split_name,
+        "classes": len(store.class_names),
+        "class_hash": store.class_hash,
+        "skipped_images": len(store.skipped),
+        "seconds": round(evaluation.seconds, 2),
+    }
+    return {f"{store.split}/{key}": value for key, value in values.items()}
+
+
+def score_row(evaluation: Evaluation, store: ImageStore) -> list[str]:
+    """One row under `SCORE_HEADER`."""
+    return [
+        f"{store.dataset} {store.split}",
+        f"{len(store.class_names)} ({store.split_name}, {store.class_hash})",
+        f"{len(evaluation.accuracies):,} ({evaluation.episodes_hash})",
+        percent(evaluation.interval),
+        class_range(evaluation.class_interval),
+        f"{evaluation.seconds:.1f}",
+    ]
+
+
+SCORE_HEADER = ["data", "classes (split, hash)", "episodes (hash)", "accuracy %", "over classes %", "seconds"]
+
+
+def percent(interval: Interval) -> str:
+    """`63.60 ± 0.29`, in percent."""
+    return f"{100 * interval.mean:.2f} ± {100 * interval.half_width:.2f}"
+
+
+def class_range(interval: Interval | None) -> str:
+    """`58.9 to 66.1`, in percent."""
+    if interval is None:
+        return "-"
+    return f"{100 * (interval.mean - interval.below):.1f} to {100 * (interval.mean + interval.above):.1f}"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns that line up, under a ruled header."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+
+    def line(cells: Sequence[str]) -> str:
+        return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+
+    return "\n".join([line(header), "  ".join("-" * w for w in widths), *map(line, rows)])
+
+
+def _text(count: Any) -> str:
+    return str(count) if isinstance(count, int) else "-".join(map(str, count))

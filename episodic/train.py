@@ -1,0 +1,109 @@
+"""`python -m episodic.train task=... learner=... backbone=...`: train a learner, keep the best, test it."""
+
+from __future__ import annotations
+
+import time
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from episodic.build import SHAPE, build_parts, build_sampler, build_training, load_split
+from episodic.config import command
+from episodic.curves import Curves
+from episodic.loop import NonFiniteLossError, evaluate, fit
+from episodic.metrics import Interval
+from episodic.run import Run
+from episodic.score import SCORE_HEADER, percent, record, score_row, table
+from episodic.signals import StopRequest
+
+
+def train(cfg: DictConfig) -> None:
+    """Train as `cfg` says, in a run directory; ends with the score of the best checkpoint on validation and test."""
+    choices = HydraConfig.get().runtime.choices
+    parts = build_parts(cfg)
+    training = build_training(cfg, parts)
+    val_store = load_split(parts.dataset, "val")
+    test_store = load_split(parts.dataset, "test")
+    run = Run.open(cfg, f"{choices.task}-{choices.learner}")
+    state = {"step": 0, "best": None, "seconds": 0.0}
+    if cfg.resume and run.has("last"):
+        state = run.restore("last", training.learner, training.optimizer)
+        training.step = state["step"]
+    parameters = sum(p.numel() for p in training.learner.parameters())
+    print(f"{choices.task}: {choices.learner} on {choices.backbone} ({parameters:,} parameters), {choices.semi}")
+    print(f"{parts.hardware.describe()}; {run.folder}" + (f"; from step {training.step}" if training.step else ""))
+
+    val_episodes = build_sampler(
+        cfg.task, val_store, shape=cfg.task, seed=0, stream="val", episodes=training.trainer.validation_episodes
+    )
+    curves = Curves(run.folder, training)
+    began = time.perf_counter() - state["seconds"]
+
+    def validate() -> Interval:
+        return evaluate(training.learner, val_store, val_episodes, parts.normalize, parts.hardware).interval
+
+    def on_validation(step: int, interval: Interval) -> None:
+        curves.validation(step, interval)
+        if state["best"] is None or interval.mean > state["best"]["accuracy"]:
+            state["best"] = {"accuracy": interval.mean, "step": step}
+            run.save("best", training.learner, training.optimizer, {"step": step, "validation": interval.mean})
+
+    def save() -> None:
+        state.update(step=training.step, seconds=time.perf_counter() - began)
+        run.save("last", training.learner, training.optimizer, state)
+
+    again = f"resume with: python -m episodic.train <the same options> run={run.folder} resume=true"
+    with StopRequest() as stop:
+        try:
+            done = fit(
+                training,
+                validate=validate,
+                on_log=curves.training,
+                on_validation=on_validation,
+                save=save,
+                stop=stop,
+                progress=True,
+            )
+        except NonFiniteLossError as error:
+            raise NonFiniteLossError(
+                f"{error}.\nThe last good checkpoint is step {state['step']} in {run.folder}. Lower optimizer.lr, set "
+                "trainer.clip_norm, or try precision=fp32."
+            ) from None
+        except OSError as error:
+            raise OSError(f"{error}. Training stopped; step {state['step']} is kept. Make room and {again}") from None
+        finally:
+            curves.close()
+    if not done:
+        print(f"Stopped at step {training.step}, saved in {run.folder}; {again}")
+        raise SystemExit(stop.exit_code)
+
+    seconds = time.perf_counter() - began
+    run.restore("best", training.learner)
+    metrics = {
+        "seed": cfg.seed,
+        "steps": training.step,
+        "best_step": state["best"]["step"],
+        "train/seconds": round(seconds, 1),
+        "train/classes": len(training.store.class_names),
+        "train/class_hash": training.store.class_hash,
+        "hardware": parts.hardware.describe(),
+        "task": choices.task,
+        "learner": choices.learner,
+        "backbone": choices.backbone,
+        "semi": choices.semi,
+    }
+    rows = []
+    for store in {val_store.split: val_store, test_store.split: test_store}.values():
+        episodes = build_sampler(cfg.task, store, shape=cfg.task, seed=0, stream="test", episodes=cfg.episodes)
+        evaluation = evaluate(training.learner, store, episodes, parts.normalize, parts.hardware, progress=True)
+        shape = {name: OmegaConf.to_object(cfg.task)[name] for name in SHAPE}
+        metrics |= record(evaluation, store, shape)
+        rows.append(score_row(evaluation, store))
+    run.write_metrics(metrics)
+    print(f"\n{metrics[f'{store.split}/protocol']}; best of step {state['best']['step']}; {seconds / 60:.1f} min\n")
+    print(table(SCORE_HEADER, rows))
+    print(f"\nMore episodes, other tasks, comparisons: python -m episodic.evaluate run={run.folder}")
+
+
+if __name__ == "__main__":
+    command("train", train)

@@ -1,0 +1,113 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from episodic.core.backbones.conv4 import Conv4
+
+
+def count(network):
+    return sum(p.numel() for p in network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parameters"),
+    [
+        ({}, 113_088),
+        ({"in_channels": 1, "image_size": 28}, 111_936),
+        ({"bias": False}, 112_832),
+        ({"widths": (64, 64, 64, 512)}, 372_480),
+        ({"widths": (64, 64, 128, 128), "bias": False}, 260_544),
+        ({"widths": (32, 32, 32, 32)}, 28_896),
+    ],
+)
+def test_parameters_are_those_of_the_published_code(arguments, parameters):
+    with torch.device("meta"):
+        assert count(Conv4(**arguments)) == parameters
+
+
+@pytest.mark.parametrize(
+    ("channels", "size", "widths", "map_shape"),
+    [
+        (3, 84, (64, 64, 64, 64), (64, 5, 5)),
+        (3, 32, (64, 64, 64, 64), (64, 2, 2)),
+        (1, 28, (64, 64, 64, 64), (64, 1, 1)),
+        (3, 84, (32, 32, 32, 32), (32, 5, 5)),
+        (3, 84, (64, 64, 64, 512), (512, 5, 5)),
+        (3, 21, (8, 16), (16, 5, 5)),
+    ],
+)
+def test_shape_is_that_of_an_embedding(channels, size, widths, map_shape):
+    with torch.device("meta"):
+        images = torch.zeros(2, channels, size, size)
+        maps, vectors = (Conv4(channels, size, widths, output=output) for output in ("map", "vector"))
+        assert maps.shape == map_shape == maps(images).shape[1:]
+        assert vectors.shape == (map_shape[0] * map_shape[1] ** 2,) == vectors(images).shape[1:]
+
+
+def test_blocks_are_convolution_norm_relu_pool_in_values_and_gradients():
+    torch.manual_seed(0)
+    network = Conv4(3, 12, (4, 5))
+    with torch.no_grad():
+        for norm in (m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)):
+            norm.weight.uniform_(-1, 1)  # negative ones too: only pooling and ReLU may change places
+            norm.bias.uniform_(-1, 1)
+    images = torch.randn(6, 3, 12, 12)
+    x = images
+    for block in network.blocks:
+        conv, norm = block[0], block[1]
+        x = F.conv2d(x, conv.weight, conv.bias, padding=1)
+        x = F.batch_norm(x, None, None, norm.weight, norm.bias, training=True)
+        x = F.max_pool2d(F.relu(x), 2)
+    wanted = x.flatten(1)
+    weight = torch.randn_like(wanted)
+    gradients = torch.autograd.grad((wanted * weight).sum(), list(network.parameters()))
+    got = network(images)
+    torch.testing.assert_close(got, wanted)
+    for ours, theirs in zip(
+        torch.autograd.grad((got * weight).sum(), list(network.parameters())), gradients, strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_vector_is_the_flattened_map_in_any_memory_format():
+    torch.manual_seed(0)
+    vectors, maps = Conv4(3, 32), Conv4(3, 32, output="map")
+    maps.load_state_dict(vectors.state_dict())
+    vectors.eval(), maps.eval()
+    images = torch.randn(2, 3, 32, 32)
+    wanted = vectors(images)
+    torch.testing.assert_close(maps(images).flatten(1), wanted)
+    maps, images = (x.to(memory_format=torch.channels_last) for x in (maps, images))
+    assert maps(images).is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(maps(images).flatten(1), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_trains_under_bfloat16_autocast():
+    torch.manual_seed(0)
+    network = Conv4(1, 16, (4, 4))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        embeddings = network(torch.randn(3, 1, 16, 16))
+    assert embeddings.dtype == torch.bfloat16
+    embeddings.float().sum().backward()
+    assert all(p.grad.isfinite().all() and p.dtype == torch.float32 for p in network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"output": "flat"}, "output must be one of 'vector', 'map', got 'flat'"),
+        ({"image_size": 15}, "image_size of at least 16.*got 15"),
+        ({"in_channels": 0}, "in_channels must be at least 1"),
+        ({"widths": ()}, "widths must hold a positive number"),
+        ({"widths": (64, 0)}, "widths must hold a positive number"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Conv4(**arguments)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 28, 28), (2, 1, 32, 32), (2, 1, 28, 29)])
+def test_images_of_another_shape_are_refused(shape):
+    with pytest.raises(ValueError, match=r"built for images \[item, 1, 28, 28\], got"):
+        Conv4(1, 28)(torch.zeros(shape))
