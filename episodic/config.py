@@ -81,7 +81,7 @@ def check_overrides(name: str, overrides: list[str]) -> None:
     except HydraException:
         bad = [text for text in overrides if not _parses(text)] or overrides
         raise ConfigError(f"cannot read {bad[0]!r}; options are written as name=value") from None
-    groups = {g: sorted(p.stem for p in (conf_dir() / g).glob("*.yaml")) for g in _groups()}
+    groups = {g: sorted(p.stem for p in (conf_dir() / g).glob("[!_]*.yaml")) for g in _groups()}
     chosen = [o for o in parsed if o.key_or_group.split("@")[0] in groups]
     for override in chosen:
         options = groups[override.key_or_group.split("@")[0]]

@@ -147,10 +147,11 @@ class EpisodeCollate:
         way = names.index(names[0], 1) if names[0] in names[1:] else len(names)
         if way == 1 or len(runs) < 2 * way:
             raise ValueError("with ranges, n_way must be at least 2 for the shape of a batch to be told from its labels")
-        shot, query = sum(n for _, n in runs[:way]) // way, int(runs[way][1])
+        shot, query = int(sum(n for _, n in runs[:way])) // way, int(runs[way][1])
         most_unlabeled, most_distractors = ranges[3][1], ranges[4][1]
         again = runs[2 * way] if len(runs) > 2 * way else (None, 0)
-        for unlabeled in [int(again[1])] if again[0] == names[0] and most_unlabeled else [0]:
+        # The class that comes first comes third as well, as unlabeled or because the next episode starts with it.
+        for unlabeled in [int(again[1]), 0] if again[0] == names[0] and most_unlabeled else [0]:
             for distractors in range(ranges[4][0], most_distractors + 1) if unlabeled else [ranges[4][0]]:
                 length = way * (shot + query + unlabeled) + distractors * unlabeled
                 if len(labels) % length == 0 and self._repeats(labels.reshape(-1, length), way, shot, query):

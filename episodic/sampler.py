@@ -7,10 +7,12 @@ import hashlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from torch import Tensor
 from torch.utils.data import Sampler
 
 BLOCK = 256  # episodes drawn by one vectorised call; part of what (seed, epoch, i) means, so never change it
 
+Numbers = Sequence[int] | Sequence[bool] | np.ndarray | Tensor
 Count = int | Sequence[int]  # an int, or an inclusive range (low, high)
 
 
@@ -99,7 +101,7 @@ class EpisodeSampler(Sampler[list[int]]):
 
     def __init__(
         self,
-        labels: Sequence[int],
+        labels: Numbers,
         n_way: Count = 5,
         n_shot: Count = 1,
         n_query: Count = 15,
@@ -111,8 +113,8 @@ class EpisodeSampler(Sampler[list[int]]):
         epoch: int = 0,
         episodes_per_batch: int = 1,
         imbalanced: bool = False,
-        super_classes: Sequence[int] | None = None,
-        labeled: Sequence[bool] | None = None,
+        super_classes: Numbers | None = None,
+        labeled: Numbers | None = None,
         too_small: str = "error",
         rank: int = 0,
         world_size: int = 1,
@@ -210,7 +212,7 @@ class EpisodeSampler(Sampler[list[int]]):
     def _draw(self, number: int) -> EpisodeIndices:
         random = _Uniform(self.seed, self.epoch, number)
         way, shot, query, unlabeled, distractors = (
-            low + int(random.below(high - low + 1, ())) if high > low else low for low, high in self.shape.values()
+            low + int(random.below(high - low + 1, (1,))[0]) if high > low else low for low, high in self.shape.values()
         )
         group = random.below(len(self._group_sizes), (BLOCK,))
         picks = _distinct(random, self._group_sizes[group][:, None], (BLOCK, 1), way + distractors)[:, 0]
@@ -315,7 +317,7 @@ class _Uniform:
         return ((words.astype(np.uint64) * np.asarray(bound, np.uint64)) >> np.uint64(32)).astype(np.int64)
 
 
-def _distinct(random: _Uniform, n: np.ndarray, shape: tuple[int, ...], m: int) -> np.ndarray:
+def _distinct(random: _Uniform, n: int | np.ndarray, shape: tuple[int, ...], m: int) -> np.ndarray:
     """`m` distinct integers below `n` (broadcast to `shape`), in uniformly random order: `[*shape, m]`.
 
     Floyd's algorithm gives a uniform set at a cost that does not grow with `n`, but late positions favour large numbers;
@@ -343,7 +345,7 @@ def _distinct(random: _Uniform, n: np.ndarray, shape: tuple[int, ...], m: int) -
 def _shares(random: _Uniform, way: int, shot: int) -> np.ndarray:
     """`[B, way]` positive integers with sum `way * shot`, uniform over all such: gaps between sorted distinct cuts."""
     total = way * shot
-    cuts = np.sort(_distinct(random, np.int64(total - 1), (BLOCK,), way - 1), axis=-1) + 1
+    cuts = np.sort(_distinct(random, total - 1, (BLOCK,), way - 1), axis=-1) + 1
     return np.diff(cuts, axis=-1, prepend=0, append=total)
 
 

@@ -109,6 +109,17 @@ def test_eval_is_deterministic_and_independent_of_the_counter():
     assert torch.equal(network(images), wanted)
 
 
+def test_vector_is_the_average_and_flatten_the_row_of_the_map():
+    torch.manual_seed(0)
+    network = ResNet12(image_size=32, output="map").eval()
+    images = torch.randn(2, 3, 32, 32)
+    maps = network(images)
+    for output, wanted in (("vector", maps.flatten(2).mean(2)), ("flatten", maps.reshape(2, -1))):
+        other = ResNet12(image_size=32, output=output).eval()
+        other.load_state_dict(network.state_dict())
+        torch.testing.assert_close(other(images), wanted)
+
+
 def test_memory_formats_agree_and_it_trains_under_bfloat16_autocast():
     torch.manual_seed(0)
     network = ResNet12(image_size=16, drop_rate=0.0, output="map")
