@@ -1,0 +1,5 @@
+"""The checker that pytest puts on every function of the package: beartype, with an int where a float is asked for."""
+
+from beartype import BeartypeConf, beartype
+
+check = beartype(conf=BeartypeConf(is_pep484_tower=True))

@@ -1,0 +1,60 @@
+"""Laws that every inductive learner obeys; a new learner's test calls `check_laws(learner)`."""
+
+import dataclasses
+
+import torch
+
+from episodic import Task
+from episodic.learners.learner import AbstractMetricLearner
+from tests.conftest import random_task
+
+
+def check_laws(learner: AbstractMetricLearner, *, support_order_matters: bool = False) -> None:
+    for task in (random_task(), random_task(seed=1, imbalanced=True)):
+        before = log_probabilities(learner, task)
+        assert before.shape == (3, 5, 4)
+        check_same_call_same_answer(learner, task, before)
+        check_class_permutation(learner, task, before)
+        check_queries_are_alone(learner, task, before)
+        if not support_order_matters:
+            check_support_order(learner, task, before)
+        check_episodes_are_alone(learner, task, before)
+        check_unlabeled_is_ignored(learner, task, before)
+
+
+def log_probabilities(learner, task: Task):
+    prediction = learner.classify(task)
+    assert all(term.shape == (len(task.query),) for term in prediction.terms.values())
+    return prediction.logits.log_softmax(-1)
+
+
+def check_same_call_same_answer(learner, task, before):
+    log_probabilities(learner, random_task(seed=9))
+    assert torch.equal(log_probabilities(learner, task), before)
+
+
+def check_class_permutation(learner, task, before):
+    new_name = torch.tensor([2, 0, 3, 1])
+    renamed = dataclasses.replace(task, support_y=new_name[task.support_y])
+    torch.testing.assert_close(log_probabilities(learner, renamed)[..., new_name], before)
+
+
+def check_queries_are_alone(learner, task, before):
+    alone = [log_probabilities(learner, dataclasses.replace(task, query=task.query[:, [q]])) for q in range(5)]
+    torch.testing.assert_close(torch.cat(alone, dim=1), before)
+
+
+def check_support_order(learner, task, before):
+    order = torch.randperm(task.support.shape[1], generator=torch.Generator().manual_seed(0))
+    shuffled = dataclasses.replace(task, support=task.support[:, order], support_y=task.support_y[:, order])
+    torch.testing.assert_close(log_probabilities(learner, shuffled), before)
+
+
+def check_episodes_are_alone(learner, task, before):
+    second = Task(task.support[1:2], task.support_y[1:2], task.query[1:2], task.n_way)
+    torch.testing.assert_close(log_probabilities(learner, second), before[1:2])
+
+
+def check_unlabeled_is_ignored(learner, task, before):
+    unlabeled = torch.randn(3, 7, *task.query.shape[2:], generator=torch.Generator().manual_seed(0))
+    assert torch.equal(log_probabilities(learner, dataclasses.replace(task, unlabeled=unlabeled)), before)

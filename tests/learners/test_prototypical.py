@@ -1,0 +1,76 @@
+import pytest
+import torch
+from sklearn.neighbors import NearestCentroid
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from episodic import Task
+from episodic.learners.matching import Matching
+from episodic.learners.prototypical import Prototypical
+from tests.conftest import random_task
+from tests.learners.laws import check_laws
+
+
+def test_laws():
+    check_laws(Prototypical(nn.Identity()))
+
+
+def test_hand_computed_example():
+    support = torch.tensor([[[0.0, 0.0], [2.0, 0.0], [0.0, 2.0], [0.0, 2.0]]])
+    task = Task(support, torch.tensor([[0, 0, 1, 1]]), torch.tensor([[[1.0, 1.0]]]), n_way=2)
+    logits = Prototypical(nn.Identity()).classify(task).logits
+    torch.testing.assert_close(logits, torch.tensor([[[-1.0, -2.0]]]))
+    torch.testing.assert_close(logits.softmax(-1)[0, 0, 0].item(), 0.73106, atol=1e-5, rtol=0)
+    torch.testing.assert_close(cross_entropy(logits[0], torch.tensor([0])).item(), 0.31326, atol=1e-5, rtol=0)
+
+
+def test_equals_an_explicit_loop():
+    task = random_task(imbalanced=True)
+    logits = Prototypical(nn.Identity(), temperature=3.0).classify(task).logits
+    for e in range(3):
+        for n in range(4):
+            centre = task.support[e][task.support_y[e] == n].mean(0)
+            for q in range(5):
+                torch.testing.assert_close(logits[e, q, n], -((task.query[e, q] - centre) ** 2).sum() / 3, atol=1e-4, rtol=1e-4)
+
+
+def test_decides_as_scikit_learns_nearest_centroid():
+    task = random_task(n_query=50)
+    answers = Prototypical(nn.Identity()).classify(task).logits.argmax(-1)
+    for e in range(3):
+        peer = NearestCentroid().fit(task.support[e].numpy(), task.support_y[e].numpy())
+        assert (peer.predict(task.query[e].numpy()) == answers[e].numpy()).all()
+
+
+def test_same_softmax_as_the_linear_form():
+    task = random_task()
+    logits = Prototypical(nn.Identity()).classify(task).logits
+    centres = torch.stack([task.support[:, 2 * n : 2 * n + 2].mean(1) for n in range(4)], dim=1)
+    linear = 2 * task.query @ centres.mT - centres.square().sum(-1)[:, None]
+    torch.testing.assert_close(logits.softmax(-1), linear.softmax(-1))
+
+
+def test_one_constant_added_to_all_embeddings_changes_nothing():
+    task = random_task()
+    learner = Prototypical(nn.Identity())
+    torch.testing.assert_close(learner.classify(task.map(lambda x: x + 3)).logits, learner.classify(task).logits, atol=1e-4, rtol=1e-4)
+
+
+def test_one_shot_on_the_unit_sphere_equals_matching():
+    # ||a - b||^2 = 2 - 2 cos, so the logits of the two differ by a constant per query.
+    task = random_task(n_shot=1).map(lambda x: nn.functional.normalize(x, dim=-1))
+    ours = Prototypical(nn.Identity()).classify(task).logits.log_softmax(-1)
+    torch.testing.assert_close(ours, Matching(nn.Identity(), scale=2.0).classify(task).logits)
+
+
+def test_maps_are_flattened_and_gradients_reach_support_and_query():
+    task = random_task(item=(2, 3, 3)).map(lambda x: x.requires_grad_())
+    Prototypical(nn.Identity()).forward(task).logits.logsumexp(-1).sum().backward()
+    flat = random_task(item=(2, 3, 3)).map(lambda x: x.flatten(1))
+    logits = Prototypical(nn.Identity()).classify(flat).logits
+    torch.testing.assert_close(Prototypical(nn.Identity()).classify(task).logits, logits)
+
+
+def test_temperature_must_be_positive():
+    with pytest.raises(ValueError, match="temperature must be positive"):
+        Prototypical(nn.Identity(), temperature=0)
