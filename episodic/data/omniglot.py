@@ -1,0 +1,211 @@
+"""Omniglot: 1,623 handwritten characters of 50 alphabets, 20 drawings each."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import re
+import threading
+import zipfile
+import zlib
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+
+from episodic.data.dataset import AbstractDataset, data_dir, decode_image, find_root
+from episodic.data.store import Listing, decode_parallel, digest, files_stamp
+
+HALVES = ("images_background", "images_evaluation")
+FOLDERS = ("omniglot", "omniglot-py")  # the latter is torchvision's
+LAYOUT = """\
+  <data_dir>/omniglot/images_background.zip   (or the unpacked folder images_background/)
+  <data_dir>/omniglot/images_evaluation.zip   (or the unpacked folder images_evaluation/)
+  each with <half>/<Alphabet>/character<NN>/<NNNN_MM>.png; <data_dir>/omniglot-py/ will do as well
+Let it be downloaded with task.dataset.download=true (10 MB).
+"""
+
+
+class Omniglot(AbstractDataset):
+    """Characters in ink = 255 on paper = 0, one channel; super-classes are the alphabets.
+
+    Lake, Salakhutdinov and Tenenbaum, "Human-level concept learning through probabilistic program induction", 2015,
+    https://doi.org/10.1126/science.aab3050. Files are 105x105 with 1 bit a pixel.
+
+    **Splits** (`split_name`):
+
+    - `"vinyals"`: 1028/172/423 characters, the lists that Prototypical Networks and most later papers use (from Vinyals et
+      al., "Matching Networks for One Shot Learning", 2016, https://arxiv.org/abs/1606.04080). Alphabets are disjoint but
+      for Gurmukhi, which has 41 characters in train and 4 in test.
+    - `"lake"`: the release's own halves, 964 background characters for training and 659 evaluation characters for the test.
+      No validation classes were published, so `"val"` does not exist.
+
+    Departures: images are resized with an antialiased (bilinear) filter, after inverting nothing and before rotating.
+    Prototypical Networks' code resized 1-bit images, for which Pillow takes the nearest pixel: one in fourteen, so that
+    strokes break. MAML used Lanczos, Ren et al. bicubic.
+
+    **Arguments:**
+
+    - `root`: the folder that holds `omniglot/`; default `$EPISODIC_DATA`, else a folder in the user's cache.
+    - `split_name`: `"vinyals"` or `"lake"`.
+    - `image_size`: side of the images, in pixels. Default 28, as published.
+    - `rotations`: make each character turned by 0, 90, 180 and 270 degrees (anticlockwise) a class of its own, as
+      published: 4112/688/1692 classes. Default True.
+    - `download`: fetch both halves through torchvision where they are missing. Default False.
+    - `corrupt`: `"error"` or `"skip"` images that cannot be read. Default `"error"`.
+
+    **Raises:** `ValueError` for an unknown `split_name`, and by `store` for an archive that is damaged or lacks
+    characters; `FileNotFoundError` by `store` where the data, or the validation classes of `"lake"`, are missing.
+    """
+
+    name = "omniglot"
+    channels = 1
+    mean = (0.0,)
+    std = (1.0,)
+
+    def __init__(
+        self,
+        root: str | os.PathLike | None = None,
+        split_name: str = "vinyals",
+        image_size: int = 28,
+        rotations: bool = True,
+        download: bool = False,
+        corrupt: str = "error",
+    ):
+        if split_name not in ("vinyals", "lake"):
+            raise ValueError(f"split_name of omniglot must be 'vinyals' or 'lake', got {split_name!r}")
+        self._root = data_dir(root)
+        self._download = download  # underscored: where the files come from does not decide the images
+        self.split_name = split_name
+        self.image_size = image_size
+        self.rotations = rotations
+        self.corrupt = corrupt
+
+    def listing(self, split: str) -> Listing:
+        wanted = characters(self.split_name, split)
+        drawings, stamps = {}, []
+        for half in sorted({half for half, _, _ in wanted}):
+            found, stamp = _drawings(self._find(half), half)
+            drawings |= found
+            stamps.append(stamp)
+        missing = [f"{alphabet}/{name}" for half, alphabet, name in wanted if (half, alphabet, name) not in drawings]
+        if missing:
+            raise ValueError(
+                f"omniglot {split}: {len(missing)} of {len(wanted)} characters are missing under {self._root}, e.g. "
+                f"{', '.join(missing[:3])}. The copy is incomplete: delete it and get both archives again."
+            )
+        turns = (0, 1, 2, 3) if self.rotations else (0,)
+        suffix = [f"rot{90 * turn:03}" for turn in turns]
+        alphabets = sorted({alphabet for _, alphabet, _ in wanted})
+        items, labels, class_names, item_names, super_classes = [], [], [], [], []
+        for character in wanted:
+            half, alphabet, name = character
+            for turn in turns:
+                for file, member in drawings[character]:
+                    drawing = f"{half}/{alphabet}/{name}/{Path(member).name}"
+                    items.append((file, member, turn))
+                    labels.append(len(class_names))
+                    item_names.append(f"{drawing}#{suffix[turn]}" if self.rotations else drawing)
+                class_names.append(f"{alphabet}/{name}/{suffix[turn]}" if self.rotations else f"{alphabet}/{name}")
+                super_classes.append(alphabets.index(alphabet))
+        return Listing(items, labels, class_names, item_names, digest(*stamps), super_classes, alphabets)
+
+    def render(self, listing: Listing, out: np.ndarray) -> dict[int, str]:
+        """Decodes each drawing once and turns it as often as it is listed."""
+        row_of = {source: row for row, source in enumerate(dict.fromkeys(item[:2] for item in listing.items))}
+        rows = np.array([row_of[item[:2]] for item in listing.items])
+        turns = np.array([turn for _, _, turn in listing.items])
+        upright = np.zeros((len(row_of), *out.shape[1:]), dtype=np.uint8)
+        with _Reader({file for file, member in row_of if file.suffix == ".zip"}) as read:
+
+            def decode(source: tuple[Path, str]) -> np.ndarray:
+                return 255 - decode_image(io.BytesIO(read(*source)), channels=1, size=self.image_size)
+
+            failed = decode_parallel(list(row_of), decode, upright, title="omniglot drawings")
+        for turn in np.unique(turns):
+            out[turns == turn] = np.rot90(upright[rows[turns == turn]], turn, axes=(2, 3))
+        return {item: failed[row] for item, row in enumerate(rows.tolist()) if row in failed}
+
+    def _find(self, half: str) -> Path:
+        candidates = [f"{folder}/{half}{ending}" for folder in FOLDERS for ending in (".zip", "")]
+        try:
+            return find_root(self._root, candidates, f"omniglot ({half})", LAYOUT)
+        except FileNotFoundError:
+            if not self._download:
+                raise
+        from torchvision.datasets import Omniglot as Release
+
+        try:
+            for background in (True, False):
+                Release(self._root, background=background, download=True)
+        except RuntimeError as error:  # torchvision's word for a checksum that does not fit
+            raise ValueError(f"omniglot could not be downloaded to {self._root}: {error}") from error
+        return find_root(self._root, candidates, f"omniglot ({half})", LAYOUT)
+
+
+def characters(split_name: str, split: str) -> list[tuple[str, str, str]]:
+    """The `(half, alphabet, character)` of a split, sorted by alphabet, then by number.
+
+    **Raises:** `FileNotFoundError` for the validation classes of `"lake"`.
+    """
+    table = json.loads(files("episodic.data").joinpath("splits/omniglot_vinyals.json").read_text("utf-8"))
+    of_split = {part: _expand(table[part]) for part in ("train", "val", "test")}
+    if split_name == "vinyals":
+        return sorted(of_split[split], key=lambda c: c[1:])
+    if split == "val":
+        raise FileNotFoundError(
+            "omniglot as split by Lake has training (background) and test (evaluation) classes only: no validation classes "
+            "were published. Use task.dataset.split_name=vinyals for them."
+        )
+    half = HALVES[0] if split == "train" else HALVES[1]
+    return sorted((c for part in of_split.values() for c in part if c[0] == half), key=lambda c: c[1:])
+
+
+def _expand(halves: dict) -> list[tuple[str, str, str]]:
+    return [
+        (half, alphabet, f"character{number:02}")
+        for half, alphabets in halves.items()
+        for alphabet, (first, last) in alphabets.items()
+        for number in range(first, last + 1)
+    ]
+
+
+def _drawings(place: Path, half: str) -> tuple[dict[tuple[str, str, str], list[tuple[Path, str]]], str]:
+    """`(half, alphabet, character) -> [(file, member of the zip or path)]` and the stamp of a zip or a folder."""
+    if place.suffix == ".zip":
+        try:
+            with zipfile.ZipFile(place) as archive:
+                sources = [(place, member) for member in archive.namelist()]
+        except zipfile.BadZipFile as error:
+            raise ValueError(f"{place} is no whole zip file ({error}): delete it and get it again") from None
+        stamp = files_stamp([place])
+    else:
+        paths = sorted(place.glob("*/*/*.png"))
+        sources, stamp = [(path, path.as_posix()) for path in paths], files_stamp(paths)
+    # The dot keeps out the "._" files that macOS puts into archives.
+    pattern = re.compile(rf"(?:.*/)?{half}/([^/]+)/(character\d+)/[^/.][^/]*\.png")
+    found: dict[tuple[str, str, str], list[tuple[Path, str]]] = {}
+    for source in sorted(sources):
+        if match := pattern.fullmatch(source[1]):
+            found.setdefault((half, *match.groups()), []).append(source)
+    return found, stamp
+
+
+class _Reader(contextlib.ExitStack):
+    """Bytes of a member of an open zip, or of a file; safe to call from many threads."""
+
+    def __init__(self, archives: set[Path]):
+        super().__init__()
+        self._lock = threading.Lock()
+        self._archives = {path: self.enter_context(zipfile.ZipFile(path)) for path in archives}
+
+    def __call__(self, file: Path, member: str) -> bytes:
+        if file not in self._archives:
+            return file.read_bytes()
+        try:
+            with self._lock:
+                return self._archives[file].read(member)
+        except (zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(f"damaged in {file.name}: {error}") from None

@@ -1,0 +1,68 @@
+import pytest
+import torch
+from torchvision.transforms.v2 import functional as peer
+
+from episodic.data.augment import Augment, Normalize
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_the_defaults_change_nothing():
+    images = torch.rand(4, 3, 8, 8)
+    assert torch.equal(Augment()(images, generator()), images)
+
+
+def test_every_crop_is_a_shifted_and_maybe_mirrored_copy():
+    images = torch.rand(40, 2, 6, 5)
+    padded = torch.nn.functional.pad(images, (2, 2, 2, 2))
+    shifts = set()
+    for image, frame in zip(Augment(crop_padding=2, flip=True)(images, generator()), padded, strict=True):
+        matches = [
+            (top, left, mirrored)
+            for top in range(5)
+            for left in range(5)
+            for mirrored in (False, True)
+            if torch.equal(image, window(frame, top, left, mirrored))
+        ]
+        assert len(matches) == 1
+        shifts.add(matches[0])
+    assert len(shifts) > 20, "items must be changed independently"
+
+
+def window(frame, top, left, mirrored):
+    crop = frame[:, top : top + 6, left : left + 5]
+    return crop.flip(-1) if mirrored else crop
+
+
+def test_jitter_equals_torchvisions_three_changes_in_order():
+    images = torch.rand(5, 3, 6, 6)
+    jittered = Augment(jitter=0.4)(images, generator())
+    factor = torch.empty(3, 5, 1, 1, 1).uniform_(0.6, 1.4, generator=generator()).flatten(1)
+    for i in range(5):
+        expected = peer.adjust_brightness(images[i], factor[0, i].item())
+        expected = peer.adjust_contrast(expected, factor[1, i].item())
+        expected = peer.adjust_saturation(expected, factor[2, i].item())
+        torch.testing.assert_close(jittered[i], expected, atol=2e-3, rtol=0)  # theirs rounds the weights of grey
+
+
+def test_same_generator_same_result():
+    images = torch.rand(4, 3, 8, 8)
+    augment = Augment(2, True, 0.4)
+    assert torch.equal(augment(images, generator(3)), augment(images, generator(3)))
+    assert not torch.equal(augment(images, generator(3)), augment(images, generator(4)))
+
+
+@pytest.mark.parametrize("arguments", [(-1, False, 0.0), (0, False, 1.0), (0, False, -0.1)])
+def test_bad_settings(arguments):
+    with pytest.raises(ValueError, match="need crop_padding"):
+        Augment(*arguments)
+
+
+def test_normalize_is_less_mean_over_std():
+    images = torch.tensor([[[[0, 255]], [[51, 102]]]], dtype=torch.uint8)
+    expected = torch.tensor([[[[-1.0, 1.0]], [[0.0, 0.4]]]])
+    torch.testing.assert_close(Normalize([0.5, 0.2], [0.5, 0.5])(images), expected)
+    with pytest.raises(ValueError, match="std positive"):
+        Normalize([0.5], [0.0])
