@@ -33,7 +33,9 @@ def conf_dir() -> Path:
     return checkout if (checkout / "train.yaml").exists() else package / "conf"
 
 
-def command(name: str, function: Callable[[DictConfig], None], prepare: Callable[[list[str]], list[str]] = list) -> None:
+def command(
+    name: str, function: Callable[[DictConfig], None], prepare: Callable[[list[str]], list[str]] = list
+) -> None:
     """Run `function` on the configuration that `conf/<name>.yaml` and the command line make (Hydra's flags work:
     `--help`, `--cfg job`, `-m`).
 
@@ -46,7 +48,9 @@ def command(name: str, function: Callable[[DictConfig], None], prepare: Callable
 
     def start() -> None:
         arguments = prepare(sys.argv[1:])
-        check_overrides(name, [a for a in arguments if not a.startswith("-")])
+        after_flag = zip([None, *arguments], arguments, strict=False)  # `--cfg job`: the word belongs to the flag
+        is_flag = [a.startswith("-") or ("=" not in a and (b or "").startswith("-")) for b, a in after_flag]
+        check_overrides(name, [a for a, flag in zip(arguments, is_flag, strict=True) if not flag])
         sys.argv[1:] = arguments
 
     _guarded(name, start)

@@ -146,7 +146,9 @@ class EpisodeCollate:
         names = [label for label, _ in runs]
         way = names.index(names[0], 1) if names[0] in names[1:] else len(names)
         if way == 1 or len(runs) < 2 * way:
-            raise ValueError("with ranges, n_way must be at least 2 for the shape of a batch to be told from its labels")
+            raise ValueError(
+                "with ranges, n_way must be at least 2 for the shape of a batch to be told from its labels"
+            )
         shot, query = int(sum(n for _, n in runs[:way])) // way, int(runs[way][1])
         most_unlabeled, most_distractors = ranges[3][1], ranges[4][1]
         again = runs[2 * way] if len(runs) > 2 * way else (None, 0)

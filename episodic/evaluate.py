@@ -66,7 +66,9 @@ def main(cfg: DictConfig) -> None:
         episodes = episodes_of(cfg, store)
         if cfg.save_episodes:
             write_manifest(Path(cfg.save_episodes), episodes, store)
-            notes.append(f"Episodes written to {cfg.save_episodes}; score them anywhere with episodes={cfg.save_episodes}.")
+            notes.append(
+                f"Episodes written to {cfg.save_episodes}; score them anywhere with episodes={cfg.save_episodes}."
+            )
         ours = evaluate(parts.learner, store, episodes, parts.normalize, parts.hardware, progress=True)
         metrics |= record(ours, store, shape)
         rows.append(score_row(ours, store))

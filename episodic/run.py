@@ -65,7 +65,9 @@ class Run:
             raise FileNotFoundError(f"{self.folder} is not a run: it has no config.yaml")
         return OmegaConf.load(path)
 
-    def save(self, kind: str, learner: torch.nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    def save(
+        self, kind: str, learner: torch.nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]
+    ) -> None:
         """Write the checkpoint `last` or `best`."""
         save_checkpoint(self.folder / kind, learner.state_dict(), optimizer.state_dict(), state)
 

@@ -218,10 +218,7 @@ class EpisodeSampler(Sampler[list[int]]):
         picks = _distinct(random, self._group_sizes[group][:, None], (BLOCK, 1), way + distractors)[:, 0]
         classes = self._classes[self._group_starts[group][:, None] + picks]  # [B, way + distractors]
         own = classes[:, :way]
-        if self.imbalanced:
-            shots = _shares(random, way, shot)
-        else:
-            shots = np.full((BLOCK, way), shot)
+        shots = _shares(random, way, shot) if self.imbalanced else np.full((BLOCK, way), shot)
         most_shots = way * (shot - 1) + 1 if self.imbalanced else shot
 
         if len(self._order) == 1:

@@ -6,6 +6,7 @@ import time
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
+from tqdm import tqdm
 
 from episodic.build import SHAPE, build_parts, build_sampler, build_training, load_split
 from episodic.config import command
@@ -44,6 +45,7 @@ def train(cfg: DictConfig) -> None:
 
     def on_validation(step: int, interval: Interval) -> None:
         curves.validation(step, interval)
+        tqdm.write(f"step {step:>6}  validation {percent(interval)} %")
         if state["best"] is None or interval.mean > state["best"]["accuracy"]:
             state["best"] = {"accuracy": interval.mean, "step": step}
             run.save("best", training.learner, training.optimizer, {"step": step, "validation": interval.mean})

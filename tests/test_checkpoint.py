@@ -120,11 +120,19 @@ def test_killed_between_any_two_renames_something_can_be_read(tmp_path, monkeypa
 
 def test_another_model_is_refused_by_name(tmp_path):
     save(tmp_path / "last", 1)
-    with pytest.raises(CheckpointError, match=r"made for another model; .* differ: 0.bias \(model \(3,\), file \(2,\)\)"):
-        load_weights(nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3)), load_checkpoint(tmp_path / "last")[0], "last")
+    with pytest.raises(
+        CheckpointError, match=r"made for another model; .* differ: 0.bias \(model \(3,\), file \(2,\)\)"
+    ):
+        load_weights(
+            nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3)), load_checkpoint(tmp_path / "last")[0], "last"
+        )
 
 
 def test_no_pickle(tmp_path):
     save(tmp_path / "last", 1)
     assert json.loads((tmp_path / "last" / "state.json").read_text())["step"] == 1
-    assert {p.name for p in (tmp_path / "last").iterdir()} == {"model.safetensors", "optimizer.safetensors", "state.json"}
+    assert {p.name for p in (tmp_path / "last").iterdir()} == {
+        "model.safetensors",
+        "optimizer.safetensors",
+        "state.json",
+    }

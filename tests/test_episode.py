@@ -69,7 +69,9 @@ def test_map_is_one_call_over_all_items_and_keeps_the_rest():
         calls.append(x.shape)
         return x.mean(dim=(1, 2)) + 1
 
-    task = Task(torch.rand(2, 3, 4, 5), torch.zeros(2, 3, dtype=torch.long), torch.rand(2, 6, 4, 5), 1, torch.rand(2, 2, 4, 5))
+    task = Task(
+        torch.rand(2, 3, 4, 5), torch.zeros(2, 3, dtype=torch.long), torch.rand(2, 6, 4, 5), 1, torch.rand(2, 2, 4, 5)
+    )
     mapped = task.map(f)
     assert calls == [(2 * (3 + 6 + 2), 4, 5)]
     for role in ("support", "query", "unlabeled"):

@@ -192,7 +192,9 @@ def test_same_episodes_for_any_number_of_workers(workers):
 
 def test_ranks_share_the_batches():
     whole = list(EpisodeSampler(LABELS, 3, 1, 2, episodes=8, episodes_per_batch=2))
-    ranks = [list(EpisodeSampler(LABELS, 3, 1, 2, episodes=8, episodes_per_batch=2, rank=r, world_size=2)) for r in (0, 1)]
+    ranks = [
+        list(EpisodeSampler(LABELS, 3, 1, 2, episodes=8, episodes_per_batch=2, rank=r, world_size=2)) for r in (0, 1)
+    ]
     assert [b for pair in zip(*ranks, strict=True) for b in pair] == whole
 
 

@@ -21,9 +21,9 @@ from episodic.data.store import Listing, decode_parallel, digest, files_stamp
 HALVES = ("images_background", "images_evaluation")
 FOLDERS = ("omniglot", "omniglot-py")  # the latter is torchvision's
 LAYOUT = """\
-  <data_dir>/omniglot/images_background.zip   (or the unpacked folder images_background/)
-  <data_dir>/omniglot/images_evaluation.zip   (or the unpacked folder images_evaluation/)
-  each with <half>/<Alphabet>/character<NN>/<NNNN_MM>.png; <data_dir>/omniglot-py/ will do as well
+  <data_dir>/omniglot/images_background.zip and images_evaluation.zip, or the two folders unpacked from them:
+  <data_dir>/omniglot/images_background/<Alphabet>/character<NN>/<NNNN_MM>.png
+  <data_dir>/omniglot-py/ (torchvision's folder) with the same
 Let it be downloaded with task.dataset.download=true (10 MB).
 """
 
@@ -42,9 +42,8 @@ class Omniglot(AbstractDataset):
     - `"lake"`: the release's own halves, 964 background characters for training and 659 evaluation characters for the test.
       No validation classes were published, so `"val"` does not exist.
 
-    Departures: images are resized with an antialiased (bilinear) filter, after inverting nothing and before rotating.
-    Prototypical Networks' code resized 1-bit images, for which Pillow takes the nearest pixel: one in fourteen, so that
-    strokes break. MAML used Lanczos, Ren et al. bicubic.
+    Departure: images are resized with an antialiased bilinear filter. Prototypical Networks' code resized 1-bit images, for
+    which Pillow takes the nearest pixel, one in fourteen, so that strokes break; MAML used Lanczos, Ren et al. bicubic.
 
     **Arguments:**
 
@@ -97,18 +96,16 @@ class Omniglot(AbstractDataset):
                 f"{', '.join(missing[:3])}. The copy is incomplete: delete it and get both archives again."
             )
         turns = (0, 1, 2, 3) if self.rotations else (0,)
-        suffix = [f"rot{90 * turn:03}" for turn in turns]
+        hashed, slashed = ([f"{mark}rot{90 * turn:03}" if self.rotations else "" for turn in turns] for mark in "#/")
         alphabets = sorted({alphabet for _, alphabet, _ in wanted})
         items, labels, class_names, item_names, super_classes = [], [], [], [], []
-        for character in wanted:
-            half, alphabet, name = character
+        for half, alphabet, name in wanted:
             for turn in turns:
-                for file, member in drawings[character]:
-                    drawing = f"{half}/{alphabet}/{name}/{Path(member).name}"
+                for file, member in drawings[half, alphabet, name]:
                     items.append((file, member, turn))
                     labels.append(len(class_names))
-                    item_names.append(f"{drawing}#{suffix[turn]}" if self.rotations else drawing)
-                class_names.append(f"{alphabet}/{name}/{suffix[turn]}" if self.rotations else f"{alphabet}/{name}")
+                    item_names.append(f"{half}/{alphabet}/{name}/{Path(member).name}" + hashed[turn])
+                class_names.append(f"{alphabet}/{name}" + slashed[turn])
                 super_classes.append(alphabets.index(alphabet))
         return Listing(items, labels, class_names, item_names, digest(*stamps), super_classes, alphabets)
 
@@ -118,10 +115,13 @@ class Omniglot(AbstractDataset):
         rows = np.array([row_of[item[:2]] for item in listing.items])
         turns = np.array([turn for _, _, turn in listing.items])
         upright = np.zeros((len(row_of), *out.shape[1:]), dtype=np.uint8)
-        with _Reader({file for file, member in row_of if file.suffix == ".zip"}) as read:
+        with contextlib.ExitStack() as stack:
+            zips = {file for file, _ in row_of if file.suffix == ".zip"}
+            archives, lock = {file: stack.enter_context(zipfile.ZipFile(file)) for file in zips}, threading.Lock()
 
             def decode(source: tuple[Path, str]) -> np.ndarray:
-                return 255 - decode_image(io.BytesIO(read(*source)), channels=1, size=self.image_size)
+                data = _read(archives, lock, *source)
+                return 255 - decode_image(io.BytesIO(data), channels=1, size=self.image_size)
 
             failed = decode_parallel(list(row_of), decode, upright, title="omniglot drawings")
         for turn in np.unique(turns):
@@ -193,19 +193,11 @@ def _drawings(place: Path, half: str) -> tuple[dict[tuple[str, str, str], list[t
     return found, stamp
 
 
-class _Reader(contextlib.ExitStack):
-    """Bytes of a member of an open zip, or of a file; safe to call from many threads."""
-
-    def __init__(self, archives: set[Path]):
-        super().__init__()
-        self._lock = threading.Lock()
-        self._archives = {path: self.enter_context(zipfile.ZipFile(path)) for path in archives}
-
-    def __call__(self, file: Path, member: str) -> bytes:
-        if file not in self._archives:
-            return file.read_bytes()
-        try:
-            with self._lock:
-                return self._archives[file].read(member)
-        except (zipfile.BadZipFile, zlib.error) as error:
-            raise ValueError(f"damaged in {file.name}: {error}") from None
+def _read(archives: dict[Path, zipfile.ZipFile], lock: threading.Lock, file: Path, member: str) -> bytes:
+    if file not in archives:
+        return file.read_bytes()
+    try:
+        with lock:  # the threads share one handle
+            return archives[file].read(member)
+    except (zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"damaged in {file.name}: {error}") from None

@@ -89,9 +89,10 @@ def _reconstruct(*_: Any) -> np.ndarray:
     return np.empty(0, np.uint8).view(_Array)
 
 
-def _from_buffer(buffer: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
+def _from_buffer(buffer: Any, dtype: Any, shape: Any, order: Any, axes: Any = None) -> np.ndarray:
     _check_shape(shape)
-    return np.frombuffer(buffer, dtype.value).reshape(shape, order=order)
+    array = np.frombuffer(buffer, dtype.value)
+    return array.reshape(shape).transpose(axes) if order == "K" else array.reshape(shape, order=order)
 
 
 def _scalar(dtype: Any, data: Any) -> Any:

@@ -46,7 +46,9 @@ def test_unscaled_cosine_caps_the_confidence():
 def test_gradient_is_finite_where_a_class_is_far():
     task = random_task(n_shot=3).map(lambda x: x.requires_grad_())
     leaf = task.support.detach().requires_grad_()
-    Matching(nn.Identity(), scale=100.0).classify(Task(leaf, task.support_y, task.query.detach(), 4)).logits.sum().backward()
+    Matching(nn.Identity(), scale=100.0).classify(
+        Task(leaf, task.support_y, task.query.detach(), 4)
+    ).logits.sum().backward()
     assert leaf.grad.isfinite().all()
 
 

@@ -31,7 +31,9 @@ def test_equals_an_explicit_loop():
         for n in range(4):
             centre = task.support[e][task.support_y[e] == n].mean(0)
             for q in range(5):
-                torch.testing.assert_close(logits[e, q, n], -((task.query[e, q] - centre) ** 2).sum() / 3, atol=1e-4, rtol=1e-4)
+                torch.testing.assert_close(
+                    logits[e, q, n], -((task.query[e, q] - centre) ** 2).sum() / 3, atol=1e-4, rtol=1e-4
+                )
 
 
 def test_decides_as_scikit_learns_nearest_centroid():
@@ -53,7 +55,9 @@ def test_same_softmax_as_the_linear_form():
 def test_one_constant_added_to_all_embeddings_changes_nothing():
     task = random_task()
     learner = Prototypical(nn.Identity())
-    torch.testing.assert_close(learner.classify(task.map(lambda x: x + 3)).logits, learner.classify(task).logits, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        learner.classify(task.map(lambda x: x + 3)).logits, learner.classify(task).logits, atol=1e-4, rtol=1e-4
+    )
 
 
 def test_one_shot_on_the_unit_sphere_equals_matching():
