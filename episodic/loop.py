@@ -147,38 +147,31 @@ def predictor(
 
 
 def audit(predict: Callable, episodes: Episodes, count: int = 20, seed: int = 0) -> dict[str, float]:
-    """Largest change of any query's log-probabilities when nothing that an inductive learner may see has changed.
+    """How much log-probabilities `l` of queries change where nothing that an inductive learner may see has changed.
 
     Re-runs `count` episodes with the queries permuted, with one query at a time, and with the classes relabelled (and the
-    answers mapped back). Zero up to rounding for an inductive learner that treats classes alike; a change under the first
-    two means that queries see each other: transductive, or batch statistics that leak.
+    answers mapped back); gives the largest `|change| / (1 + |l|)` of each. It is rounding for an inductive learner that
+    treats classes alike; a change under the first two means that queries see each other: transductive, or batch
+    statistics that leak. `predict` (see `predictor`) should work in float32.
     """
     random = np.random.Generator(np.random.Philox(seed))
     worst = dict.fromkeys(("queries permuted", "one query at a time", "classes relabelled"), 0.0)
     for i in range(min(count, episodes.episodes)):
         indices = episodes[i : i + 1]
 
-        def probabilities(changed) -> Tensor:
-            return predict(changed)[1].logits.float().log_softmax(-1)
+        def answer(**changes: np.ndarray) -> Tensor:
+            return predict(dataclasses.replace(indices, **changes))[1].logits.float().log_softmax(-1)  # noqa: B023
 
-        before = probabilities(indices)
+        before = answer()
         order = random.permutation(indices.query.shape[1])
-        permuted = dataclasses.replace(indices, query=indices.query[:, order], query_y=indices.query_y[:, order])
-        alone = [
-            probabilities(dataclasses.replace(indices, query=indices.query[:, [q]], query_y=indices.query_y[:, [q]]))
-            for q in range(len(order))
-        ]
-        new_name = random.permutation(indices.n_way)
-        relabelled = dataclasses.replace(
-            indices, support_y=new_name[indices.support_y], query_y=new_name[indices.query_y]
-        )
-        again = {
-            "queries permuted": (probabilities(permuted), before[:, order]),
-            "one query at a time": (torch.cat(alone, dim=1), before),
-            "classes relabelled": (probabilities(relabelled)[..., new_name], before),
-        }
-        for name, (now, then) in again.items():
-            worst[name] = max(worst[name], float((now.exp() - then.exp()).abs().max()))
+        permuted = answer(query=indices.query[:, order], query_y=indices.query_y[:, order])
+        alone = [answer(query=indices.query[:, [q]], query_y=indices.query_y[:, [q]]) for q in range(len(order))]
+        name = random.permutation(indices.n_way)
+        relabelled = answer(support_y=name[indices.support_y], query_y=name[indices.query_y])
+        again = (permuted - before[:, order], torch.cat(alone, dim=1) - before, relabelled[..., name] - before)
+        sizes = (before[:, order], before, before)
+        for key, change, size in zip(worst, again, sizes, strict=True):
+            worst[key] = max(worst[key], float((change.abs() / (1 + size.abs())).max()))
     return worst
 
 
@@ -205,8 +198,8 @@ class Trainer:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             value, least = getattr(self, field.name), int(field.name != "clip_norm")
-            if value < least:
-                raise ValueError(f"trainer.{field.name} must be at least {least}, got {value}")
+            if not isinstance(value, int | float if field.name == "clip_norm" else int) or value < least:
+                raise ValueError(f"trainer.{field.name} must be a number, at least {least}, got {value!r}")
 
 
 class NonFiniteLossError(ArithmeticError):

@@ -11,14 +11,14 @@ from torch import Tensor
 def labeled_mask(labels: Sequence[int] | np.ndarray | Tensor, fraction: float, seed: int) -> np.ndarray:
     """Which items keep their label: bool `[N]`, `int(fraction * n)` of the `n` items of each class.
 
-    The label split of semi-supervised few-shot learning: support and query sets come from the labelled items of the training
-    classes, unlabeled sets from the rest. Published fractions: 0.1 for Omniglot (2 of 20 drawings) and tieredImageNet, 0.4
-    for miniImageNet; ten splits (seeds) are averaged. Validation and test classes are not split.
+    The label split of semi-supervised few-shot learning: support and query sets come from the labelled items of the
+    training classes, unlabeled sets from the rest. Published fractions: 0.1 for Omniglot (2 of 20 drawings) and
+    tieredImageNet, 0.4 for miniImageNet; ten splits (seeds) are averaged. Validation and test classes are not split.
 
     Ren et al., "Meta-Learning for Semi-Supervised Few-Shot Classification", 2018, https://arxiv.org/abs/1803.00676.
-    Departure: each class is shuffled on its own, by a generator keyed by `(seed, class)`; the authors' code starts the same
-    generator for each class, so all classes keep the same positions. The mask of a class depends on nothing but the seed, its
-    label and its number of items.
+    Departure: each class is shuffled on its own, by a generator keyed by `(seed, class)`; the authors' code starts the
+    same generator for each class, so all classes keep the same positions. What a class keeps depends on nothing but the
+    seed, its label and its number of items.
 
     **Arguments:**
 
@@ -34,16 +34,13 @@ def labeled_mask(labels: Sequence[int] | np.ndarray | Tensor, fraction: float, s
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or (labels < 0).any():
         raise ValueError(f"labels must be a flat list of integers from 0, got {labels.dtype} of shape {labels.shape}")
     mask = np.zeros(len(labels), dtype=bool)
-    for label, items in _by_class(labels):
-        # Raw words of the generator, because NumPy promises those for all versions, and `permutation` for none. The third
-        # counter word keeps this stream away from those that episodes are drawn from.
-        words = np.random.Philox(key=[seed % 2**64, label], counter=[0, 0, 1, 0]).random_raw(len(items))
-        # The small addend undoes the rounding of, say, 0.29 * 100 = 28.999...
-        mask[items[np.argsort(words, kind="stable")][: int(fraction * len(items) + 1e-9)]] = True
-    return mask
-
-
-def _by_class(labels: np.ndarray):
     order = np.argsort(labels, kind="stable")
-    values, starts = np.unique(labels[order], return_index=True)
-    return zip(values.tolist(), np.split(order, starts[1:]), strict=True)
+    values, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
+    for label, start, count in zip(values.tolist(), starts.tolist(), counts.tolist(), strict=True):
+        items = order[start : start + count]
+        # Raw words of the generator, because NumPy promises those for all versions, and `permutation` for none. The
+        # third counter word keeps this stream away from those that episodes are drawn from.
+        words = np.random.Philox(key=[seed % 2**64, label], counter=[0, 0, 1, 0]).random_raw(count)
+        # The small addend undoes the rounding of, say, 0.29 * 100 = 28.999...
+        mask[items[np.argsort(words, kind="stable")][: int(fraction * count + 1e-9)]] = True
+    return mask

@@ -12,6 +12,7 @@ import tempfile
 import types
 from importlib.resources import files
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 from PIL import Image
@@ -22,17 +23,13 @@ from episodic.data.store import Listing, cache_dir, decode_parallel, digest, fil
 
 FOLDERS = ("miniimagenet", "mini-imagenet", "miniImageNet", "mini_imagenet")
 COLUMNS = (("filename", "label"), ("image_name", "class_name"))  # of Ravi and Larochelle, of easyfsl
-PICKLES = {  # `mini-imagenet-cache-*.pkl` of Ren et al. and learn2learn; the others of Gidaris and Komodakis
-    "train": ("cache-train.pkl", "category_split_train_phase_train.pickle"),
-    "val": ("cache-val.pkl", "cache-validation.pkl", "category_split_val.pickle"),
-    "test": ("cache-test.pkl", "category_split_test.pickle"),
-}
+CACHES = {"train": ("train",), "val": ("val", "validation"), "test": ("test",)}  # of Ren et al.; learn2learn
+CATEGORY_SPLITS = {"train": "train_phase_train", "val": "val", "test": "test"}  # of Gidaris and Komodakis
 LAYOUT = """\
-miniimagenet has no {split} split on disk. Expected one of
+miniimagenet has no {split} split on disk. Expected in {root}/{folders} one of
   images/ with {split}.csv or split/{split}.csv beside it (columns filename,label or class_name,image_name)
   {split}/<class>/<image>.jpg
-  {pickles}
-in {root}/miniimagenet, or mini-imagenet, miniImageNet, mini_imagenet beside it.
+  mini-imagenet-cache-{split}.pkl or miniImageNet_category_split_*{split}.pickle
 Download it with task.dataset.download=true, or point data_dir=<dir> (or EPISODIC_DATA) at the folder above it."""
 
 
@@ -40,18 +37,15 @@ class MiniImageNet(AbstractDataset):
     """miniImageNet in colour, squashed to a square: 64/16/20 classes, 38,400/9,600/12,000 images.
 
     Vinyals et al., "Matching Networks for One Shot Learning", 2016, https://arxiv.org/abs/1606.04080, with the classes
-    of Ravi and Larochelle, "Optimization as a Model for Few-Shot Learning", 2017, https://openreview.net/forum?id=rJY0-Kcll
-    (Vinyals' own classes are others; figures do not compare). Other classes are refused where they are named by WordNet
-    ids, another number of classes always.
+    of Ravi and Larochelle, "Optimization as a Model for Few-Shot Learning", 2017, https://openreview.net/forum?id=rJY0-Kcll.
+    Other classes (Vinyals' own, too) are refused if named by WordNet ids, another number of classes always.
 
-    Each split is looked for by itself: as a CSV, as folders of classes, as a pickle. Pickles are read without running
-    code (`load_arrays`). Images are ordered by class, then by name, in any layout. `mean` and `std` are those of the
-    training images (Gidaris and Komodakis, 2018, https://arxiv.org/abs/1804.09458, and later papers).
+    A split is looked for as a CSV, then as folders, then as a pickle, which is read without running code. Images are in
+    order of class, then name. `mean` and `std` are the training images' (Gidaris and Komodakis, 2018, and later papers).
 
     **Arguments:**
 
-    - `root`: the folder that holds `miniimagenet/` (or `mini-imagenet/`, `miniImageNet/`, `mini_imagenet/`); default
-      `$EPISODIC_DATA`, else a folder in the user's cache.
+    - `root`: the folder that holds `miniimagenet/`; default `$EPISODIC_DATA`, else a folder in the user's cache.
     - `image_size`: side of the images, in pixels. Default 84, as published; other files are squashed to it.
     - `download`: fetch a split that is missing through learn2learn (about 1.2 GB for all). Default False.
     - `corrupt`: `"error"` or `"skip"` images that cannot be read or that only a CSV knows. Default `"error"`.
@@ -85,10 +79,9 @@ class MiniImageNet(AbstractDataset):
                 if listing := read(folder, split):
                     return listing
         if self._download:
-            folder = folders[0] if folders else self._root / FOLDERS[0]
-            _download(folder, split)
+            _download(folder := self._root / FOLDERS[0], split)
             return _from_pickle(folder, split)
-        raise FileNotFoundError(LAYOUT.format(split=split, pickles=" or ".join(_pickles(split)), root=self._root))
+        raise FileNotFoundError(LAYOUT.format(split=split, root=self._root, folders="|".join(FOLDERS)))
 
     def render(self, listing: Listing, out: np.ndarray) -> dict[int, str]:
         size, (place, row) = self.image_size, listing.items[0]
@@ -103,30 +96,25 @@ class MiniImageNet(AbstractDataset):
         return decode_parallel(listing.items, decode, out, title="miniimagenet images")
 
 
-class _Downloaded(BaseException):
-    """Passes through learn2learn, which catches every `Exception` there."""
-
-
 def _download(folder: Path, split: str) -> None:
     try:
         module = importlib.import_module("learn2learn.vision.datasets.mini_imagenet")
     except ImportError as error:
         raise ImportError(f"to download miniImageNet: pip install 'episodic[learn2learn]' ({error})") from None
 
-    def stop(_) -> None:
-        raise _Downloaded
+    class Downloaded(BaseException): ...  # no Exception, since learn2learn catches those
 
+    def stop(_) -> None:
+        raise Downloaded
+
+    mode = CACHES[split][-1]
     folder.mkdir(parents=True, exist_ok=True)
-    mode = "validation" if split == "val" else split
     # learn2learn fetches the file and unpickles it in one go, which would run whatever the file says. With this in the
     # place of its pickle module it stops between the two.
-    original, module.pickle = module.pickle, types.SimpleNamespace(load=stop, UnpicklingError=())
+    stopper = types.SimpleNamespace(load=stop, UnpicklingError=())
     with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as place:
-        try:
-            with contextlib.suppress(_Downloaded):
-                module.MiniImagenet(root=place, mode=mode, download=True)
-        finally:
-            module.pickle = original
+        with mock.patch.object(module, "pickle", stopper), contextlib.suppress(Downloaded):
+            module.MiniImagenet(root=place, mode=mode, download=True)
         file = Path(place) / f"mini-imagenet-cache-{mode}.pkl"
         _arrays(file)
         os.replace(file, folder / file.name)
@@ -138,10 +126,9 @@ def _from_csv(folder: Path, split: str) -> Listing | None:
         return None
     with table.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
-        given = reader.fieldnames or []
-        image, label = next((pair for pair in COLUMNS if set(pair) <= set(given)), (None, None))
+        image, label = next((pair for pair in COLUMNS if set(pair) <= set(reader.fieldnames or ())), (None, None))
         if image is None:
-            raise ValueError(f"{table}: expected columns {' or '.join(map(','.join, COLUMNS))}, got {','.join(given)}")
+            raise ValueError(f"{table}: expected columns {COLUMNS[0]} or {COLUMNS[1]}, got {reader.fieldnames}")
         rows = [(row[label], row[image]) for row in reader]
     for place in ("images/{1}", "images/{0}/{1}", "{0}/{1}"):
         named = [(row[0], place.format(*row)) for row in rows]
@@ -158,12 +145,10 @@ def _from_folders(folder: Path, split: str) -> Listing | None:
     return _listing(folder / split, split, found, files_stamp(paths)) if found else None
 
 
-def _pickles(split: str) -> list[str]:
-    return [("mini-imagenet-" if name.startswith("cache") else "miniImageNet_") + name for name in PICKLES[split]]
-
-
 def _from_pickle(folder: Path, split: str) -> Listing | None:
-    path = next((folder / name for name in _pickles(split) if (folder / name).is_file()), None)
+    names = [f"mini-imagenet-cache-{s}.pkl" for s in CACHES[split]]
+    names.append(f"miniImageNet_category_split_{CATEGORY_SPLITS[split]}.pickle")
+    path = next((folder / name for name in names if (folder / name).is_file()), None)
     if path is None:
         return None
     # A pickle can only be read whole (0.8 GB for train), so what its rows are is kept beside the stores.
@@ -190,7 +175,9 @@ def _arrays(path: Path) -> tuple[np.ndarray, list[tuple[str, int]]]:
         names = {number: name for name, number in data.get("catname2label", {}).items()}
         pairs = [(names.get(int(y), f"class{int(y):03}"), row) for row, y in enumerate(data["labels"])]
     else:
-        raise ValueError(f"{path}: expected the keys image_data and class_dict, or data and labels, got {sorted(keys)}")
+        raise ValueError(
+            f"{path}: expected the keys image_data and class_dict, or data and labels, got {keys or type(data)}"
+        )
     rows_fit = all(0 <= row < len(images) for _, row in pairs)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or not rows_fit:
         raise ValueError(f"{path}: expected uint8 [N, H, W, 3] and rows of it, got {images.dtype} {images.shape}")
@@ -203,11 +190,10 @@ def _listing(where: Path, split: str, found: list[tuple[str, str, object]], stam
     wanted = json.loads(files("episodic.data").joinpath("splits/miniimagenet.json").read_text("utf-8"))[split]
     wordnet = any(re.fullmatch(r"n\d{8}", name) for name in names)
     if set(names) != set(wanted) if wordnet else len(names) != len(wanted):
-        extra, missing = set(names) - set(wanted), set(wanted) - set(names)
+        extra, missing = (", ".join(sorted(s)) or "none" for s in (set(names) - set(wanted), set(wanted) - set(names)))
         raise ValueError(
-            f"{where}: its {len(names)} classes are not the {len(wanted)} of Ravi and Larochelle's {split} split: "
-            f"{', '.join(sorted(extra)) or 'none'} should not be there, {', '.join(sorted(missing)) or 'none'} should. "
-            "Figures would not compare with published ones; for classes of your own use task=folder_5w1s."
+            f"{where}: expected the {len(wanted)} classes of Ravi and Larochelle's {split} split, got {len(names)}; extra: "
+            f"{extra}; missing: {missing}. Figures would not compare; for classes of your own use task=folder_5w1s."
         )
     label = {name: i for i, name in enumerate(names)}
     classes, item_names, items = zip(*sorted(found, key=lambda row: row[:2]), strict=True)

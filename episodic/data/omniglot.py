@@ -18,13 +18,11 @@ import numpy as np
 from episodic.data.dataset import AbstractDataset, data_dir, decode_image, find_root
 from episodic.data.store import Listing, decode_parallel, digest, files_stamp
 
-HALVES = ("images_background", "images_evaluation")
 FOLDERS = ("omniglot", "omniglot-py")  # the latter is torchvision's
 LAYOUT = """\
   <data_dir>/omniglot/images_background.zip and images_evaluation.zip, or the two folders unpacked from them:
   <data_dir>/omniglot/images_background/<Alphabet>/character<NN>/<NNNN_MM>.png
-  <data_dir>/omniglot-py/ (torchvision's folder) with the same
-Let it be downloaded with task.dataset.download=true (10 MB).
+Instead of omniglot/, torchvision's omniglot-py/ will do. Download it with task.dataset.download=true (10 MB).
 """
 
 
@@ -36,14 +34,14 @@ class Omniglot(AbstractDataset):
 
     **Splits** (`split_name`):
 
-    - `"vinyals"`: 1028/172/423 characters, the lists that Prototypical Networks and most later papers use (from Vinyals et
-      al., "Matching Networks for One Shot Learning", 2016, https://arxiv.org/abs/1606.04080). Alphabets are disjoint but
-      for Gurmukhi, which has 41 characters in train and 4 in test.
-    - `"lake"`: the release's own halves, 964 background characters for training and 659 evaluation characters for the test.
-      No validation classes were published, so `"val"` does not exist.
+    - `"vinyals"`: 1028/172/423 characters, the lists of Prototypical Networks and most later papers (from Vinyals et
+      al., "Matching Networks for One Shot Learning", 2016, https://arxiv.org/abs/1606.04080). Alphabets are disjoint
+      but for Gurmukhi, which has 41 characters in train and 4 in test.
+    - `"lake"`: the release's own halves, 964 background characters to train and 659 evaluation characters to test. No
+      validation classes were published, so `"val"` does not exist.
 
-    Departure: images are resized with an antialiased bilinear filter. Prototypical Networks' code resized 1-bit images, for
-    which Pillow takes the nearest pixel, one in fourteen, so that strokes break; MAML used Lanczos, Ren et al. bicubic.
+    Departure: images are resized with an antialiased bilinear filter (MAML: Lanczos; Ren et al.: bicubic). The code of
+    Prototypical Networks resized 1-bit images, of which Pillow takes one pixel in fourteen, so that strokes break.
 
     **Arguments:**
 
@@ -55,8 +53,8 @@ class Omniglot(AbstractDataset):
     - `download`: fetch both halves through torchvision where they are missing. Default False.
     - `corrupt`: `"error"` or `"skip"` images that cannot be read. Default `"error"`.
 
-    **Raises:** `ValueError` for an unknown `split_name`, and by `store` for an archive that is damaged or lacks
-    characters; `FileNotFoundError` by `store` where the data, or the validation classes of `"lake"`, are missing.
+    **Raises:** `ValueError` for an unknown `split_name`, and by `store` for a copy that is damaged or lacks characters;
+    `FileNotFoundError` by `store` where the data, or the validation classes of `"lake"`, are missing.
     """
 
     name = "omniglot"
@@ -104,7 +102,7 @@ class Omniglot(AbstractDataset):
                 for file, member in drawings[half, alphabet, name]:
                     items.append((file, member, turn))
                     labels.append(len(class_names))
-                    item_names.append(f"{half}/{alphabet}/{name}/{Path(member).name}" + hashed[turn])
+                    item_names.append(f"{half}/{alphabet}/{name}/{member.rsplit('/')[-1]}" + hashed[turn])
                 class_names.append(f"{alphabet}/{name}" + slashed[turn])
                 super_classes.append(alphabets.index(alphabet))
         return Listing(items, labels, class_names, item_names, digest(*stamps), super_classes, alphabets)
@@ -156,10 +154,10 @@ def characters(split_name: str, split: str) -> list[tuple[str, str, str]]:
         return sorted(of_split[split], key=lambda c: c[1:])
     if split == "val":
         raise FileNotFoundError(
-            "omniglot as split by Lake has training (background) and test (evaluation) classes only: no validation classes "
-            "were published. Use task.dataset.split_name=vinyals for them."
+            "omniglot as split by Lake has training (background) and test (evaluation) classes only; no validation "
+            "classes were published. Use task.dataset.split_name=vinyals for them."
         )
-    half = HALVES[0] if split == "train" else HALVES[1]
+    half = "images_background" if split == "train" else "images_evaluation"
     return sorted((c for part in of_split.values() for c in part if c[0] == half), key=lambda c: c[1:])
 
 
@@ -177,16 +175,15 @@ def _drawings(place: Path, half: str) -> tuple[dict[tuple[str, str, str], list[t
     if place.suffix == ".zip":
         try:
             with zipfile.ZipFile(place) as archive:
-                sources = [(place, member) for member in archive.namelist()]
+                sources, stamp = [(place, member) for member in archive.namelist()], files_stamp([place])
         except zipfile.BadZipFile as error:
             raise ValueError(f"{place} is no whole zip file ({error}): delete it and get it again") from None
-        stamp = files_stamp([place])
     else:
         paths = sorted(place.glob("*/*/*.png"))
         sources, stamp = [(path, path.as_posix()) for path in paths], files_stamp(paths)
     # The dot keeps out the "._" files that macOS puts into archives.
     pattern = re.compile(rf"(?:.*/)?{half}/([^/]+)/(character\d+)/[^/.][^/]*\.png")
-    found: dict[tuple[str, str, str], list[tuple[Path, str]]] = {}
+    found = {}
     for source in sorted(sources):
         if match := pattern.fullmatch(source[1]):
             found.setdefault((half, *match.groups()), []).append(source)

@@ -14,25 +14,25 @@ _PLAIN_DTYPE = re.compile(r"[<>|=]?([biuf]\d{1,2}|[SU]\d{1,9}|[?O]|O8)")
 
 
 def load_arrays(path: str | os.PathLike) -> Any:
-    """What a pickle of plain data holds: NumPy arrays and scalars in dicts, lists and tuples, with str, bytes and numbers.
+    """What a pickle of plain data holds: NumPy arrays and scalars in dicts, lists and tuples, with str, bytes, numbers.
 
-    A pickle is a program: `pickle.load` runs whatever function the file names. Few-shot data sets are published as pickles
-    (miniImageNet, tieredImageNet, CIFAR-100), so this reads the data and nothing else: no function or class of the file's
-    choosing is ever called, and even NumPy's own two rebuilding steps are checked first, since they trust sizes that the
-    file states. Pickles of Python 2 are read with `encoding="latin1"`, which keeps their arrays intact.
+    A pickle is a program: `pickle.load` runs whatever function the file names. Few-shot data sets are published as
+    pickles (miniImageNet, tieredImageNet, CIFAR-100), so this reads the data and nothing else: no function or class of
+    the file's choosing is ever called, and even NumPy's own rebuilding steps are checked first, since they trust sizes
+    that the file states. Pickles of Python 2 are read with `encoding="latin1"`, which keeps their arrays intact.
 
     Arrays may come as a subclass of `np.ndarray`; `np.asarray` makes them plain at no cost.
 
-    **Raises:** `ValueError` that names the file, for a pickle that asks for anything else, is cut short, or is no pickle;
-    `FileNotFoundError` where there is none.
+    **Raises:** `ValueError` that names the file, for a pickle that asks for anything else, is cut short, or is no
+    pickle; `FileNotFoundError` where there is none.
     """
     with open(path, "rb") as file:
         try:
             return _Unpickler(file, encoding="latin1").load()
         except _ForbiddenError as error:
             raise ValueError(
-                f"{path} is not plain data: {error}. Loading it with pickle could run any code, so it is refused. If you "
-                "trust where it came from, convert it yourself to NumPy arrays, dicts and lists, or to folders of images."
+                f"{path} is not plain data: {error}. Loading it with pickle could run any code, so it is refused. If "
+                "you trust where it came from, convert it yourself to NumPy arrays, dicts and lists, or to images."
             ) from None
         except OSError:
             raise
@@ -109,6 +109,10 @@ def _encode(text: Any, encoding: Any = "latin1") -> bytes:
     return text.encode("latin1")
 
 
+def _no_bytes() -> bytes:
+    return b""
+
+
 def _ndarray(*_: Any) -> None:
     raise _ForbiddenError("it makes an array in an unusual way")
 
@@ -121,6 +125,7 @@ def _check_shape(shape: Any) -> None:
 # NumPy 2 renamed numpy.core to numpy._core; files of both kinds are about.
 _ALLOWED = {
     ("_codecs", "encode"): _encode,
+    ("__builtin__", "bytes"): _no_bytes,  # how protocols 0 to 2 spell b""
     ("numpy", "dtype"): _DType,
     ("numpy", "ndarray"): _ndarray,  # named as the first argument of _reconstruct, which ignores it
 } | {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 
+import torch
 from torch import nn
 
 from episodic.episode import Task
@@ -37,4 +38,7 @@ class AbstractMetricLearner(AbstractLearner):
         """`features`, a task whose items are embeddings of the backbone's `shape` -> prediction."""
 
     def forward(self, task: Task) -> Prediction:
-        return self.classify(task.map(self.backbone))
+        features = task.map(lambda items: self.backbone(items).float())
+        # Only the backbone may run in bf16: distances are small differences of large products.
+        with torch.autocast(features.query.device.type, enabled=False):
+            return self.classify(features)

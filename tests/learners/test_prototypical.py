@@ -78,3 +78,11 @@ def test_maps_are_flattened_and_gradients_reach_support_and_query():
 def test_temperature_must_be_positive():
     with pytest.raises(ValueError, match="temperature must be positive"):
         Prototypical(nn.Identity(), temperature=0)
+
+
+def test_the_head_stays_in_float32_under_autocast():
+    # 1,600 features far from the origin: in bf16 the distances between them drown in rounding.
+    task = random_task(item=(1600,)).map(lambda x: x + 30)
+    exact = Prototypical(nn.Identity())(task).logits
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(Prototypical(nn.Identity())(task).logits, exact)

@@ -1,0 +1,173 @@
+"""From files on disk to the rows of a `Listing`: archives, folders of classes, CSV files, class lists."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import shutil
+import tarfile
+import tempfile
+import zlib
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+
+from episodic.data.store import Listing, cache_dir, digest, files_stamp
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+COLUMNS = (("label", "filename"), ("class_name", "image_name"))  # of Ravi and Larochelle, of easyfsl
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+Row = tuple[str, str, object]  # class, name of the item, the item itself
+
+
+def class_lists(name: str) -> dict:
+    """The published class lists in `splits/<name>.json`."""
+    return json.loads(files("episodic.data").joinpath(f"splits/{name}.json").read_text("utf-8"))
+
+
+def make_listing(rows: Iterable[Row], stamp: str, super_classes: Mapping[str, str] | None = None) -> Listing:
+    """A listing in an order that no file system decides: by class, then by the item's name.
+
+    `super_classes` maps every class to the name of its super-class.
+
+    **Raises:** `ValueError` for an item that is there twice.
+    """
+    rows = sorted(rows, key=lambda row: row[:2])
+    twice = [name for name, n in Counter(name for _, name, _ in rows).items() if n > 1]
+    if twice:
+        raise ValueError(f"each image must be listed once, these are listed more often: {_some(twice)}")
+    names = sorted({name for name, _, _ in rows})
+    number = {name: i for i, name in enumerate(names)}
+    above = sorted({super_classes[name] for name in names}) if super_classes else []
+    return Listing(
+        items=[item for _, _, item in rows],
+        labels=[number[name] for name, _, _ in rows],
+        class_names=names,
+        item_names=[item_name for _, item_name, _ in rows],
+        stamp=stamp,
+        super_classes=[above.index(super_classes[name]) for name in names] if super_classes else None,
+        super_class_names=above,
+    )
+
+
+def check_classes(found: Collection[str], wanted: Collection[str], where: str, source: str) -> None:
+    """Refuse a split whose classes are not the published ones: its figures would compare with nothing.
+
+    **Raises:** `ValueError` that counts and names the difference.
+    """
+    extra, missing = sorted(set(found) - set(wanted)), sorted(set(wanted) - set(found))
+    if extra or missing:
+        raise ValueError(
+            f"{where}: expected the {len(set(wanted))} classes of {source}, got {len(set(found))}: "
+            f"{_some(missing)} missing, {_some(extra)} too many. Complete the data; for classes of your own use "
+            "task=folder_5w1s."
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    return f"{len(names)} ({', '.join(names[:5])}{', ...' if len(names) > 5 else ''})" if names else "none"
+
+
+def class_folders(folder: Path) -> dict[str, Path]:
+    """The folders in `folder`, by name, without hidden ones."""
+    return {p.name: p for p in sorted(folder.iterdir()) if p.is_dir() and not p.name.startswith(".")}
+
+
+def images_below(folder: Path) -> list[Path]:
+    """The images in `folder` and the folders in it, sorted, without hidden ones; suffixes in any case."""
+    found = []
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(place, n) for n in names if not n.startswith(".") and n.lower().endswith(SUFFIXES)]
+    return sorted(found)
+
+
+def folder_rows(folders: Mapping[str, Path], below: Path) -> list[Row]:
+    """All images of the given class folders; an item is a path, its name that path below `below`."""
+    return [(c, p.relative_to(below).as_posix(), p) for c, folder in folders.items() for p in images_below(folder)]
+
+
+def read_csv(path: Path, *choices: Sequence[str]) -> list[tuple[int, tuple[str, ...]]] | None:
+    """`(line number, values)` of the lines of a CSV file with a header, for the first choice of columns that it has.
+
+    None where it has none of them.
+
+    **Raises:** `ValueError` for a line that ends before these columns.
+    """
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        lines = csv.reader(file, skipinitialspace=True)
+        header = [name.strip() for name in next(lines, [])]
+        columns = next((choice for choice in choices if set(choice) <= set(header)), None)
+        if columns is None:
+            return None
+        places = [header.index(name) for name in columns]
+        rows = []
+        for line in lines:
+            if not any(map(str.strip, line)):
+                continue  # an empty line, often the last one
+            if len(line) <= max(places):
+                raise ValueError(f"{path}, line {lines.line_num}: expected the columns {','.join(header)}, got {line}")
+            rows.append((lines.line_num, tuple(line[place].strip() for place in places)))
+    return rows
+
+
+def json_rows(path: Path) -> list[tuple[str, str, str]]:
+    """`(class, image, where the file names it)` of a JSON file with `label_names`, `image_names`, `image_labels`.
+
+    **Raises:** `ValueError` where one of these is missing, or the last two do not fit.
+    """
+    try:
+        table = json.loads(path.read_text("utf-8"))
+        names, images, labels = (table[key] for key in ("label_names", "image_names", "image_labels"))
+        numbered = dict(enumerate(names))  # no list: its index -1 would be valid
+        pairs = [(numbered[label], image) for label, image in zip(labels, images, strict=True)]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path}: expected label_names, image_names and, for each image, an index into label_names in image_labels "
+            f"({type(error).__name__}: {error})"
+        ) from None
+    return [(label, image, f"{path}, image_names[{i}]") for i, (label, image) in enumerate(pairs)]
+
+
+def find_image(folder: Path, label: str, name: str, where: str) -> Path:
+    """The file of an image that a table in `folder` names: beside the table, in `images/`, or in a class's folder there.
+
+    **Raises:** `FileNotFoundError` that says `where` the table names it.
+    """
+    tried = [folder / name, folder / "images" / name, folder / "images" / label / name, folder / label / name]
+    for path in tried:
+        if path.is_file():
+            return path
+    raise FileNotFoundError(
+        f"{where}: there is no image {name} (looked for {', '.join(map(str, tried))}). Put it there, or take out the line."
+    )
+
+
+def unpacked(archive: Path) -> Path:
+    """A folder in the cache that holds what is in a tar file; unpacked at the first call.
+
+    **Raises:** `ValueError` where the archive is damaged or would write outside that folder.
+    """
+    stem = archive.name.split(".")[0]
+    folder = cache_dir() / "unpacked" / f"{stem}-{digest(str(archive.resolve()), files_stamp([archive]))}"
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    building = tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-")
+    try:
+        with tarfile.open(archive) as tar:
+            tar.extractall(building, filter="data")
+        # Another process may have finished meanwhile: its files are the same.
+        with contextlib.suppress(OSError):
+            os.rename(building, folder)
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise ValueError(
+            f"{archive} cannot be unpacked ({error}): it is damaged or cut short. Delete it and get it again."
+        ) from None
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return folder

@@ -1,0 +1,141 @@
+"""Every option composes, every YAML says what its signature says, and mistakes are answered with names."""
+
+import inspect
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+
+from episodic.config import ConfigError, check_overrides, compose_config, conf_dir, make
+
+GROUPS = sorted(p.name for p in conf_dir().iterdir() if p.is_dir())
+OPTIONS = [(g, p.stem) for g in GROUPS for p in sorted((conf_dir() / g).glob("[!_]*.yaml"))]
+FILLED_IN = {"backbone", "learner", "params"}  # built objects that the code passes to a constructor
+
+
+@pytest.mark.parametrize(("group", "option"), [o for o in OPTIONS if o[0] != "dataset"])
+def test_every_option_composes(group, option):
+    path = ["task.dataset.path=somewhere"] if option.startswith("folder") else []
+    cfg = compose_config("train", [f"{group}={option}", *path])
+    assert OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_yaml_equals_signature(group, option):
+    node = OmegaConf.load(conf_dir() / group / f"{option}.yaml")
+    if "_target_" not in node:
+        pytest.skip("composed of others")
+    target = get_object(node["_target_"])
+    assert target.__module__.split(".")[0] in ("episodic", "torch")
+    takes = inspect.signature(target).parameters
+    says = {k for k in node if k not in ("_target_", "_partial_")}
+    if target.__module__.startswith("episodic"):
+        assert says == set(takes) - FILLED_IN
+        for key in says:
+            default = takes[key].default
+            value = OmegaConf.to_container(node)[key]
+            free = isinstance(value, str) and ("${" in value or value == "???")
+            chosen = group == "augment" or default is inspect.Parameter.empty
+            assert free or chosen or value == (list(default) if isinstance(default, tuple) else default), key
+    else:
+        assert says <= set(takes)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["lerner=matching"], "unknown option 'lerner'. Did you mean 'learner'?\nOptions: .*backbone.*task"),
+        (["task=minimagenet"], "unknown task=minimagenet. Did you mean 'miniimagenet_5w.s'?\nValid: .*omniglot_5w1s"),
+        (["trainer.step=3"], "unknown option 'trainer.step'. Did you mean 'steps'?\nOptions: .*validate_every"),
+        (["task.n_wai=3"], "unknown option 'task.n_wai'. Did you mean 'n_way'?"),
+        (["learner=matching", "learner.temperature=2"], "unknown option 'learner.temperature'.*\nOptions: .*scale"),
+        (["experiment=nothing"], "unknown experiment=nothing.\nValid: .*protonet_omniglot"),
+        (["justaword"], "cannot read 'justaword'; options are written as name=value"),
+        (["seed=[1"], r"cannot read 'seed=\[1'"),
+    ],
+)
+def test_a_mistyped_option_is_answered_with_the_valid_names(overrides, message):
+    with pytest.raises(ConfigError, match=f"(?s)^{message}") as caught:
+        check_overrides("train", overrides)
+    assert len(str(caught.value).splitlines()) <= 2
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["seed=1,2,3"],
+        ["task.n_way=[5,10]"],
+        ["+note=x"],
+        ["learner=matching", "learner.scale=3"],
+        ["task=omniglot_5w1s,glyphs_5w1s"],
+    ],
+)
+def test_what_is_right_passes(overrides):
+    check_overrides("train", overrides)
+    assert compose_config("train", [o for o in overrides if "," not in o or "[" in o])
+
+
+def test_a_choice_on_the_command_line_beats_the_task_and_the_experiment():
+    assert compose_config("train", ["task=miniimagenet_5w1s"]).augment.flip
+    assert not compose_config("train", ["task=miniimagenet_5w1s", "augment=none"]).augment.flip
+    assert compose_config("train", ["experiment=protonet_omniglot", "trainer.steps=7"]).trainer.steps == 7
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "os.system",
+        "builtins.eval",
+        "subprocess.run",
+        "torch.os.system",  # a path into torch, a function of another place
+        "torch.load",  # unpickles
+        "torch.hub.load",
+        "episodic.config.os.system",
+        "episodic.nothing.Here",
+        "numpy.zeros",
+    ],
+)
+def test_only_known_packages_are_built(target):
+    with pytest.raises(ConfigError, match="no such target|may be built"):
+        make(DictConfig({"_target_": target}))
+    with pytest.raises(ConfigError, match="no such target|may be built"):
+        make(DictConfig({"_target_": "torch.nn.Identity", "inner": [{"x": {"_target_": target}}]}))
+
+
+def test_the_user_can_opt_in():
+    assert make(DictConfig({"_target_": "builtins.dict", "a": 1}), allow_any_target=True) == {"a": 1}
+
+
+def test_an_error_of_a_constructor_reaches_the_user_as_it_is():
+    with pytest.raises(ValueError, match="^every must be at least 1, got 0$"):
+        make(DictConfig({"_target_": "episodic.schedule.step", "every": 0}))
+    with pytest.raises(ConfigError, match="unexpected keyword argument 'evry'"):
+        make(DictConfig({"_target_": "episodic.schedule.step", "evry": 1}))
+
+
+def run(*arguments, **environment):
+    command = [sys.executable, "-m", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, **environment})
+
+
+def test_mistakes_on_the_command_line_end_in_two_lines_without_traceback():
+    done = run("episodic.train", "task=minimagenet")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 2
+    assert done.stderr.startswith("episodic.train: unknown task=minimagenet. Did you mean 'miniimagenet_5w")
+
+
+def test_help_and_cfg_work():
+    assert "protonet_omniglot" in run("episodic.train", "--help").stdout
+    shown = run("episodic.train", "--cfg", "job", "learner=matching").stdout
+    assert re.search(r"scale: 10\.0", shown)
+
+
+def test_evaluate_asks_for_a_run(tmp_path):
+    assert "which run?" in run("episodic.evaluate").stderr
+    assert "is not a run: it has no config.yaml" in run("episodic.evaluate", f"run={tmp_path}").stderr
