@@ -66,8 +66,8 @@ class AbstractDataset(abc.ABC):
 
     @property
     def key(self) -> str:
-        """All settings, as they decide the bytes of a store."""
-        settings = {k: v for k, v in vars(self).items() if not k.startswith("_") and not isinstance(v, Path)}
+        """All public settings, as they decide the bytes of a store; what does not decide them is kept underscored."""
+        settings = {k: v for k, v in vars(self).items() if not k.startswith("_") and k != "corrupt"}
         return f"{type(self).__name__} {sorted(settings.items())}"
 
 

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -123,7 +124,7 @@ def decode_parallel(
         for i in rows:
             try:
                 out[i] = decode(items[i])
-            except (OSError, ValueError, SyntaxError) as error:  # Pillow raises SyntaxError for a broken PNG
+            except Exception as error:  # broken bytes make Pillow raise nearly anything; each is reported, none hidden
                 failed[i] = str(error) or type(error).__name__
         return len(rows)
 
@@ -166,11 +167,16 @@ def build_store(
         raise ValueError(f"corrupt must be 'error' or 'skip', got {corrupt!r}")
     if len(listing.items) == 0:
         raise ValueError(f"{dataset} {split}: no images found")
-    fingerprint = digest(str(FORMAT), listing.stamp, key, corrupt, str(shape), *listing.item_names)
+    if len(set(listing.item_names)) < len(listing.item_names):
+        twice = next(name for name, n in Counter(listing.item_names).items() if n > 1)
+        raise ValueError(f"{dataset} {split}: {twice} is listed twice, so it could be both support and query")
+    fingerprint = digest(str(FORMAT), listing.stamp, key, str(shape), *listing.item_names)
     folder = cache_dir() / "stores" / f"{dataset}-{split_name}-{split}-{fingerprint}"
     if not (folder / "store.json").exists():
         _render_into(folder, listing, render, shape, f"{dataset} {split}", corrupt)
     meta = json.loads((folder / "store.json").read_text())
+    if meta["skipped"] and corrupt == "error":
+        raise _unreadable(f"{dataset} {split}", meta["skipped"], len(listing.items))
     # Copy-on-write mapping: pages stay shared between processes, and torch accepts it as writable.
     images = np.load(folder / "images.npy", mmap_mode="c")
     dropped = dict(meta["skipped"])
@@ -197,14 +203,9 @@ def _render_into(folder, listing, render, shape, title, corrupt) -> None:
             building / "images.npy", mode="w+", dtype=np.uint8, shape=(len(listing.items), *shape)
         )
         failed = render(listing, images)
+        skipped = [(listing.item_names[i], reason) for i, reason in sorted(failed.items())]
         if failed and corrupt == "error":
-            lines = [f"  {listing.item_names[i]}: {reason}" for i, reason in sorted(failed.items())[:5]]
-            raise ValueError(
-                f"{title}: {len(failed)} of {len(listing.items)} images cannot be read:\n"
-                + "\n".join(lines)
-                + ("\n  ..." if len(failed) > 5 else "")
-                + "\nReplace them, or leave them out with task.dataset.corrupt=skip."
-            )
+            raise _unreadable(title, skipped, len(listing.items))
         if failed:
             keep = np.setdiff1d(np.arange(len(listing.items)), list(failed))
             if len(keep) == 0:
@@ -213,10 +214,18 @@ def _render_into(folder, listing, render, shape, title, corrupt) -> None:
             os.replace(building / "kept.npy", building / "images.npy")
         else:
             images.flush()
-        skipped = [(listing.item_names[i], reason) for i, reason in sorted(failed.items())]
         (building / "store.json").write_text(json.dumps({"skipped": skipped}))
         # Another process may have finished the same entry meanwhile: its bytes are the same, so either may stay.
         with contextlib.suppress(OSError):
             os.rename(building, folder)
     finally:
         shutil.rmtree(building, ignore_errors=True)
+
+
+def _unreadable(title: str, skipped: Sequence[Sequence[str]], count: int) -> ValueError:
+    lines = [f"  {name}: {reason}" for name, reason in skipped[:5]] + ["  ..."] * (len(skipped) > 5)
+    return ValueError(
+        f"{title}: {len(skipped)} of {count} images cannot be read:\n"
+        + "\n".join(lines)
+        + "\nReplace them, or leave them out with task.dataset.corrupt=skip."
+    )

@@ -99,7 +99,7 @@ def test_a_box_beyond_the_image_adds_no_margin(tmp_path):
     lines = (folder / "bounding_boxes.txt").read_text().splitlines()
     n = class_ids("feat", "val")[0]
     Image.new("RGB", (40, 30), (n, n, n)).save(folder / "images" / f"{n:03}.Bird_{n}" / f"Bird_{n}_0001_{n}.png")
-    lines[n - 1] = f"{n} 8.0 4.0 33.0 27.5"
+    lines[n - 1] = f"{n} 30.0 20.0 14.0 14.5"
     (folder / "bounding_boxes.txt").write_text("\n".join(lines))
     assert (CUB(tmp_path, "feat").store("val").images[0] == n).all()
 

@@ -62,7 +62,7 @@ def test_a_class_in_two_splits_is_refused(birds):
 
 
 @pytest.mark.parametrize("place", ["{image}", "images/{image}", "{label}/{image}", "images/{label}/{image}"])
-@pytest.mark.parametrize("columns", ["filename,label", "class_name,image_name", "filename, label, concept_label"])
+@pytest.mark.parametrize("columns", ["filename,label", "class_name,image_name", "filename , label, concept_label"])
 def test_csv(birds, place, columns):
     for i, split in enumerate(SPLITS):
         lines = [columns]
