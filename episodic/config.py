@@ -126,7 +126,7 @@ def _check_key(base: DictConfig, key: str) -> None:
     for depth, part in enumerate(key.split(".")):
         if isinstance(node, ListConfig):
             return
-        if not isinstance(node, DictConfig) or part not in node.keys():  # `in` denies keys whose value is missing
+        if not isinstance(node, DictConfig) or part not in list(node):  # `in node` denies keys whose value is missing
             options = sorted(str(k) for k in node) if isinstance(node, DictConfig) else []
             options = sorted({*options, *_groups()} - {"dataset"}) if depth == 0 else options
             raise ConfigError(_unknown(f"option {key!r}", part, options, "Options: "))

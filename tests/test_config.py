@@ -100,9 +100,9 @@ def test_a_choice_on_the_command_line_beats_the_task_and_the_experiment():
     ],
 )
 def test_only_known_packages_are_built(target):
-    with pytest.raises(ConfigError, match="no such target|may be built"):
+    with pytest.raises(ConfigError, match=r"no such target|may be built"):
         make(DictConfig({"_target_": target}))
-    with pytest.raises(ConfigError, match="no such target|may be built"):
+    with pytest.raises(ConfigError, match=r"no such target|may be built"):
         make(DictConfig({"_target_": "torch.nn.Identity", "inner": [{"x": {"_target_": target}}]}))
 
 
@@ -111,7 +111,7 @@ def test_the_user_can_opt_in():
 
 
 def test_an_error_of_a_constructor_reaches_the_user_as_it_is():
-    with pytest.raises(ValueError, match="^every must be at least 1, got 0$"):
+    with pytest.raises(ValueError, match=r"^every must be at least 1, got 0$"):
         make(DictConfig({"_target_": "episodic.schedule.step", "every": 0}))
     with pytest.raises(ConfigError, match="unexpected keyword argument 'evry'"):
         make(DictConfig({"_target_": "episodic.schedule.step", "evry": 1}))

@@ -80,7 +80,7 @@ def test_a_missing_file(tmp_path):
 
 
 def test_lines_are_readable_by_others(written):
-    path, sampler, store = written
+    path, _, _ = written
     header, first = (json.loads(line) for line in path.read_text().splitlines()[:2])
     assert header["dataset"] == "patterns"
     assert len(first["support"]) == len(first["classes"]) == 3

@@ -35,7 +35,7 @@ def test_splits_share_neither_letter_nor_script():
 
 def test_letters_that_look_alike_are_one_class_and_belong_to_training():
     kept = set(letters())
-    assert {"A", "Б", "Ж", "Ω"} <= kept
+    assert {"A", "Ж", "Ω"} <= kept
     assert not {"Α", "А", "о", "ο", "o"} & kept, "copies of Latin A and O, and the small o"
 
 
@@ -66,7 +66,7 @@ def test_every_drawing_has_ink_and_no_two_are_equal():
     images = drawn(dataset, listing, range(0, len(listing.items), 2)).reshape(-1, 28 * 28)
     assert images.max(axis=1).min() > 200
     share = (images > 127).mean(axis=1)
-    assert 0.005 < share.min()
+    assert share.min() > 0.005
     assert share.max() < 0.6
     assert len(np.unique(images, axis=0)) == len(images)
 
@@ -92,7 +92,11 @@ def test_other_sizes_and_bad_ones():
 def test_the_store_is_built_once(tmp_path, monkeypatch):
     monkeypatch.setenv("EPISODIC_CACHE", str(tmp_path))
     first = Glyphs(drawings=1).store("val")
-    monkeypatch.setattr(Glyphs, "render", None)
+
+    def never(self, listing, out):
+        raise AssertionError("drawn again")
+
+    monkeypatch.setattr(Glyphs, "render", never)
     again = Glyphs(drawings=1).store("val")
     assert torch.equal(first.images, again.images)
     assert first.class_names[0].startswith(("GEORGIAN", "LAO"))

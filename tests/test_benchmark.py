@@ -1,0 +1,96 @@
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "benchmark.py"
+DATA = SCRIPT.parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def benchmark():
+    spec = importlib.util.spec_from_file_location("benchmark", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(tmp_path, *arguments):
+    """The script's output and its JSON, measured as briefly as it goes."""
+    file = tmp_path / "rows.json"
+    command = [sys.executable, str(SCRIPT), "--seconds", "0.05", "--repeats", "1", "--json", str(file), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return done.stdout, json.loads(file.read_text())
+
+
+def check(rows, names):
+    assert [row["row"] for row in rows] == names
+    for row in rows:
+        assert set(row) == {"row", "ours", "peer", "unit", "ratio"}
+        assert row["unit"] == "episodes/s"
+        assert row["ours"] > 0
+        assert row["ratio"] == pytest.approx(row["ours"] / row["peer"])
+
+
+EASYFSL = [f"{row} / easyfsl TaskSampler" for row in ("indices, blocks", "indices, lists", "DataLoader")]
+LEARN2LEARN = [f"indices, blocks / learn2learn {name}" for name in ("FusedNWaysKShots", "NWays+KShots")]
+
+
+def test_rows_tell_ours_the_peers_and_their_ratio_and_a_missing_peer_is_skipped(
+    benchmark, tmp_path, monkeypatch, capsys
+):
+    def in_child(function, row, seconds):
+        if "learn2learn" in row:
+            raise ImportError("No module named 'learn2learn'")
+        return 2.5
+
+    monkeypatch.setattr(benchmark, "in_child", in_child)
+    file = tmp_path / "rows.json"
+    benchmark.main(["--rows", "indices", "--seconds", "0.01", "--repeats", "2", "--json", str(file)])
+    rows = json.loads(file.read_text())
+    check(rows, EASYFSL)
+    assert {row["peer"] for row in rows} == {2.5}
+    out = capsys.readouterr().out
+    assert "indices: skipped from here on: No module named 'learn2learn'" in out
+    assert EASYFSL[0] in out
+
+
+def test_missing_data_is_skipped(benchmark, tmp_path, capsys):
+    benchmark.main(["--rows", "evaluation", "--data-dir", str(tmp_path)])
+    assert "evaluation: skipped from here on: miniimagenet has no val split on disk" in capsys.readouterr().out
+
+
+def test_torchs_sampler_is_left_as_it_was(benchmark):
+    pytest.importorskip("easyfsl")
+    before = benchmark.Sampler.__init__
+    assert benchmark.task_sampler(benchmark.Items(), 1).n_tasks == 1
+    assert benchmark.Sampler.__init__ is before
+
+
+@pytest.mark.slow
+def test_indices_against_the_peers(tmp_path):
+    pytest.importorskip("easyfsl")
+    pytest.importorskip("learn2learn")
+    check(run(tmp_path, "--rows", "indices")[1], EASYFSL + LEARN2LEARN)
+
+
+@pytest.mark.slow
+def test_training_against_the_peer(tmp_path):
+    pytest.importorskip("learn2learn")
+    out, rows = run(tmp_path, "--rows", "training")
+    check(rows, ["training / learn2learn"])
+    assert "training: the same first step in float32" in out
+
+
+@pytest.mark.slow
+@pytest.mark.realdata
+@pytest.mark.skipif(not DATA.is_dir(), reason="the data sets are not there")
+def test_evaluation_against_the_peer(tmp_path):
+    pytest.importorskip("easyfsl")
+    sizes = ["--episodes", "40", "--peer-episodes", "2", "--data-dir", str(DATA)]
+    out, rows = run(tmp_path, "--rows", "evaluation", *sizes)
+    check(rows, ["evaluation / easyfsl evaluate"])
+    assert "100.00% of 150 answers equal" in out
