@@ -10,6 +10,10 @@ SCRIPT = Path(__file__).parents[1] / "scripts" / "benchmark.py"
 DATA = SCRIPT.parents[2] / "shared" / "data"
 
 
+def needs(package):
+    return pytest.mark.skipif(importlib.util.find_spec(package) is None, reason=f"{package} is not installed")
+
+
 @pytest.fixture
 def benchmark():
     spec = importlib.util.spec_from_file_location("benchmark", SCRIPT)
@@ -63,23 +67,24 @@ def test_missing_data_is_skipped(benchmark, tmp_path, capsys):
     assert "evaluation: skipped from here on: miniimagenet has no val split on disk" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+@needs("easyfsl")
 def test_torchs_sampler_is_left_as_it_was(benchmark):
-    pytest.importorskip("easyfsl")
     before = benchmark.Sampler.__init__
     assert benchmark.task_sampler(benchmark.Items(), 1).n_tasks == 1
     assert benchmark.Sampler.__init__ is before
 
 
 @pytest.mark.slow
+@needs("easyfsl")
+@needs("learn2learn")
 def test_indices_against_the_peers(tmp_path):
-    pytest.importorskip("easyfsl")
-    pytest.importorskip("learn2learn")
     check(run(tmp_path, "--rows", "indices")[1], EASYFSL + LEARN2LEARN)
 
 
 @pytest.mark.slow
+@needs("learn2learn")
 def test_training_against_the_peer(tmp_path):
-    pytest.importorskip("learn2learn")
     out, rows = run(tmp_path, "--rows", "training")
     check(rows, ["training / learn2learn"])
     assert "training: the same first step in float32" in out
@@ -88,8 +93,8 @@ def test_training_against_the_peer(tmp_path):
 @pytest.mark.slow
 @pytest.mark.realdata
 @pytest.mark.skipif(not DATA.is_dir(), reason="the data sets are not there")
+@needs("easyfsl")
 def test_evaluation_against_the_peer(tmp_path):
-    pytest.importorskip("easyfsl")
     sizes = ["--episodes", "40", "--peer-episodes", "2", "--data-dir", str(DATA)]
     out, rows = run(tmp_path, "--rows", "evaluation", *sizes)
     check(rows, ["evaluation / easyfsl evaluate"])
