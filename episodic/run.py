@@ -7,12 +7,11 @@ import json
 import os
 import platform
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy
 import torch
-import torchvision
 from omegaconf import DictConfig, OmegaConf
 
 from episodic import __version__
@@ -92,13 +91,9 @@ class Run:
 
     def write_metrics(self, metrics: dict[str, Any], name: str = "metrics.json") -> None:
         """Write `metrics` and the versions that made them as JSON."""
-        versions = {
-            "episodic": __version__,
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-            "numpy": numpy.__version__,
-            "python": platform.python_version(),
-        }
+        # Asked of the installed packages, since importing torchvision takes seconds.
+        versions = {name: version(name) for name in ("torch", "torchvision", "numpy")}
+        versions |= {"episodic": __version__, "python": platform.python_version()}
         write_atomically(self.folder / name, json.dumps({**metrics, "versions": versions}, indent=2) + "\n")
 
 

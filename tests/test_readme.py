@@ -1,0 +1,66 @@
+"""What the README says is so: its commands run, its table is made from records."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = {kind: re.findall(rf"```{kind}\n(.*?)```", README, re.DOTALL) for kind in ("bash", "python")}
+QUICK = ["trainer.steps=40", "trainer.validate_every=20", "trainer.validation_episodes=50", "trainer.save_every=20",
+         "task.train.n_way=5", "task.dataset.drawings=17"]  # fmt: skip
+
+
+def run(command, cwd, cache):
+    environment = {**os.environ, "EPISODIC_CACHE": str(cache)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=500)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_sampler_alone_on_digits(tmp_path):
+    [code] = BLOCKS["python"]
+    mean, half = map(
+        float, re.fullmatch(r"([\d.]+) ± ([\d.]+) %\n", run([sys.executable, "-c", code], tmp_path, tmp_path)).groups()
+    )
+    assert 75 < mean < 90, "raw pixels of digits, five ways, one shot"
+    assert 0.3 < half < 0.8
+
+
+@pytest.mark.timeout(1200)
+def test_every_command_runs(tmp_path):
+    """The commands as they stand, in order, with fewer steps and episodes."""
+    commands = [line.split("#")[0].split() for block in BLOCKS["bash"][2:] for line in block.splitlines()]
+    assert len(commands) == 4
+    for words in commands:
+        assert words[0] == "python"
+        training = "episodic.train" in words
+        extra = [*QUICK, "episodes=100"] if training else ["episodes=100"] * ("episodes=2000" not in words)
+        run([sys.executable, *words[1:], *extra], tmp_path, tmp_path)
+    assert (tmp_path / "runs" / "prototypical" / "evaluation.json").exists()
+
+
+def test_the_two_set_up_commands_are_those_of_ci():
+    first, second = (block.split("#")[0].strip() for block in BLOCKS["bash"][:2])
+    assert first == "pip install uv && uv run --no-dev python -m episodic.train"
+    assert second == "pip install uv && uv run pytest"
+    ci = (ROOT / ".ci" / "run").read_text()
+    assert "pip install -q uv" in ci
+    assert "uv run pytest" in ci
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert target.startswith("http") or (ROOT / target).exists(), target
+
+
+def test_the_results_table_is_what_the_records_say():
+    subprocess.run([sys.executable, ROOT / "scripts" / "table.py", "--check"], check=True)
+
+
+def test_about_one_page():
+    assert len(README.splitlines()) <= 110
