@@ -27,7 +27,7 @@ def test_the_sampler_alone_on_digits(tmp_path):
     mean, half = map(
         float, re.fullmatch(r"([\d.]+) ± ([\d.]+) %\n", run([sys.executable, "-c", code], tmp_path, tmp_path)).groups()
     )
-    assert 75 < mean < 90, "raw pixels of digits, five ways, one shot"
+    assert 68 < mean < 80, "raw pixels of digits, five ways, one shot"
     assert 0.3 < half < 0.8
 
 
