@@ -1,4 +1,4 @@
-"""TensorBoard: training curves and one picture of an episode."""
+"""TensorBoard: training curves, and the first episode as a picture (a row a class: support, gap, queries)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Curves:
     def __init__(self, folder: Path, training: Training):
         self._writer = SummaryWriter(str(folder), purge_step=training.step or None)
         if training.step == 0:
-            self._writer.add_image("episode (rows: classes; columns: support | query)", episode_picture(training))
+            self._writer.add_image("episode", episode_picture(training))
 
     def training(self, step: int, values: dict[str, float]) -> None:
         for name, value in values.items():

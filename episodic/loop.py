@@ -93,7 +93,6 @@ def evaluate(
     """
     hardware = hardware or Hardware.choose()
     started = time.perf_counter()
-    learner.eval()
     predict, chunk = predictor(learner, store, normalize, hardware, cached=cached, progress=progress)
     accuracies, class_ids = [], []
     with tqdm(total=episodes.episodes, desc="episodes", disable=None if progress else True, leave=False) as bar:
@@ -123,8 +122,10 @@ def predictor(
 ) -> tuple[Callable, Callable[[int], int]]:
     """How to answer episodes of `store` with `learner`, on features computed here once or on images.
 
-    Returns `(indices -> (episode, prediction), items of an episode -> how many episodes to ask for at once)`.
+    Returns `(indices -> (episode, prediction), items of an episode -> how many episodes to ask for at once)`, and leaves the
+    learner in eval mode.
     """
+    learner.eval()
     metric = isinstance(learner, AbstractMetricLearner)
     if cached and not metric:
         raise ValueError(f"{type(learner).__name__} needs images; only a metric learner works on cached features")
