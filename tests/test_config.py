@@ -24,11 +24,9 @@ def test_every_option_composes(group, option):
     assert OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
 
 
-@pytest.mark.parametrize(("group", "option"), OPTIONS)
+@pytest.mark.parametrize(("group", "option"), [o for o in OPTIONS if o[0] not in ("task", "experiment")])
 def test_yaml_equals_signature(group, option):
     node = OmegaConf.load(conf_dir() / group / f"{option}.yaml")
-    if "_target_" not in node:
-        pytest.skip("composed of others")
     target = get_object(node["_target_"])
     assert target.__module__.split(".")[0] in ("episodic", "torch")
     takes = inspect.signature(target).parameters
@@ -48,10 +46,10 @@ def test_yaml_equals_signature(group, option):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["lerner=matching"], "unknown option 'lerner'. Did you mean 'learner'?\nOptions: .*backbone.*task"),
-        (["task=minimagenet"], "unknown task=minimagenet. Did you mean 'miniimagenet_5w.s'?\nValid: .*omniglot_5w1s"),
-        (["trainer.step=3"], "unknown option 'trainer.step'. Did you mean 'steps'?\nOptions: .*validate_every"),
-        (["task.n_wai=3"], "unknown option 'task.n_wai'. Did you mean 'n_way'?"),
+        (["lerner=matching"], "unknown option 'lerner'. Did you mean 'learner'[?]\nOptions: .*backbone.*task"),
+        (["task=minimagenet"], "unknown task=minimagenet. Did you mean 'miniimagenet_5w.s'[?]\nValid: .*omniglot_5w1s"),
+        (["trainer.step=3"], "unknown option 'trainer.step'. Did you mean 'steps'[?]\nOptions: .*validate_every"),
+        (["task.n_wai=3"], "unknown option 'task.n_wai'. Did you mean 'n_way'[?]"),
         (["learner=matching", "learner.temperature=2"], "unknown option 'learner.temperature'.*\nOptions: .*scale"),
         (["experiment=nothing"], "unknown experiment=nothing.\nValid: .*protonet_omniglot"),
         (["justaword"], "cannot read 'justaword'; options are written as name=value"),

@@ -43,7 +43,8 @@ def environment(place):
 
 def command(place, name, *arguments):
     data = [f"task.dataset.path={place / 'pictures'}", *SMALL] if name == "train" else []
-    return [sys.executable, "-m", f"episodic.{name}", *data, *arguments]
+    flags = [a for a in arguments if a.startswith("-")]  # Hydra wants them before the options
+    return [sys.executable, "-m", f"episodic.{name}", *flags, *data, *(a for a in arguments if a not in flags)]
 
 
 def run(place, name, *arguments, code=0):

@@ -15,35 +15,52 @@ from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont
 from scipy.special import ndtri
 from torch import Tensor
-from torch.nn.functional import affine_grid, avg_pool2d, grid_sample, interpolate, pad
+from torch.nn.functional import affine_grid, avg_pool2d, grid_sample, interpolate, max_pool2d, pad
 from tqdm import tqdm
 
 from episodic.data.dataset import AbstractDataset
 from episodic.data.store import Listing, digest
 
-SCRIPTS = {"train": ("LATIN", "ARMENIAN"), "val": ("GREEK", "LAO"), "test": ("CYRILLIC", "GEORGIAN")}
-FAMILIES = ("DejaVuSans", "DejaVuSerif", "STIXGeneral")  # others hold few letters; LastResort draws the same box for all
-COMPARED = ("DejaVuSans", "DejaVuSerif")  # l and I are the same without serifs, half of all faces: so they are one class
+# Latin is most of the letters, so it is trained on; the others make 64/16/20% as nearly as six scripts can.
+SCRIPTS = {"train": ("LATIN",), "val": ("GREEK", "LAO"), "test": ("CYRILLIC", "GEORGIAN", "ARMENIAN")}
+# Other fonts hold few letters, and LastResort draws the same box for all.
+FAMILIES = ("DejaVuSans", "DejaVuSerif", "STIXGeneral")
+# Letters that are the same in one of these, as l and I without serifs, are one class.
+COMPARED = ("DejaVuSans", "DejaVuSerif")
 FACES = 8  # a letter has at least so many
 VERSION = 2  # part of every stamp: raise it when the drawings of a letter change
 BOX, INK = 80, 52  # pixels of a clean letter's frame, and of the letter's longer side in it
-ALIKE = 0.985  # cosine of two clean letters above which they are one class
+# Two letters are one class when, pulled into a square of SQUARE pixels, all but STRAY pixels of each lie within REACH of the
+# other, and their widths over heights differ by less than a factor exp(ASPECT). The drawings' random stretch hides the rest:
+# a Conv4 could not tell c from C, whose images differ more (by cosine) than those of ò and ó, which it could.
+SQUARE, REACH, STRAY, ASPECT = 48, 2, 2, 0.35
 NOISE = 48  # random numbers of one drawing: 16 for its pose and stroke, 2 x 16 for the elastic field
 
 
 class Glyphs(AbstractDataset):
     """Letters as Omniglot has characters: many classes, 20 drawings each, test scripts never seen in training.
 
-    A class is a Unicode letter (its name is the class's name, its script the super-class) that at least 8 of 16 faces of
-    DejaVu and STIX can draw. Letters that look alike whatever their size, as Latin A and Cyrillic А or o and O, are one
-    class, which the training scripts get. Each drawing takes a face, turns, shears, stretches and moves the letter, bends it
-    by a smooth random field, and thickens or thins its strokes.
+    A class is a Unicode letter (its name is the class's name, its script the super-class) that at least 8 of the faces of
+    DejaVu and STIX can draw. Letters that look alike whatever their size, as Latin A and Cyrillic А or c and C, are one
+    class, which goes to the first of the scripts below. Each drawing takes a face, turns, shears, stretches and moves the
+    letter, bends it by a smooth random field, and thickens or thins its strokes.
 
-    With the fonts of matplotlib 3.10: train 982 Latin and Greek letters, val 150 Georgian and Lao, test 196 Cyrillic and
-    Armenian.
+    **Splits** (`split_name` is `"scripts"`), with the fonts of matplotlib 3.11, 1,268 letters in all:
 
-    **Arguments:** `image_size`, default 28 pixels a side; `drawings` of each letter, default 20; `seed` of all of them. A
-    drawing is a function of `(seed, letter, number)`. One channel, ink = 255 on 0.
+    - train: 786 (62%), all Latin;
+    - val: 220 (17%), Greek 189 and Lao 31;
+    - test: 262 (21%), Cyrillic 88, Georgian 116 and Armenian 58.
+
+    Nearest neighbours in pixels are right in 42% of 5-way 1-shot test queries, a ProtoNet on Conv4 in 95%.
+
+    **Arguments:**
+
+    - `image_size`: side of the images, in pixels, at least 8. Default 28. One channel, uint8, ink = 255 on 0.
+    - `drawings`: of each letter. Default 20.
+    - `seed`: of all drawings. Default 0. A drawing is a function of `(seed, letter, number)`, whatever is drawn with it.
+
+    **Raises:** `ValueError` for a size or a number of drawings below the least; `FileNotFoundError` by `store` where
+    matplotlib lacks its fonts.
     """
 
     name = "glyphs"
@@ -82,31 +99,36 @@ class Glyphs(AbstractDataset):
         with tqdm(total=len(todo), desc="drawing glyphs", unit="letter", disable=None, leave=False) as bar:
             for start in range(0, len(todo), 32):
                 part = todo[start : start + 32]
-                rows = [row for _, drawings in part for row, _ in drawings]
-                noise = np.concatenate([self._noise(letter, [k for _, k in drawings]) for letter, drawings in part])
-                clean = []
-                for (letter, drawings), first in zip(part, np.cumsum([0, *(len(d) for _, d in part)]), strict=False):
+                rows, clean, noise = [], [], []
+                for letter, drawings in part:
+                    uniform = self._noise(letter, [number for _, number in drawings])
                     faces = _faces()[letter]
-                    picks = (noise[first : first + len(drawings), 0] * len(faces)).astype(int)
-                    clean += [_clean(letter, faces[pick]) for pick in picks]
-                out[rows] = _draw(torch.from_numpy(np.stack(clean)), torch.from_numpy(noise), self.image_size).numpy()
+                    rows += [row for row, _ in drawings]
+                    clean += [_clean(letter, faces[int(u * len(faces))]) for u in uniform[:, 0]]
+                    noise.append(uniform)
+                drawn = _draw(
+                    torch.from_numpy(np.stack(clean)), torch.from_numpy(np.concatenate(noise)), self.image_size
+                )
+                out[rows] = drawn.numpy()
                 bar.update(len(part))
         return {}
 
     def _noise(self, letter: str, numbers: Sequence[int]) -> np.ndarray:
         """Uniform numbers `[drawings, NOISE]` in 0..1, a function of the seed, the letter and each drawing's number."""
         words = np.random.Philox(key=[self.seed % 2**64, ord(letter)]).random_raw((max(numbers) + 1) * NOISE)
-        return ((words >> np.uint64(11)) * 2.0**-53).reshape(-1, NOISE)[list(numbers)].astype(np.float32)
+        # 24 bits, as many as float32 holds: more could round up to 1, and the face's index would be out of range.
+        return ((words >> np.uint64(40)) * 2.0**-24).reshape(-1, NOISE)[list(numbers)].astype(np.float32)
 
 
 @functools.cache
 def letters() -> tuple[str, ...]:
-    """All classes, in order of split and code point: letters of the chosen scripts that no earlier one looks like."""
+    """All classes, in order of script and code point: letters that no earlier one looks like."""
     order = [script for split in SCRIPTS.values() for script in split]
-    candidates = sorted(_faces(), key=lambda letter: (order.index(_script(letter)), letter))
+    drawable = [letter for letter, faces in _faces().items() if _tight(letter, faces[0]).getbbox()]
+    candidates = sorted(drawable, key=lambda letter: (order.index(_script(letter)), letter))
     alike = np.zeros((len(candidates), len(candidates)), bool)
     for stem in COMPARED:
-        alike |= _cosines(candidates, stem) > ALIKE
+        alike |= _alike(candidates, stem)
     kept: list[int] = []
     for i in range(len(candidates)):
         if not alike[i, kept].any():
@@ -114,15 +136,20 @@ def letters() -> tuple[str, ...]:
     return tuple(candidates[i] for i in kept)
 
 
-def _cosines(chosen: Sequence[str], stem: str) -> np.ndarray:
-    """Cosines `[n, n]` of clean letters in the face `stem`, zero where it lacks one of the two."""
-    images = np.zeros((len(chosen), BOX * BOX), np.float32)
-    for row, letter in zip(images, chosen, strict=True):
+def _alike(chosen: Sequence[str], stem: str) -> np.ndarray:
+    """Which letters are one in the face `stem`, bool `[n, n]`; none where it lacks one of the two."""
+    ink = np.zeros((len(chosen), SQUARE, SQUARE), np.float32)
+    aspect = np.full(len(chosen), np.nan)  # compares as false with anything
+    for i, letter in enumerate(chosen):
         for path in _faces()[letter]:
             if path.stem == stem:
-                row[:] = _clean(letter, path).reshape(-1)
-    images /= np.linalg.norm(images, axis=1, keepdims=True).clip(1)
-    return images @ images.T
+                tight = _tight(letter, path)
+                ink[i] = np.asarray(tight.resize((SQUARE, SQUARE), Image.Resampling.BILINEAR)) > 127
+                aspect[i] = math.log(tight.width / tight.height)
+    near = max_pool2d(torch.from_numpy(ink), 2 * REACH + 1, stride=1, padding=REACH).flatten(1).numpy()
+    ink = ink.reshape(len(chosen), -1)
+    stray = ink.sum(1)[:, None] - ink @ near.T  # whole numbers, so exact in any order of summation
+    return (np.maximum(stray, stray.T) <= STRAY) & (np.abs(aspect[:, None] - aspect) < ASPECT)
 
 
 @functools.cache
@@ -157,13 +184,18 @@ def _font(path: Path) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(path), size=64)
 
 
+def _tight(letter: str, path: Path) -> Image.Image:
+    """The letter cut out along its ink, in grey; one black pixel where it has none."""
+    left, top, right, bottom = _font(path).getbbox(letter)
+    image = Image.new("L", (max(right - left, 1), max(bottom - top, 1)))
+    ImageDraw.Draw(image).text((-left, -top), letter, fill=255, font=_font(path))
+    return image.crop(image.getbbox() or (0, 0, 1, 1))
+
+
 @functools.lru_cache(maxsize=4096)
 def _clean(letter: str, path: Path) -> np.ndarray:
     """The letter as uint8 `[BOX, BOX]`, in the middle, its longer side `INK` pixels."""
-    font = _font(path)
-    left, top, right, bottom = font.getbbox(letter)
-    tight = Image.new("L", (max(right - left, 1), max(bottom - top, 1)))
-    ImageDraw.Draw(tight).text((-left, -top), letter, fill=255, font=font)
+    tight = _tight(letter, path)
     scale = INK / max(tight.size)
     size = tuple(max(1, round(side * scale)) for side in tight.size)
     box = Image.new("L", (BOX, BOX))
