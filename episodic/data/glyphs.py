@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -96,7 +97,8 @@ class Glyphs(AbstractDataset):
         for row, (letter, number) in enumerate(listing.items):
             by_letter.setdefault(letter, []).append((row, number))
         todo = list(by_letter.items())
-        with tqdm(total=len(todo), desc="drawing glyphs", unit="letter", disable=None, leave=False) as bar:
+        bar = tqdm(total=len(todo), desc="drawing glyphs", unit="letter", disable=None, leave=False)
+        with bar, _one_thread():
             for start in range(0, len(todo), 32):
                 part = todo[start : start + 32]
                 rows, clean, noise = [], [], []
@@ -201,6 +203,17 @@ def _clean(letter: str, path: Path) -> np.ndarray:
     box = Image.new("L", (BOX, BOX))
     box.paste(tight.resize(size, Image.Resampling.BILINEAR), ((BOX - size[0]) // 2, (BOX - size[1]) // 2))
     return np.asarray(box)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """The steps of a drawing are too small to share: on two busy cores, two threads took three times as long as one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _draw(clean: Tensor, noise: Tensor, size: int) -> Tensor:
