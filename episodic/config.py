@@ -19,7 +19,8 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-ALLOWED = ("episodic", "torch", "torchvision", "timm")  # packages a configuration may instantiate from
+ALLOWED = ("episodic", "torch", "torchvision", "timm")  # packages whose classes a configuration may instantiate
+FUNCTIONS = ("episodic.", "torchvision.models.", "timm.models.")  # where functions may be called as well: no torch.load
 
 
 class ConfigError(ValueError):
@@ -66,6 +67,9 @@ def _guarded(name: str, function: Callable, *arguments: Any) -> None:
         reason = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.filename else str(error)
         print(f"episodic.{name}: {reason}", file=sys.stderr)
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print(f"episodic.{name}: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 def compose_config(name: str, overrides: list[str]) -> DictConfig:
@@ -142,7 +146,7 @@ def make(node: DictConfig, *arguments: Any, allow_any_target: bool = False, **ke
     """The object that `node` describes by `_target_`; the only call of Hydra's `instantiate`.
 
     A configuration can come from a stranger's run directory, so a target must be a class of this package, torch,
-    torchvision or timm (or a function of these but torch), unless `allow_any_target`.
+    torchvision or timm, or a function of this package or of the models of the last two, unless `allow_any_target`.
 
     **Raises:** `ConfigError` for another target, or arguments that the target does not take; whatever the target raises.
     """
@@ -177,8 +181,8 @@ def _check_target(target: str) -> None:
         except Exception as error:
             raise ConfigError(f"no such target: {target} ({str(error).splitlines()[0]})") from None
         # Where it is defined counts, not the path: `torch.os.system` is a path into torch as well.
-        home = (getattr(found, "__module__", None) or "").split(".")[0]
-        if home in ALLOWED and (isinstance(found, type) or home != "torch"):
+        home = f"{getattr(found, '__module__', None)}."
+        if home.startswith(FUNCTIONS) or (isinstance(found, type) and home.split(".")[0] in ALLOWED):
             return
     raise ConfigError(
         f"the configuration wants to call {target}; only classes of {', '.join(ALLOWED)} may be built. "

@@ -92,6 +92,7 @@ def test_a_choice_on_the_command_line_beats_the_task_and_the_experiment():
         "torch.os.system",  # a path into torch, a function of another place
         "torch.load",  # unpickles
         "torch.hub.load",
+        "torchvision.datasets.utils.download_url",
         "episodic.config.os.system",
         "episodic.nothing.Here",
         "numpy.zeros",
@@ -102,6 +103,16 @@ def test_only_known_packages_are_built(target):
         make(DictConfig({"_target_": target}))
     with pytest.raises(ConfigError, match=r"no such target|may be built"):
         make(DictConfig({"_target_": "torch.nn.Identity", "inner": [{"x": {"_target_": target}}]}))
+
+
+def test_what_is_hidden_behind_an_interpolation_is_checked_as_well():
+    cfg = DictConfig({"evil": {"_target_": "os.system"}, "node": {"_target_": "torch.nn.Identity", "inner": "${evil}"}})
+    with pytest.raises(ConfigError, match="wants to call os.system"):
+        make(cfg.node)
+
+
+def test_models_of_torchvision_can_be_built():
+    assert make(DictConfig({"_target_": "torchvision.models.squeezenet1_1", "num_classes": 2})).num_classes == 2
 
 
 def test_the_user_can_opt_in():

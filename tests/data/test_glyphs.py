@@ -72,7 +72,9 @@ def test_a_drawing_depends_on_seed_letter_and_number_only():
     dataset = Glyphs()
     listing = dataset.listing("test")
     rows = [0, 7, 20, 399, 1000]
+    threads = torch.get_num_threads()
     together = drawn(dataset, listing, rows)
+    assert torch.get_num_threads() == threads
     assert np.array_equal(drawn(Glyphs(), listing, rows), together)
     for k in (3, 0, 4):
         assert np.array_equal(drawn(dataset, listing, [rows[k]])[0], together[k])
@@ -85,6 +87,13 @@ def test_a_drawing_depends_on_seed_letter_and_number_only():
     start = len(mixed.items) - len(listing.items)
     among = drawn(dataset, mixed, [*range(0, 50), *(start + r for r in rows)])
     assert np.array_equal(among[50:], together)
+
+
+def test_two_letters_are_not_bent_alike():
+    noise = np.stack([Glyphs()._noise(letter, range(20)) for letter in "AB"])
+    assert noise.min() >= 0
+    assert noise.max() < 1
+    assert abs(np.corrcoef(noise.reshape(2, -1))[0, 1]) < 0.15
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
