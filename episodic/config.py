@@ -17,7 +17,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 ALLOWED = ("episodic", "torch", "torchvision", "timm")  # packages whose classes a configuration may instantiate
 FUNCTIONS = ("episodic.", "torchvision.models.", "timm.models.")  # where functions may be called as well: no torch.load
@@ -155,6 +155,8 @@ def make(node: DictConfig, *arguments: Any, allow_any_target: bool = False, **ke
             _check_target(target)
     try:
         return instantiate(node, *arguments, _convert_="all", **keywords)
+    except MissingMandatoryValue as error:
+        raise ConfigError(f"{error.full_key} must be given, as {error.full_key}=...") from None
     except InstantiationException as error:
         cause = error.__cause__
         if isinstance(cause, ValueError | OSError | ImportError):

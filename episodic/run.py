@@ -44,7 +44,7 @@ class Run:
                 folder = folder.with_name(folder.name + "+")
         run = Run(folder)
         config = folder / "config.yaml"
-        if config.exists():
+        if config.exists() and run.has("last"):  # without a checkpoint there is nothing to lose
             if not cfg.resume:
                 raise ConfigError(f"{folder} holds a run already: resume=true goes on with it, run=<dir> takes another")
             differ = _differences(run.config(), cfg)

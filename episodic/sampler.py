@@ -354,6 +354,6 @@ def _as_range(name: str, value: Count, low: int) -> tuple[int, int]:
 
 
 def _positive(name: str, value: int) -> int:
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
+    if not isinstance(value, int | np.integer) or value < 1:
+        raise ValueError(f"{name} must be an integer, at least 1, got {value!r}")
     return value

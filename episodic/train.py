@@ -11,9 +11,11 @@ from tqdm import tqdm
 from episodic.build import SHAPE, build_parts, build_sampler, build_training, load_split
 from episodic.config import command
 from episodic.curves import Curves
+from episodic.data.store import ImageStore
 from episodic.loop import NonFiniteLossError, evaluate, fit
 from episodic.metrics import Interval
 from episodic.run import Run
+from episodic.sampler import EpisodeSampler
 from episodic.score import SCORE_HEADER, percent, record, score_row, table
 from episodic.signals import StopRequest
 
@@ -25,6 +27,13 @@ def train(cfg: DictConfig) -> None:
     training = build_training(cfg, parts)
     val_store = load_split(parts.dataset, "val")
     test_store = load_split(parts.dataset, "test")
+
+    def episodes_of(store: ImageStore, stream: str, count: int) -> EpisodeSampler:
+        return build_sampler(cfg.task, store, shape=cfg.task, seed=0, stream=stream, episodes=count)
+
+    # All samplers before the first step: an impossible episode should not show after an hour.
+    val_episodes = episodes_of(val_store, "val", training.trainer.validation_episodes)
+    scored = {s.split: (s, episodes_of(s, "test", cfg.episodes)) for s in (val_store, test_store)}
     run = Run.open(cfg, f"{choices.task}-{choices.learner}")
     state = {"step": 0, "best": None, "seconds": 0.0}
     if cfg.resume and run.has("last"):
@@ -34,9 +43,6 @@ def train(cfg: DictConfig) -> None:
     print(f"{choices.task}: {choices.learner} on {choices.backbone} ({parameters:,} parameters), {choices.semi}")
     print(f"{parts.hardware.describe()}; {run.folder}" + (f"; from step {training.step}" if training.step else ""))
 
-    val_episodes = build_sampler(
-        cfg.task, val_store, shape=cfg.task, seed=0, stream="val", episodes=training.trainer.validation_episodes
-    )
     curves = Curves(run.folder, training)
     began = time.perf_counter() - state["seconds"]
 
@@ -95,8 +101,7 @@ def train(cfg: DictConfig) -> None:
         "semi": choices.semi,
     }
     rows = []
-    for store in {val_store.split: val_store, test_store.split: test_store}.values():
-        episodes = build_sampler(cfg.task, store, shape=cfg.task, seed=0, stream="test", episodes=cfg.episodes)
+    for store, episodes in scored.values():
         evaluation = evaluate(training.learner, store, episodes, parts.normalize, parts.hardware, progress=True)
         shape = {name: OmegaConf.to_object(cfg.task)[name] for name in SHAPE}
         metrics |= record(evaluation, store, shape)

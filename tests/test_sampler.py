@@ -134,7 +134,7 @@ def test_ranges_are_drawn_a_block():
         (dict(n_way=0), "n_way must be an integer >= 1"),
         (dict(n_shot=(3, 2)), "n_shot must be"),
         (dict(n_query=2, labeled=np.arange(80) < 40), "labelled"),
-        (dict(n_query=2, episodes=0), "episodes must be at least 1"),
+        (dict(n_query=2, episodes=0), "episodes must be an integer, at least 1"),
         (dict(n_query=2, too_small="maybe"), "too_small"),
         (dict(n_query=2, rank=2, world_size=2), "rank must be"),
         (dict(n_query=2, episodes=7, world_size=2), "evenly"),

@@ -172,6 +172,7 @@ def test_resuming_a_finished_run_trains_no_further(place, trained):
         (["task.train.n_way=40"], "an episode needs 40 classes"),
         (["task.n_shot=7"], "classes have too few items for an episode, which takes 10 of a class"),
         (["device=cuda:9"], "device=cuda:9 is not on this machine"),
+        (["episodes=abc"], "episodes must be an integer, at least 1, got 'abc'"),
         (["device=gpu"], "device must be auto, cpu, cuda"),
         (["precision=fp8"], "precision must be auto, fp32 or bf16"),
         (["trainer.steps=many"], "trainer.steps must be a number"),
@@ -179,6 +180,8 @@ def test_resuming_a_finished_run_trains_no_further(place, trained):
         (["task.within_super_class=true"], "pictures has no super-classes"),
         (["backbone.image_size=84"], "built for images"),
         (["task.dataset.path=nowhere"], "nowhere is no folder"),
+        (["task.dataset.path=???"], "task.dataset.path must be given"),
+        (["task.n_way=5", "run=not_begun"], "an episode needs 5 classes .* the labels have 4"),
         (["learner._target_=os.system"], "may be built"),
         (["optimizer.lr=1e30", "trainer.steps=40"], "the loss is .* at step .*The last good checkpoint is step"),
     ],
@@ -189,6 +192,7 @@ def test_bad_input_is_answered_without_a_traceback(place, arguments, message):
     output = run(place, "train", *arguments, code=2)
     assert re.search(message, output, re.DOTALL), output
     assert "Traceback" not in output
+    assert not (place / "not_begun").exists(), "what cannot be scored at the end should not begin"
 
 
 def test_a_truncated_checkpoint_falls_back_and_a_foreign_one_is_refused(place, trained):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import os
 import re
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from episodic.data._learn2learn import dataset_module
 from episodic.data._tables import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -168,10 +168,7 @@ def _boxes(folder: Path) -> dict[str, tuple[float, ...]]:
 
 
 def _download(root: Path) -> None:
-    try:
-        module = importlib.import_module("learn2learn.vision.datasets.cu_birds200")
-    except ImportError as error:
-        raise ImportError(f"to download CUB: pip install 'episodic[learn2learn]' ({error})") from None
+    module = dataset_module("cu_birds200", "CUB")
     root.mkdir(parents=True, exist_ok=True)
     part = root / f"{ARCHIVE}.part"
     # The file alone: learn2learn would unpack it without a look at what it holds.

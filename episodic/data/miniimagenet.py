@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import importlib
 import json
 import os
 import re
@@ -17,6 +16,7 @@ from unittest import mock
 import numpy as np
 from PIL import Image
 
+from episodic.data._learn2learn import dataset_module
 from episodic.data.dataset import AbstractDataset, data_dir, decode_image
 from episodic.data.restricted_pickle import load_arrays
 from episodic.data.store import Listing, cache_dir, decode_parallel, digest, files_stamp
@@ -97,10 +97,7 @@ class MiniImageNet(AbstractDataset):
 
 
 def _download(folder: Path, split: str) -> None:
-    try:
-        module = importlib.import_module("learn2learn.vision.datasets.mini_imagenet")
-    except ImportError as error:
-        raise ImportError(f"to download miniImageNet: pip install 'episodic[learn2learn]' ({error})") from None
+    module = dataset_module("mini_imagenet", "miniImageNet")
 
     class Downloaded(BaseException): ...  # no Exception, since learn2learn catches those
 

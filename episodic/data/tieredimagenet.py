@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 import os
 import tarfile
@@ -13,6 +12,7 @@ from unittest import mock
 import numpy as np
 from PIL import Image
 
+from episodic.data._learn2learn import dataset_module
 from episodic.data._tables import (
     COLUMNS,
     Row,
@@ -183,10 +183,7 @@ def _images(path: Path, count: int) -> list | np.ndarray:
 
 
 def _download(root: Path) -> None:
-    try:
-        module = importlib.import_module("learn2learn.vision.datasets.tiered_imagenet")
-    except ImportError as error:
-        raise ImportError(f"to download tieredImageNet: pip install 'episodic[learn2learn]' ({error})") from None
+    module = dataset_module("tiered_imagenet", "tieredImageNet")
     target = root / "tiered-imagenet"
     target.mkdir(parents=True, exist_ok=True)
     safe = mock.patch.object(tarfile.TarFile, "extraction_filter", staticmethod(tarfile.data_filter), create=True)
