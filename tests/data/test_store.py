@@ -1,0 +1,131 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from episodic.data.dataset import decode_image
+from episodic.data.store import Listing, build_store, decode_parallel
+from tests.conftest import random_store
+
+LISTING = Listing(items=[10, 20, 30], labels=[0, 0, 1], class_names=["a", "b"], item_names=["x", "y", "z"], stamp="1")
+WHERE = dict(shape=(1, 2, 2), key="k", dataset="made", split="train", split_name="up")
+
+
+def render(listing, out):
+    def decode(value):
+        if value == "broken":
+            raise ValueError("no picture")
+        return np.full((1, 2, 2), value, np.uint8)
+
+    return decode_parallel(listing.items, decode, out, title="made")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("EPISODIC_CACHE", str(tmp_path))
+    return tmp_path / "stores"
+
+
+def test_is_built_once_and_again_when_the_data_change(cache):
+    calls = []
+
+    def counted(listing, out):
+        calls.append(listing.stamp)
+        return render(listing, out)
+
+    for stamp in ("1", "1", "2"):
+        store = build_store(dataclasses.replace(LISTING, stamp=stamp), counted, **WHERE)
+        assert store.images[:, 0, 0, 0].tolist() == [10, 20, 30]
+    assert calls == ["1", "2"]
+    assert len(list(cache.iterdir())) == 2
+
+
+def test_a_build_that_dies_leaves_nothing(cache):
+    def dying(listing, out):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_store(LISTING, dying, **WHERE)
+    assert list(cache.iterdir()) == []
+
+
+def test_broken_images_are_named_or_left_out_whatever_was_cached_first():
+    listing = dataclasses.replace(LISTING, items=[10, "broken", 30])
+    for _ in range(2):
+        with pytest.raises(
+            ValueError, match=r"(?s)made train: 1 of 3 images cannot be read.*  y: no picture.*corrupt=skip"
+        ):
+            build_store(listing, render, **WHERE)
+        store = build_store(listing, render, corrupt="skip", **WHERE)
+        assert store.skipped == (("y", "no picture"),)
+        assert store.item_names == ("x", "z")
+        assert store.labels.tolist() == [0, 1]
+        assert store.images[:, 0, 0, 0].tolist() == [10, 30]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(item_names=["x", "y", "x"]), "x is listed twice"),
+        (dict(items=[], labels=[], item_names=[]), "no images found"),
+    ],
+)
+def test_listings_that_cannot_be_used(change, message):
+    with pytest.raises(ValueError, match=message):
+        build_store(dataclasses.replace(LISTING, **change), render, **WHERE)
+
+
+def test_gather_takes_any_shape_and_the_hash_names_the_classes():
+    store = random_store()
+    index = torch.tensor([[3, 0], [5, 3]])
+    assert torch.equal(store.gather(index), store.images[index])
+    assert store[7][1] == store.labels[7]
+    turned = dataclasses.replace(store, class_names=store.class_names[::-1])
+    assert turned.class_hash == store.class_hash != random_store(split="val").class_hash
+
+
+def saved(tmp_path, image, name, **how):
+    image.save(tmp_path / name, **how)
+    return tmp_path / name
+
+
+def test_pictures_of_every_mode_are_decoded(tmp_path):
+    grey = Image.fromarray(np.full((6, 6), 100, np.uint8))
+    for mode, name in (
+        ("L", "g.png"),
+        ("RGB", "c.png"),
+        ("CMYK", "k.jpg"),
+        ("P", "p.png"),
+        ("LA", "la.png"),
+        ("1", "b.png"),
+    ):
+        array = decode_image(saved(tmp_path, grey.convert(mode), name), channels=3, size=4)
+        assert array.shape == (3, 4, 4)
+        assert array.dtype == np.uint8
+        if mode not in ("1", "CMYK"):
+            assert (array == 100).all()
+    deep = Image.fromarray(np.full((6, 6), 100 * 257, np.uint16))
+    assert (decode_image(saved(tmp_path, deep, "deep.png"), channels=1, size=6) == 100).all()
+
+
+def test_what_is_transparent_becomes_white(tmp_path):
+    clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
+    assert (decode_image(saved(tmp_path, clear, "clear.png"), channels=3, size=4) == 255).all()
+
+
+def test_exif_rotation_is_applied(tmp_path):
+    image = Image.fromarray(np.array([[0, 255], [0, 255]], np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise
+    turned = decode_image(saved(tmp_path, image, "turned.png", exif=exif), channels=1, size=2)
+    assert turned[0].tolist() == [[0, 0], [255, 255]]
+
+
+def test_crop_keeps_the_proportions_and_squash_does_not(tmp_path):
+    wide = np.zeros((8, 16), np.uint8)
+    wide[:, 4:12] = 255
+    path = saved(tmp_path, Image.fromarray(wide), "wide.png")
+    assert decode_image(path, channels=1, size=8, resize="crop")[0, :, 1:-1].min() == 255
+    assert decode_image(path, channels=1, size=8)[0, :, 0].max() == 0
