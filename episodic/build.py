@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from episodic.data.store import ImageStore
 from episodic.hardware import Hardware
 from episodic.learners.learner import AbstractLearner
 from episodic.loop import Trainer, Training
+from episodic.run import Run
 from episodic.sampler import EpisodeSampler
 
 STREAMS = {"train": 0, "val": 1, "test": 2}  # the sampler's epoch: training never moves the episodes of an evaluation
@@ -44,6 +46,34 @@ def build_parts(cfg: DictConfig) -> Parts:
     return Parts(dataset, normalize, hardware.place(learner), hardware)
 
 
+def count_train_classes(cfg: DictConfig) -> None:
+    """Write the number of training classes into `cfg.task`, for learners that have a weight for each."""
+    if cfg.task.train_classes is None:
+        dataset = make(cfg.task.dataset, allow_any_target=cfg.allow_any_target)
+        cfg.task.train_classes = len(dataset.store("train").class_names)
+
+
+def load_start(cfg: DictConfig, learner: AbstractLearner) -> str:
+    """Begin with the weights of the run `cfg.start`, where name and shape agree; says what was taken.
+
+    **Raises:** `ConfigError` where the learner needs such a run and none is given, or its backbone does not fit.
+    """
+    if cfg.start is None:
+        if learner.needs_start:
+            raise ConfigError(
+                f"{type(learner).__name__} goes on from trained weights: {learner.needs_start}, then start=<that run>"
+            )
+        return ""
+    theirs = Run(Path(cfg.start)).weights("best")
+    mine = learner.state_dict()
+    fit = {name: value for name, value in theirs.items() if name in mine and mine[name].shape == value.shape}
+    lost = [name for name in mine if name.startswith("backbone.") and name not in fit]
+    if lost:
+        raise ConfigError(f"start={cfg.start} has another backbone: {lost[0]} is not there or of another shape")
+    learner.load_state_dict(fit, strict=False)
+    return f"; {len(fit)} of {len(mine)} tensors from {cfg.start}"
+
+
 def build_training(cfg: DictConfig, parts: Parts) -> Training:
     """Everything that a training step needs, at step 0."""
     trust = {"allow_any_target": cfg.allow_any_target}
@@ -70,7 +100,7 @@ def build_training(cfg: DictConfig, parts: Parts) -> Training:
         sampler=sampler,
         normalize=parts.normalize,
         augment=augment,
-        optimizer=make(cfg.optimizer, parts.learner.parameters(), **trust),
+        optimizer=make(cfg.optimizer, [p for p in parts.learner.parameters() if p.requires_grad], **trust),
         schedule=make(cfg.schedule, **trust),
         trainer=trainer,
         hardware=parts.hardware,

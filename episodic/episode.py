@@ -19,6 +19,8 @@ class Task:
 
     - `support [E, S, *item]`, `support_y [E, S]` (int64, in `0..n_way-1`), `query [E, Q, *item]`, `n_way`.
     - `unlabeled [E, U, *item]` or None; some of it may belong to no class of the task.
+    - `class_ids [E, n_way]` or None: in training, which training classes the local labels stand for, for learners that
+      know these classes by heart. None in evaluation.
     """
 
     support: Tensor
@@ -26,6 +28,7 @@ class Task:
     query: Tensor
     n_way: int
     unlabeled: Tensor | None = None
+    class_ids: Int64[Tensor, "episode way"] | None = None
 
     def map(self, f: Callable[[Tensor], Tensor]) -> Task:
         """Apply `f: [item, ...] -> [item, ...]` to all items in one call (one batch for batch norm), keep the rest."""

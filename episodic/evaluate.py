@@ -40,8 +40,9 @@ def load_parts(cfg: DictConfig, folder: str) -> Parts:
             saved[key] = cfg[key]
     if saved.task.channels != cfg.task.channels:
         raise ConfigError(f"{folder} was trained on {saved.task.channels} channels; this task has {cfg.task.channels}")
-    model_task = saved.task
-    saved.task = OmegaConf.merge(cfg.task, {"channels": model_task.channels, "image_size": model_task.image_size})
+    for part in ("backbone", "learner", "semi"):
+        OmegaConf.resolve(saved[part])  # the model stays that of its own task
+    saved.task = cfg.task
     parts = build_parts(saved)
     run.restore("best" if run.has("best") else "last", parts.learner)
     return parts

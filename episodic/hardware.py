@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import os
 import platform
+import resource
 from contextlib import AbstractContextManager
 
 import torch
@@ -50,6 +51,13 @@ class Hardware:
     def place(self, module: nn.Module) -> nn.Module:
         """`module` on the device, its weights in channels_last, the layout that convolutions are quickest in."""
         return module.to(self.device, memory_format=torch.channels_last)
+
+    def peak_memory(self) -> int:
+        """The most memory used so far, in bytes: of the device, on a CPU of this process (with what it has mapped)."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        unit = 1 if platform.system() == "Darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
     def describe(self) -> str:
         """One line for people and run records."""

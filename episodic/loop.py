@@ -228,12 +228,15 @@ class Training:
         self.base_rates = [group.setdefault("initial_lr", group["lr"]) for group in self.optimizer.param_groups]
 
     def objective(self, episode: Episode) -> tuple[Tensor, Tensor]:
-        """`(loss, accuracy [E])`: cross-entropy of the queries, plus the mean of every auxiliary term of the learner."""
+        """`(loss, accuracy [E])`: the prediction's loss, by default the queries' cross-entropy, plus the mean of its terms."""
         with self.hardware.autocast():
             prediction = self.learner(episode.task)
-        loss = cross_entropy(prediction.logits.float().flatten(0, 1), episode.query_y.flatten())
+        if prediction.loss is None:
+            loss = cross_entropy(prediction.logits.float().flatten(0, 1), episode.query_y.flatten())
+        else:
+            loss = prediction.loss(episode).mean()
         for term in prediction.terms.values():
-            loss = loss + term.mean()
+            loss = loss + term(episode).mean()
         return loss, accuracy(prediction.logits.detach(), episode.query_y)
 
     def advance(self) -> tuple[Tensor, Tensor]:
@@ -243,6 +246,7 @@ class Training:
         generator = torch.Generator().manual_seed((self.seed * 0x9E3779B97F4A7C15 + self.step) % 2**63)
         episode = gather_episode(self.sampler.batch(self.step), self.store.gather, self.hardware.device)
         task: Task = episode.task.map(lambda images: self.normalize(images, self.augment, generator))
+        task = dataclasses.replace(task, class_ids=episode.class_ids)
         factor = self.schedule(self.step, self.trainer.steps)
         for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = rate * factor

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 from jaxtyping import Float
 from torch import Tensor
 
+from episodic.episode import Episode
+
+Loss = Callable[[Episode], Float[Tensor, " episode"]]  # called with the episode that was answered, answers revealed
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Prediction:
-    """The answer of a learner to a batch of tasks.
+    """The answer of a learner to a batch of tasks, and how it wants to be trained on it.
 
-    - `logits`: `[E, Q, n_way]`, log-odds up to a constant per query: softmax over the last axis gives probabilities.
-    - `terms`: auxiliary losses that the learner wants added to the objective, each `[E]`.
+    A learner answers before it can know the labels of the queries, so what it learns by is a function that the objective
+    calls with the whole episode afterwards.
+
+    - `logits`: `[E, Q, n_way]`, log-odds up to a constant per query: softmax over the last axis gives probabilities. In an
+      incremental task `n_base` further columns follow, the base classes.
+    - `loss`: episode -> `[E]`, what the answer is trained by; None for the cross-entropy of the logits.
+    - `terms`: further losses, each episode -> `[E]`, that are added to it.
     """
 
-    logits: Float[Tensor, "episode query way"]
-    terms: dict[str, Float[Tensor, " episode"]] = dataclasses.field(default_factory=dict)
+    logits: Float[Tensor, "episode query answers"]
+    loss: Loss | None = None
+    terms: dict[str, Loss] = dataclasses.field(default_factory=dict)

@@ -85,6 +85,13 @@ class Run:
             optimizer.load_state_dict(optimizer_state)
         return state
 
+    def weights(self, kind: str) -> dict[str, torch.Tensor]:
+        """The weights of the checkpoint `last` or `best`, by name.
+
+        **Raises:** `CheckpointError` where none can be read.
+        """
+        return load_checkpoint(self.folder / kind)[0]
+
     def has(self, kind: str) -> bool:
         """Whether there is a checkpoint `last` or `best`."""
         return has_checkpoint(self.folder / kind)

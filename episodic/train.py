@@ -8,7 +8,15 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from episodic.build import SHAPE, build_parts, build_sampler, build_training, load_split
+from episodic.build import (
+    SHAPE,
+    build_parts,
+    build_sampler,
+    build_training,
+    count_train_classes,
+    load_split,
+    load_start,
+)
 from episodic.config import command
 from episodic.curves import Curves
 from episodic.data.store import ImageStore
@@ -23,7 +31,9 @@ from episodic.signals import StopRequest
 def train(cfg: DictConfig) -> None:
     """Train as `cfg` says, in a run directory; ends with the score of the best checkpoint on validation and test."""
     choices = HydraConfig.get().runtime.choices
+    count_train_classes(cfg)
     parts = build_parts(cfg)
+    started = load_start(cfg, parts.learner)
     training = build_training(cfg, parts)
     val_store = load_split(parts.dataset, "val")
     test_store = load_split(parts.dataset, "test")
@@ -41,7 +51,7 @@ def train(cfg: DictConfig) -> None:
         training.step = state["step"]
     parameters = sum(p.numel() for p in training.learner.parameters())
     print(f"{choices.task}: {choices.learner} on {choices.backbone} ({parameters:,} parameters), {choices.semi}")
-    print(f"{parts.hardware.describe()}; {run.folder}" + (f"; from step {training.step}" if training.step else ""))
+    print(f"{parts.hardware.describe()}; {run.folder}" + (f"; from step {training.step}" if training.step else started))
 
     curves = Curves(run.folder, training)
     began = time.perf_counter() - state["seconds"]
@@ -92,6 +102,8 @@ def train(cfg: DictConfig) -> None:
         "steps": training.step,
         "best_step": state["best"]["step"],
         "train/seconds": round(seconds, 1),
+        "train/episodes_per_second": round(training.step * training.trainer.episodes_per_step / seconds, 1),
+        "train/peak_memory_gib": round(parts.hardware.peak_memory() / 2**30, 2),
         "train/classes": len(training.store.class_names),
         "train/class_hash": training.store.class_hash,
         "hardware": parts.hardware.describe(),

@@ -179,7 +179,7 @@ def test_auxiliary_terms_are_added():
     class WithTerm(Prototypical):
         def classify(self, features: Task) -> Prediction:
             prediction = super().classify(features)
-            return Prediction(prediction.logits, {"extra": torch.tensor([1.0, 3.0])})
+            return Prediction(prediction.logits, terms={"extra": lambda episode: torch.tensor([1.0, 3.0])})
 
     from episodic.episode import gather_episode
 
@@ -191,6 +191,24 @@ def test_auxiliary_terms_are_added():
         episode = gather_episode(training.sampler.batch(0), store.gather, "cpu")
         losses.append(training.objective(dataclasses.replace(episode, task=episode.task.map(PLAIN)))[0])
     torch.testing.assert_close(losses[1] - losses[0], torch.tensor(2.0))
+
+
+def test_a_learner_may_bring_its_own_loss():
+    class Squared(Prototypical):
+        def classify(self, features: Task) -> Prediction:
+            prediction = super().classify(features)
+            right = lambda e: nn.functional.one_hot(e.query_y, 3)  # noqa: E731
+            return Prediction(prediction.logits, loss=lambda e: ((prediction.logits - right(e)) ** 2).mean((1, 2)))
+
+    from episodic.episode import gather_episode
+
+    store = random_store()
+    training = training_of(store, learner=Squared(conv4()))
+    episode = gather_episode(training.sampler.batch(0), store.gather, "cpu")
+    episode = dataclasses.replace(episode, task=episode.task.map(PLAIN))
+    logits = training.learner(episode.task).logits
+    expected = ((logits - nn.functional.one_hot(episode.query_y, 3)) ** 2).mean()
+    torch.testing.assert_close(training.objective(episode)[0], expected)
 
 
 def test_schedule_sets_the_rate_and_clipping_bounds_the_gradient():

@@ -4,7 +4,7 @@ import dataclasses
 
 import torch
 
-from episodic import Task
+from episodic import Episode, Task
 from episodic.learners.learner import AbstractMetricLearner
 from tests.conftest import random_task
 
@@ -20,12 +20,34 @@ def check_laws(learner: AbstractMetricLearner, *, support_order_matters: bool = 
             check_support_order(learner, task, before)
         check_episodes_are_alone(learner, task, before)
         check_unlabeled_is_ignored(learner, task, before)
+        check_losses(learner, task)
 
 
 def log_probabilities(learner, task: Task):
     prediction = learner.classify(task)
-    assert all(term.shape == (len(task.query),) for term in prediction.terms.values())
     return prediction.logits.log_softmax(-1)
+
+
+def check_losses(learner, task):
+    """The loss and every term are finite, one an episode, and do not depend on how the classes are numbered."""
+    query_y = torch.randint(task.n_way, task.query.shape[:2], generator=torch.Generator().manual_seed(0))
+    class_ids = torch.tensor([5, 1, 0, 3]).repeat(len(query_y), 1)
+    prediction = learner.classify(task)
+    losses = [loss(Episode(task, query_y, class_ids)) for loss in all_losses(prediction)]
+    new_name = torch.tensor([2, 0, 3, 1])
+    renamed = dataclasses.replace(task, support_y=new_name[task.support_y])
+    again = [
+        loss(Episode(renamed, new_name[query_y], class_ids[:, [1, 3, 0, 2]]))
+        for loss in all_losses(learner.classify(renamed))
+    ]
+    for a, b in zip(losses, again, strict=True):
+        assert a.shape == (len(query_y),)
+        assert a.isfinite().all()
+        torch.testing.assert_close(a, b)
+
+
+def all_losses(prediction):
+    return [*([prediction.loss] if prediction.loss else []), *prediction.terms.values()]
 
 
 def check_same_call_same_answer(learner, task, before):

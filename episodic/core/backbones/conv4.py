@@ -11,7 +11,7 @@ from episodic.core.backbones._output import check_choice, check_images, check_in
 
 
 class Conv4(nn.Module):
-    """Four equal blocks of 3x3 convolution, batch norm, ReLU and 2x2 max-pooling, flattened.
+    """Four equal blocks of 3x3 convolution, batch norm, 2x2 max-pooling and ReLU, flattened.
 
     Source: Snell, Swersky and Zemel, "Prototypical Networks for Few-shot Learning", 2017,
     https://arxiv.org/abs/1703.05175, after Vinyals et al., 2016, https://arxiv.org/abs/1606.04080.
@@ -28,8 +28,13 @@ class Conv4(nn.Module):
       64-64-64-512 and 96-128-256-512 go by that name.
     - `bias`: of the convolutions; redundant before batch norm, but in the published network.
     - `output`: `"vector"`, the flattened map, or `"map"`.
+    - `pools`: the first blocks, this many, end in max-pooling. None: all, and for a map those before which at least 10
+      pixels a side are left: small images keep a map that is worth the name, 84 pixels the published one.
+    - `unpadded`: the first convolutions, this many, are without padding. Relation Networks (Sung et al., 2018) take
+      `pools=2`, `unpadded=2`: a map of 19 x 19 for 84 pixels, 5 x 5 for 28.
 
-    `shape` is that of one embedding: `(1600,)` or `(64, 5, 5)` for 84 pixels, `(256,)` for 32, `(64,)` for 28.
+    `shape` is that of one embedding: `(1600,)` or `(64, 5, 5)` for 84 pixels, `(256,)` or `(64, 8, 8)` for 32, `(64,)` or
+    `(64, 7, 7)` for 28.
     """
 
     shape: tuple[int, ...]
@@ -41,26 +46,32 @@ class Conv4(nn.Module):
         widths: Sequence[int] = (64, 64, 64, 64),
         bias: bool = True,
         output: str = "vector",
+        pools: int | None = None,
+        unpadded: int = 0,
     ) -> None:
         super().__init__()
         check_choice("output", output, ("vector", "map"))
         if len(widths) == 0 or min(widths) < 1:
             raise ValueError(f"widths must hold a positive number of channels for each block, got {list(widths)}")
-        check_input("Conv4", in_channels, image_size, smallest=2 ** len(widths))
+        for name, count in (("pools", pools), ("unpadded", unpadded)):
+            if count is not None and not 0 <= count <= len(widths):
+                raise ValueError(f"{name} must be a number of the {len(widths)} blocks, got {count}")
+        sure = pools if pools is not None else len(widths) if output == "vector" else 0
+        smallest = 1
+        for block in reversed(range(len(widths))):
+            smallest = smallest * (2 if block < sure else 1) + 2 * (block < unpadded)
+        check_input("Conv4", in_channels, image_size, smallest=smallest)
         self.in_channels, self.image_size = in_channels, image_size
         self.output = "flatten" if output == "vector" else "map"
-        self.shape = embedding_shape(widths[-1], image_size // 2 ** len(widths), self.output)
-        self.blocks = nn.Sequential(
-            *(
-                nn.Sequential(
-                    nn.Conv2d(dim_in, dim, 3, padding=1, bias=bias),
-                    nn.BatchNorm2d(dim),
-                    nn.MaxPool2d(2),
-                    nn.ReLU(inplace=True),
-                )
-                for dim_in, dim in zip((in_channels, *widths), widths, strict=False)
-            )
-        )
+        self.blocks, side = nn.Sequential(), image_size
+        for block, (dim_in, dim) in enumerate(zip((in_channels, *widths), widths, strict=False)):
+            padding = int(block >= unpadded)
+            side -= 2 - 2 * padding
+            pooled = block < sure or (pools is None and side >= 10)
+            layers = [nn.Conv2d(dim_in, dim, 3, padding=padding, bias=bias), nn.BatchNorm2d(dim)]
+            self.blocks.append(nn.Sequential(*layers, *[nn.MaxPool2d(2)] * pooled, nn.ReLU(inplace=True)))
+            side = side // 2 if pooled else side
+        self.shape = embedding_shape(widths[-1], side, self.output)
 
     def forward(self, images: Float[Tensor, "item channels height width"]) -> Float[Tensor, "item ..."]:
         check_images(images, self.in_channels, self.image_size)

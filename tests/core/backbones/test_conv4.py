@@ -39,9 +39,38 @@ def test_parameters_are_those_of_the_published_code(arguments, parameters):
 def test_shape_is_that_of_an_embedding(channels, size, widths, map_shape):
     with torch.device("meta"):
         images = torch.zeros(2, channels, size, size)
-        maps, vectors = (Conv4(channels, size, widths, output=output) for output in ("map", "vector"))
+        maps = Conv4(channels, size, widths, output="map", pools=len(widths))
+        vectors = Conv4(channels, size, widths, output="vector")
         assert maps.shape == map_shape == maps(images).shape[1:]
         assert vectors.shape == (map_shape[0] * map_shape[1] ** 2,) == vectors(images).shape[1:]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "map_shape"),
+    [
+        ({"image_size": 84}, (64, 5, 5)),  # the published map
+        ({"image_size": 32}, (64, 8, 8)),  # smaller images stop pooling early
+        ({"image_size": 28}, (64, 7, 7)),
+        ({"image_size": 3}, (64, 3, 3)),
+        ({"image_size": 84, "pools": 2, "unpadded": 2}, (64, 19, 19)),  # Relation Networks
+        ({"image_size": 28, "pools": 2, "unpadded": 2}, (64, 5, 5)),
+    ],
+)
+def test_a_map_of_a_small_image_stays_a_map(arguments, map_shape):
+    with torch.device("meta"):
+        network = Conv4(output="map", **arguments)
+        side = arguments["image_size"]
+        assert network.shape == map_shape == network(torch.zeros(2, 3, side, side)).shape[1:]
+        assert count(network) == 113_088
+
+
+def test_pools_and_unpadded_are_numbers_of_blocks_and_leave_a_pixel():
+    for name in ("pools", "unpadded"):
+        with pytest.raises(ValueError, match=f"{name} must be a number of the 4 blocks, got 5"):
+            Conv4(**{name: 5})
+    with pytest.raises(ValueError, match="image_size of at least 10"):
+        Conv4(image_size=9, output="map", pools=2, unpadded=2)
+    assert Conv4(image_size=10, output="map", pools=2, unpadded=2).shape == (64, 1, 1)
 
 
 def test_blocks_are_convolution_norm_relu_pool_in_values_and_gradients():
@@ -71,7 +100,7 @@ def test_blocks_are_convolution_norm_relu_pool_in_values_and_gradients():
 
 def test_vector_is_the_flattened_map_in_any_memory_format():
     torch.manual_seed(0)
-    vectors, maps = Conv4(3, 32), Conv4(3, 32, output="map")
+    vectors, maps = Conv4(3, 32), Conv4(3, 32, output="map", pools=4)
     maps.load_state_dict(vectors.state_dict())
     vectors.eval(), maps.eval()
     images = torch.randn(2, 3, 32, 32)
