@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import pytest
@@ -55,3 +56,71 @@ def test_gradient_is_finite_where_a_class_is_far():
 def test_scale_must_be_positive():
     with pytest.raises(ValueError, match="scale must be positive"):
         Matching(nn.Identity(), scale=-1)
+
+
+class Flat(nn.Identity):
+    shape = (6,)
+
+
+def with_full_context(seed=0, **settings):
+    torch.manual_seed(seed)
+    return Matching(Flat(), full_context=True, **settings).eval()
+
+
+def test_laws_with_full_context():
+    check_laws(with_full_context(), support_order_matters=True)
+
+
+def test_full_context_depends_on_the_order_of_the_support_and_is_shuffled_in_training():
+    learner, task = with_full_context(), random_task()
+    swapped = dataclasses.replace(task, support=task.support.flip(1), support_y=task.support_y.flip(1))
+    assert not torch.allclose(learner.classify(task).logits, learner.classify(swapped).logits, atol=1e-3)
+    learner.train()
+    torch.manual_seed(0)
+    first, second = learner.classify(task).logits, learner.classify(task).logits
+    assert not torch.allclose(first, second, atol=1e-3)
+
+
+def test_full_context_with_zero_weights_is_the_learner_without():
+    learner = with_full_context()
+    for parameter in learner.context.parameters():
+        nn.init.zeros_(parameter)
+    task = random_task(imbalanced=True)
+    torch.testing.assert_close(learner.classify(task).logits, Matching(Flat()).classify(task).logits)
+
+
+def test_full_context_equals_an_explicit_loop():
+    """LSTM cells unrolled item by item, each query by itself; the backward half is added to the item that it has read."""
+    learner, task = with_full_context(steps=3, scale=2.0), random_task(n_query=2)
+    context = learner.context
+    logits = learner.classify(task).logits
+
+    halves = []
+    for suffix, step in (("l0", 1), ("l0_reverse", -1)):
+        half = nn.LSTMCell(6, 6)
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        half.load_state_dict({name: getattr(context.over_support, f"{name}_{suffix}") for name in names})
+        halves.append((half, step))
+    for e in range(3):
+        g = [x.clone() for x in task.support[e]]
+        for half, step in halves:
+            state = (torch.zeros(1, 6), torch.zeros(1, 6))
+            for i in range(8)[::step]:
+                state = half(task.support[e, i : i + 1], state)
+                g[i] = g[i] + state[0][0]
+        for q in range(2):
+            f = task.query[e, q]
+            h, c, r = torch.zeros(6), torch.zeros(6), torch.zeros(6)
+            for _ in range(3):
+                h, c = (x[0] for x in context.over_query(torch.cat([f, r])[None], (h[None], c[None])))
+                h = h + f
+                weights = torch.stack([h @ x for x in g]).softmax(0)
+                r = sum(w * x for w, x in zip(weights, g, strict=True))
+            attention = torch.stack([2 * torch.cosine_similarity(h, x, dim=0) for x in g]).softmax(0)
+            for n in range(4):
+                torch.testing.assert_close(logits[e, q, n].exp(), attention[task.support_y[e] == n].sum())
+
+
+def test_steps_must_be_positive():
+    with pytest.raises(ValueError, match="steps of the attention LSTM must be at least 1"):
+        Matching(Flat(), full_context=True, steps=0)
