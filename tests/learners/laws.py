@@ -9,8 +9,8 @@ from episodic.learners.learner import AbstractMetricLearner
 from tests.conftest import random_task
 
 
-def check_laws(learner: AbstractMetricLearner, *, support_order_matters: bool = False) -> None:
-    for task in (random_task(), random_task(seed=1, imbalanced=True)):
+def check_laws(learner: AbstractMetricLearner, *, item=(6,), support_order_matters: bool = False) -> None:
+    for task in (random_task(item=item), random_task(seed=1, item=item, imbalanced=True)):
         before = log_probabilities(learner, task)
         assert before.shape == (3, 5, 4)
         check_same_call_same_answer(learner, task, before)
@@ -51,7 +51,7 @@ def all_losses(prediction):
 
 
 def check_same_call_same_answer(learner, task, before):
-    log_probabilities(learner, random_task(seed=9))
+    log_probabilities(learner, random_task(seed=9, item=task.query.shape[2:]))
     assert torch.equal(log_probabilities(learner, task), before)
 
 
