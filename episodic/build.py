@@ -7,14 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from episodic.config import ConfigError, make
 from episodic.data.augment import Augment, Normalize
 from episodic.data.dataset import SPLITS, AbstractDataset
+from episodic.data.held_out import held_out_masks, join_base
 from episodic.data.labeled import labeled_mask
 from episodic.data.store import ImageStore
 from episodic.hardware import Hardware
+from episodic.incremental import IncrementalEpisodes
 from episodic.learners.learner import AbstractLearner
 from episodic.loop import Trainer, Training
 from episodic.run import Run
@@ -42,6 +44,11 @@ def build_parts(cfg: DictConfig) -> Parts:
     torch.manual_seed(cfg.seed)
     backbone = make(cfg.backbone, **trust)
     learner = make(cfg.semi, make(cfg.learner, backbone=backbone, **trust), **trust)
+    if is_incremental(cfg.task) and not learner.incremental:
+        raise ConfigError(
+            f"{type(learner).__name__} answers with the classes of the episode only; an incremental task, where training "
+            "classes are answers too, needs learner=attention_attractor or base_classifier"
+        )
     normalize = Normalize(dataset.mean, dataset.std).to(hardware.device)
     return Parts(dataset, normalize, hardware.place(learner), hardware)
 
@@ -82,7 +89,10 @@ def build_training(cfg: DictConfig, parts: Parts) -> Training:
     store = parts.dataset.store("train")
     task = cfg.task
     labeled = None
-    if task.labeled_fraction < 1:
+    if is_incremental(task):
+        labeled = held_out_masks(store.labels.numpy(), task.held_out)["train"]
+        store = dataclasses.replace(store, n_base=len(store.class_names))
+    elif task.labeled_fraction < 1:
         labeled = labeled_mask(store.labels.numpy(), task.labeled_fraction, task.labeled_seed)
     sampler = build_sampler(
         task,
@@ -118,23 +128,55 @@ def build_sampler(
     episodes: int,
     episodes_per_batch: int = 1,
     labeled: np.ndarray | None = None,
-) -> EpisodeSampler:
+) -> EpisodeSampler | IncrementalEpisodes:
     """Episodes of `store` in the shape given by `shape` (the task itself, or its `train` part)."""
+    drawn = {"episodes": episodes, "seed": seed, "epoch": STREAMS[stream], "episodes_per_batch": episodes_per_batch}
+    if is_incremental(task):
+        odd = task.imbalanced or task.within_super_class or shape.n_unlabeled or shape.n_distractors
+        if odd or not all(isinstance(shape[name], int) for name in SHAPE):
+            raise ConfigError(
+                "an incremental task has fixed numbers: no ranges, unlabeled items, unequal shots or super-classes"
+            )
+        counts = (shape.n_way, shape.n_shot, shape.n_query, task.base_way, task.base_query)
+        return IncrementalEpisodes(
+            store.labels.numpy(), store.n_base, *counts, labeled=labeled, too_small=task.too_small, **drawn
+        )
     if task.within_super_class and store.super_classes is None:
         raise ConfigError(f"{store.dataset} has no super-classes, so task.within_super_class=true cannot be had")
     counts = {name: value if isinstance(value := shape[name], int) else _range(name, value) for name in SHAPE}
     return EpisodeSampler(
         store.labels.numpy(),
         **counts,
-        episodes=episodes,
-        seed=seed,
-        epoch=STREAMS[stream],
-        episodes_per_batch=episodes_per_batch,
+        **drawn,
         imbalanced=task.imbalanced,
         super_classes=store.super_classes.numpy() if task.within_super_class else None,
         labeled=labeled,
         too_small=task.too_small,
     )
+
+
+def is_incremental(task: DictConfig) -> bool:
+    """Whether queries may be of training classes as well."""
+    return task.get("base_way", 0) > 0  # runs of older versions do not have it
+
+
+def episode_shape(task: DictConfig) -> dict[str, int | list[int]]:
+    """The numbers of an episode, by name, for reports."""
+    plain = OmegaConf.to_object(task)
+    return {name: plain.get(name, 0) for name in (*SHAPE, "base_way", "base_query")}
+
+
+def load_store(dataset: AbstractDataset, task: DictConfig, split: str) -> ImageStore:
+    """The images that the episodes of `split` come from; in an incremental task with those held out of the base classes."""
+    novel = load_split(dataset, split)
+    if not is_incremental(task):
+        return novel
+    if novel.split == "train":
+        raise ConfigError(
+            "an incremental task needs validation or test classes; there are only training classes on disk"
+        )
+    base = dataset.store("train")
+    return join_base(base, held_out_masks(base.labels.numpy(), task.held_out)[novel.split], novel)
 
 
 def load_split(dataset: AbstractDataset, split: str) -> ImageStore:

@@ -19,6 +19,7 @@ class Task:
 
     - `support [E, S, *item]`, `support_y [E, S]` (int64, in `0..n_way-1`), `query [E, Q, *item]`, `n_way`.
     - `unlabeled [E, U, *item]` or None; some of it may belong to no class of the task.
+    - `n_base`: in incremental tasks, the training classes that a query may also belong to; else 0.
     - `class_ids [E, n_way]` or None: in training, which training classes the local labels stand for, for learners that
       know these classes by heart. None in evaluation.
     """
@@ -28,6 +29,7 @@ class Task:
     query: Tensor
     n_way: int
     unlabeled: Tensor | None = None
+    n_base: int = 0
     class_ids: Int64[Tensor, "episode way"] | None = None
 
     def map(self, f: Callable[[Tensor], Tensor]) -> Task:
@@ -44,7 +46,7 @@ class Task:
 class Episode:
     """A batch of `E` tasks with what is needed to score and trace them.
 
-    - `query_y [E, Q]`: the labels of the queries.
+    - `query_y [E, Q]`: the labels of the queries, in `0..n_way-1`; in incremental episodes `n_way + c` is base class c.
     - `class_ids [E, n_way]`: the data set's label behind each local label.
     - `unlabeled_y [E, U]` or None: labels of the unlabeled items, −1 for a distractor; for analysis only.
     """
@@ -92,7 +94,14 @@ def gather_episode(indices: EpisodeIndices, gather: Callable[[Tensor], Tensor], 
 
     has_unlabeled = sizes[2] > 0
     return Episode(
-        task=Task(support, labels(indices.support_y), query, indices.n_way, unlabeled if has_unlabeled else None),
+        task=Task(
+            support=support,
+            support_y=labels(indices.support_y),
+            query=query,
+            n_way=indices.n_way,
+            unlabeled=unlabeled if has_unlabeled else None,
+            n_base=indices.n_base,
+        ),
         query_y=labels(indices.query_y),
         class_ids=labels(indices.class_ids),
         unlabeled_y=labels(indices.unlabeled_y) if has_unlabeled else None,

@@ -9,7 +9,7 @@ import torch
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from episodic.build import SHAPE, Parts, build_parts, build_sampler, load_split
+from episodic.build import Parts, build_parts, build_sampler, episode_shape, is_incremental, load_store
 from episodic.config import ConfigError, command
 from episodic.data.dataset import SPLITS
 from episodic.data.store import ImageStore
@@ -17,7 +17,7 @@ from episodic.loop import audit, evaluate, predictor
 from episodic.manifest import Episodes, read_manifest, write_manifest
 from episodic.metrics import paired_interval
 from episodic.run import Run
-from episodic.score import SCORE_HEADER, percent, record, score_row, table
+from episodic.score import DETAIL_HEADER, SCORE_HEADER, detail_rows, percent, record, score_row, table
 
 
 def with_saved_task(arguments: list[str]) -> list[str]:
@@ -60,10 +60,13 @@ def main(cfg: DictConfig) -> None:
     parts = load_parts(cfg, cfg.run)
     rival = load_parts(cfg, cfg.against) if cfg.against else None
     wanted = SPLITS[1:] if cfg.split == "all" else (cfg.split,)
-    stores = {store.split: store for store in (load_split(parts.dataset, split) for split in wanted)}
+    stores = {store.split: store for store in (load_store(parts.dataset, cfg.task, split) for split in wanted)}
     if cfg.save_episodes and len(stores) > 1:
         raise ConfigError("save_episodes writes the episodes of one split; split=all has several")
-    shape = {name: OmegaConf.to_object(cfg.task)[name] for name in SHAPE}
+    if is_incremental(cfg.task) and (cfg.save_episodes or not isinstance(cfg.episodes, int)):
+        raise ConfigError("a manifest cannot hold incremental episodes; they are the same for everyone by their seed")
+    shape = episode_shape(cfg.task)
+    details: list[list[str]] = []
     rows, metrics, notes = [], {"run": str(cfg.run), "seed": cfg.seed, "hardware": parts.hardware.describe()}, []
     for store in stores.values():
         episodes = episodes_of(cfg, store)
@@ -75,10 +78,12 @@ def main(cfg: DictConfig) -> None:
         ours = evaluate(parts.learner, store, episodes, parts.normalize, parts.hardware, progress=True)
         metrics |= record(ours, store, shape)
         rows.append(score_row(ours, store))
+        details += detail_rows(ours, store)
         if rival:
             theirs = evaluate(rival.learner, store, episodes, rival.normalize, rival.hardware, progress=True)
             difference = paired_interval(ours.accuracies, theirs.accuracies)
             rows.append(["  against", *score_row(theirs, store)[1:]])
+            details += detail_rows(ours, store, theirs)
             rows.append(["  difference", "", "same episodes", percent(difference), "", ""])
             metrics[f"{store.split}/difference"] = difference.mean
             metrics[f"{store.split}/difference_ci95"] = difference.half_width
@@ -91,6 +96,8 @@ def main(cfg: DictConfig) -> None:
             notes.append(_verdict(changes, parts.learner.transductive))
     print(f"{metrics[f'{store.split}/protocol']}\n")
     print(table(SCORE_HEADER, rows))
+    if details:
+        print("\n" + table(DETAIL_HEADER, details))
     print("".join(f"\n{note}" for note in notes), end="\n" if notes else "")
     Run(Path(cfg.run)).write_metrics(metrics, "evaluation.json")
 

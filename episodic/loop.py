@@ -17,9 +17,10 @@ from episodic.data.augment import Augment, Normalize
 from episodic.data.store import ImageStore
 from episodic.episode import Episode, Task, gather_episode
 from episodic.hardware import Hardware
+from episodic.incremental import IncrementalEpisodes
 from episodic.learners.learner import AbstractLearner, AbstractMetricLearner
 from episodic.manifest import Episodes, episodes_hash, in_chunks
-from episodic.metrics import Interval, accuracy, class_bootstrap, mean_interval
+from episodic.metrics import Interval, accuracy, class_bootstrap, incremental_accuracies, mean_interval
 from episodic.prediction import Prediction
 from episodic.sampler import EpisodeSampler
 from episodic.schedule import Schedule
@@ -34,7 +35,7 @@ class Evaluation:
     """Scores of one learner on a list of episodes.
 
     `accuracies [E]`, `class_ids [E, n_way]`, `episodes_hash` (names the list), `transductive` (as the learner declares it),
-    `seconds`.
+    `seconds`; `details`: what else was measured of each episode, by name (see `metrics.incremental_accuracies`).
     """
 
     accuracies: np.ndarray
@@ -42,6 +43,7 @@ class Evaluation:
     episodes_hash: str
     transductive: bool
     seconds: float
+    details: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     @property
     def interval(self) -> Interval:
@@ -94,20 +96,23 @@ def evaluate(
     hardware = hardware or Hardware.choose()
     started = time.perf_counter()
     predict, chunk = predictor(learner, store, normalize, hardware, cached=cached, progress=progress)
-    accuracies, class_ids = [], []
+    accuracies, class_ids, details = [], [], []
     with tqdm(total=episodes.episodes, desc="episodes", disable=None if progress else True, leave=False) as bar:
         for indices in in_chunks(episodes, chunk(episodes[0:1].flat().size)):
             episode, prediction = predict(indices)
             accuracies.append(accuracy(prediction.logits, episode.query_y))
             class_ids.append(indices.class_ids)
+            if indices.n_base:
+                details.append(incremental_accuracies(prediction.logits, episode.query_y, indices.n_way))
             bar.update(len(indices))
     one_way = len({ids.shape[1] for ids in class_ids}) == 1
     return Evaluation(
-        accuracies=torch.cat(accuracies).double().cpu().numpy(),
+        accuracies=_joined(accuracies),
         class_ids=np.concatenate(class_ids) if one_way else np.empty(0),
         episodes_hash=episodes_hash(episodes),
         transductive=learner.transductive,
         seconds=time.perf_counter() - started,
+        details={name: _joined([part[name] for part in details]) for name in (details[0] if details else ())},
     )
 
 
@@ -168,6 +173,7 @@ def audit(predict: Callable, episodes: Episodes, count: int = 20, seed: int = 0)
         permuted = answer(query=indices.query[:, order], query_y=indices.query_y[:, order])
         alone = [answer(query=indices.query[:, [q]], query_y=indices.query_y[:, [q]]) for q in range(len(order))]
         name = random.permutation(indices.n_way)
+        name = np.concatenate([name, np.arange(indices.n_way, indices.n_way + indices.n_base)])
         relabelled = answer(support_y=name[indices.support_y], query_y=name[indices.query_y])
         again = (permuted - before[:, order], torch.cat(alone, dim=1) - before, relabelled[..., name] - before)
         sizes = (before[:, order], before, before)
@@ -213,7 +219,7 @@ class Training:
 
     learner: AbstractLearner
     store: ImageStore
-    sampler: EpisodeSampler
+    sampler: EpisodeSampler | IncrementalEpisodes
     normalize: Normalize
     augment: Augment
     optimizer: torch.optim.Optimizer
@@ -317,6 +323,10 @@ def fit(
         if saved != training.step:
             save()
     return training.step == trainer.steps
+
+
+def _joined(parts: list[Tensor]) -> np.ndarray:
+    return torch.cat(parts).double().cpu().numpy()
 
 
 def _take(features: Tensor, index: Tensor) -> Tensor:

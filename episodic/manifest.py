@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from episodic.data.store import ImageStore
+from episodic.incremental import IncrementalEpisodes
 from episodic.sampler import BLOCK, EpisodeIndices, EpisodeSampler
 
 ROLES = ("support", "query", "unlabeled")
@@ -29,7 +30,7 @@ class EpisodeList:
         return EpisodeIndices.concatenate(self._indices[rows])
 
 
-Episodes = EpisodeSampler | EpisodeList
+Episodes = EpisodeSampler | IncrementalEpisodes | EpisodeList
 
 
 def in_chunks(episodes: Episodes, size: int) -> Iterator[EpisodeIndices]:

@@ -16,6 +16,33 @@ def accuracy(
     return (logits.argmax(-1) == query_y).float().mean(-1)
 
 
+def incremental_accuracies(
+    logits: Float[Tensor, "episode query answers"], query_y: Int64[Tensor, "episode query"], n_way: int
+) -> dict[str, Float[Tensor, " episode"]]:
+    """Shares of right answers in each incremental episode (Ren et al., 2019): the first `n_way` answers are new classes.
+
+    `novel`, `base`: of the queries of new (base) classes, with all answers allowed. `novel alone`, `base alone`: of the
+    same, with answers of their own kind only. `delta novel`, `delta base`: what the others cost, joint minus alone (the
+    paper's Δ_b and Δ_a); `delta`: their mean.
+    """
+    novel = (query_y < n_way).float()
+
+    def share(right: Tensor, of: Tensor) -> Tensor:
+        return (right.float() * of).sum(-1) / of.sum(-1)
+
+    joint = logits.argmax(-1) == query_y
+    values = {
+        "novel": share(joint, novel),
+        "base": share(joint, 1 - novel),
+        "novel alone": share(logits[..., :n_way].argmax(-1) == query_y, novel),
+        "base alone": share(logits[..., n_way:].argmax(-1) + n_way == query_y, 1 - novel),
+    }
+    for kind in ("novel", "base"):
+        values[f"delta {kind}"] = values[kind] - values[f"{kind} alone"]
+    values["delta"] = (values["delta novel"] + values["delta base"]) / 2
+    return values
+
+
 @dataclasses.dataclass(frozen=True)
 class Interval:
     """A mean with a 95 % interval `mean - below ... mean + above`."""

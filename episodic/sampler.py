@@ -23,6 +23,7 @@ class EpisodeIndices:
     - `support [E, S]`, `query [E, Q]`, `unlabeled [E, U]`: indices into the data set, class by class.
     - `support_y [E, S]`, `query_y [E, Q]`: labels in `0..n_way-1`; `unlabeled_y [E, U]`: the same, −1 for a distractor.
     - `class_ids [E, n_way]`: the data set's label behind each local label.
+    - `n_base`: in incremental episodes, the classes known before; a query of base class c has the label `n_way + c`.
     """
 
     support: np.ndarray
@@ -32,6 +33,7 @@ class EpisodeIndices:
     unlabeled: np.ndarray
     unlabeled_y: np.ndarray
     class_ids: np.ndarray
+    n_base: int = 0
 
     def __len__(self) -> int:
         return len(self.support)
@@ -47,22 +49,24 @@ class EpisodeIndices:
     def hash(self) -> str:
         """Twelve hexadecimal digits that are equal exactly for equal episodes."""
         state = hashlib.sha256()
-        for field in dataclasses.fields(self):
-            array = np.ascontiguousarray(getattr(self, field.name), dtype="<i8")
+        for name in ARRAYS:
+            array = np.ascontiguousarray(getattr(self, name), dtype="<i8")
             state.update(repr(array.shape).encode() + array.tobytes())
         return state.hexdigest()[:12]
 
     def __getitem__(self, rows: slice | np.ndarray) -> EpisodeIndices:
-        return EpisodeIndices(**{f.name: getattr(self, f.name)[rows] for f in dataclasses.fields(self)})
+        return dataclasses.replace(self, **{name: getattr(self, name)[rows] for name in ARRAYS})
 
     @staticmethod
     def concatenate(parts: Sequence[EpisodeIndices]) -> EpisodeIndices:
         """Episodes of equal shape, one after the other."""
         if len(parts) == 1:
             return parts[0]
-        return EpisodeIndices(
-            **{f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in dataclasses.fields(EpisodeIndices)}
-        )
+        joined = {name: np.concatenate([getattr(p, name) for p in parts]) for name in ARRAYS}
+        return dataclasses.replace(parts[0], **joined)
+
+
+ARRAYS = tuple(f.name for f in dataclasses.fields(EpisodeIndices) if f.name != "n_base")
 
 
 class EpisodeSampler(Sampler[list[int]]):

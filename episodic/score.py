@@ -7,7 +7,7 @@ from typing import Any
 
 from episodic.data.store import ImageStore
 from episodic.loop import Evaluation
-from episodic.metrics import Interval
+from episodic.metrics import Interval, mean_interval, paired_interval
 
 
 def protocol(shape: dict[str, Any], transductive: bool) -> str:
@@ -16,6 +16,8 @@ def protocol(shape: dict[str, Any], transductive: bool) -> str:
     if shape["n_unlabeled"] not in (0, [0, 0]):
         parts.append(f"{_text(shape['n_unlabeled'])} unlabeled a class")
         parts.append(f"{_text(shape['n_distractors'])} distractor classes")
+    if shape["base_way"]:
+        parts.append(f"{shape['base_way'] * shape['base_query']} queries of {shape['base_way']} base classes")
     return ", ".join([*parts, "transductive" if transductive else "inductive"])
 
 
@@ -36,14 +38,20 @@ def record(evaluation: Evaluation, store: ImageStore, shape: dict[str, Any]) -> 
         "skipped_images": len(store.skipped),
         "seconds": round(evaluation.seconds, 2),
     }
+    if store.n_base:
+        values["base_classes"] = store.n_base
+    for name, detail in evaluation.details.items():
+        key, detail_interval = name.replace(" ", "_"), mean_interval(detail)
+        values |= {key: detail_interval.mean, f"{key}_ci95": detail_interval.half_width}
     return {f"{store.split}/{key}": value for key, value in values.items()}
 
 
 def score_row(evaluation: Evaluation, store: ImageStore) -> list[str]:
     """One row under `SCORE_HEADER`."""
+    classes = f"{store.n_base} + {len(store.class_names) - store.n_base}" if store.n_base else len(store.class_names)
     return [
         f"{store.dataset} {store.split}",
-        f"{len(store.class_names)} ({store.split_name}, {store.class_hash})",
+        f"{classes} ({store.split_name}, {store.class_hash})",
         f"{len(evaluation.accuracies):,} ({evaluation.episodes_hash})",
         percent(evaluation.interval),
         class_range(evaluation.class_interval),
@@ -51,6 +59,18 @@ def score_row(evaluation: Evaluation, store: ImageStore) -> list[str]:
     ]
 
 
+def detail_rows(evaluation: Evaluation, store: ImageStore, rival: Evaluation | None = None) -> list[list[str]]:
+    """Rows under `DETAIL_HEADER`: what was measured beside the accuracy; with `rival`, the paired difference to it."""
+    rows = []
+    for name, values in evaluation.details.items():
+        if rival is None:
+            rows.append([f"{store.dataset} {store.split}", name, percent(mean_interval(values))])
+        else:
+            rows.append(["  difference", name, percent(paired_interval(values, rival.details[name]))])
+    return rows
+
+
+DETAIL_HEADER = ["data", "of incremental episodes", "%"]
 SCORE_HEADER = ["data", "classes (split, hash)", "episodes (hash)", "accuracy %", "over classes %", "seconds"]
 
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import time
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from tqdm import tqdm
 
 from episodic.build import (
-    SHAPE,
     build_parts,
     build_sampler,
     build_training,
     count_train_classes,
-    load_split,
+    episode_shape,
     load_start,
+    load_store,
 )
 from episodic.config import command
 from episodic.curves import Curves
@@ -24,7 +24,7 @@ from episodic.loop import NonFiniteLossError, evaluate, fit
 from episodic.metrics import Interval
 from episodic.run import Run
 from episodic.sampler import EpisodeSampler
-from episodic.score import SCORE_HEADER, percent, record, score_row, table
+from episodic.score import DETAIL_HEADER, SCORE_HEADER, detail_rows, percent, record, score_row, table
 from episodic.signals import StopRequest
 
 
@@ -35,8 +35,8 @@ def train(cfg: DictConfig) -> None:
     parts = build_parts(cfg)
     started = load_start(cfg, parts.learner)
     training = build_training(cfg, parts)
-    val_store = load_split(parts.dataset, "val")
-    test_store = load_split(parts.dataset, "test")
+    val_store = load_store(parts.dataset, cfg.task, "val")
+    test_store = load_store(parts.dataset, cfg.task, "test")
 
     def episodes_of(store: ImageStore, stream: str, count: int) -> EpisodeSampler:
         return build_sampler(cfg.task, store, shape=cfg.task, seed=0, stream=stream, episodes=count)
@@ -112,15 +112,17 @@ def train(cfg: DictConfig) -> None:
         "backbone": choices.backbone,
         "semi": choices.semi,
     }
-    rows = []
+    rows, details = [], []
     for store, episodes in scored.values():
         evaluation = evaluate(training.learner, store, episodes, parts.normalize, parts.hardware, progress=True)
-        shape = {name: OmegaConf.to_object(cfg.task)[name] for name in SHAPE}
-        metrics |= record(evaluation, store, shape)
+        metrics |= record(evaluation, store, episode_shape(cfg.task))
         rows.append(score_row(evaluation, store))
+        details += detail_rows(evaluation, store)
     run.write_metrics(metrics)
     print(f"\n{metrics[f'{store.split}/protocol']}; best of step {state['best']['step']}; {seconds / 60:.1f} min\n")
     print(table(SCORE_HEADER, rows))
+    if details:
+        print("\n" + table(DETAIL_HEADER, details))
     print(f"\nMore episodes, other tasks, comparisons: python -m episodic.evaluate run={run.folder}")
 
 

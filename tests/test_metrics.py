@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy import stats
 
-from episodic.metrics import accuracy, class_bootstrap, mean_interval, paired_interval
+from episodic.metrics import accuracy, class_bootstrap, incremental_accuracies, mean_interval, paired_interval
 
 
 def test_accuracy_is_a_share_per_episode():
@@ -67,3 +67,17 @@ def test_class_interval_is_as_wide_as_the_classes_spread():
 
 def test_class_interval_needs_more_classes_than_an_episode_takes():
     assert class_bootstrap(np.ones(3), np.tile(np.arange(5), (3, 1))) is None
+
+
+def test_incremental_accuracies_by_hand():
+    # two new classes, then three base classes; queries of classes 0, 1 and base 0, 2
+    logits = torch.tensor(
+        [
+            [[9.0, 0, 0, 0, 0], [5, 4, 6, 0, 0], [8, 0, 3, 2, 1], [0, 0, 1, 2, 3]]
+        ]  # right; wrong alone too; lost to new; right
+    )
+    values = incremental_accuracies(logits, torch.tensor([[0, 1, 2, 4]]), n_way=2)
+    assert {name: value.item() for name, value in values.items()} == {
+        "novel": 0.5, "base": 0.5, "novel alone": 0.5, "base alone": 1.0,
+        "delta novel": 0.0, "delta base": -0.5, "delta": -0.25,
+    }  # fmt: skip

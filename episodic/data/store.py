@@ -52,6 +52,7 @@ class ImageStore:
     - `item_names`: one name an image, unique in the split (a file's path below the data set's folder).
     - `super_classes`: int64 `[n_classes]` or None, the index into `super_class_names` (alphabets, categories, scripts).
     - `dataset`, `split`, `split_name`: e.g. `"miniimagenet"`, `"val"`, `"ravi"`.
+    - `n_base`: the first classes, this many, are training classes (in the store of an incremental task; else 0).
     - `skipped`: `(item name, reason)` of images left out because they could not be decoded.
 
     It is a map-style data set of `(uint8 image, label)` as well, so it works in a plain `DataLoader`.
@@ -67,6 +68,7 @@ class ImageStore:
     split: str
     split_name: str
     skipped: tuple[tuple[str, str], ...] = ()
+    n_base: int = 0
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -15,10 +15,12 @@ class AbstractLearner(nn.Module, abc.ABC):
     """A function from a task to a prediction: same call, same answer; no episode is kept on `self`.
 
     `transductive` says whether the answer to one query may depend on the other queries; reports name it, and the audit of
-    `episodic.evaluate` checks it. `needs_start`, where not empty, says how to make the run that training must start from.
+    `episodic.evaluate` checks it. `incremental` says whether it can answer with training classes too (`Task.n_base`).
+    `needs_start`, where not empty, says how to make the run that training must start from.
     """
 
     transductive: bool = False
+    incremental: bool = False
     needs_start: str = ""
 
     @abc.abstractmethod

@@ -1,0 +1,167 @@
+"""Attention Attractor Networks, for incremental few-shot learning."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from episodic.core.functional import prototypes
+from episodic.core.implicit import implicit_gradient, minimize
+from episodic.episode import Task
+from episodic.learners.base_classifier import base_logits_of, forgotten, joint_cross_entropy, support_problem, with_one
+from episodic.learners.learner import AbstractMetricLearner
+from episodic.prediction import Prediction
+
+
+class AttentionAttractor(AbstractMetricLearner):
+    """Learns where the weights of new classes should be drawn to, so that they join the old ones without disturbing them.
+
+    Backbone and base classifier (W_a, b_a) are trained before, by `base_classifier`, and stay as they are. For each episode the
+    fast weights w of its classes are found to convergence:
+
+        mean over the support of CE(joint logits, y) + weight_decay / 2 * ||w||^2 + R(w)
+        R = mean_n sum_d exp(g_d) (w[d, n] - u[d, n])^2,    u_n = sum_k a[n, k] U_k + U_0
+        a[n, .] = softmax_k(tau * cos(p_n, W_a[k])),    U_k = V_2 tanh(V_1 W_a[k] + c_1) + c_2
+
+    with p_n the mean embedding of the class. g, U_0, tau, V and c are learned, by the cross-entropy of queries of new and base
+    classes over both; the gradient goes through the solution by implicit differentiation (`core/implicit.py`).
+
+    - `fast="logistic"`: logits `w f(x)`, with a bias; the inner problem is convex.
+    - `fast="mlp"`: `w_1 tanh(w_2 f(x)) + w_3 f(x)`, with an attractor for each of the three; that of w_2 attends from the mean
+      embedding of the whole support, and its part of R is a mean over hidden units.
+
+    Ren, Liao, Fetaya, Zemel: *Incremental Few-Shot Learning with Attention Attractor Networks*, NeurIPS 2019,
+    https://arxiv.org/abs/1810.07218. Inductive. Features of any shape are flattened.
+
+    Departures: base classes that play new ones in training leave the attention altogether (the released code keeps their zeroed
+    weights in its softmax). The damped system of recurrent back-propagation is solved instead of iterated 20 times, which can
+    diverge. The backbone is in eval mode, as it is frozen. L-BFGS works in float64, for all episodes at once. The start of w_2 is
+    random but fixed, the others' is the attractor.
+
+    In a task that is not incremental the base logits are left out, and the base weights only serve the attractor.
+    """
+
+    incremental = True
+    needs_start = "python -m episodic.train learner=base_classifier run=<dir> on the same task and backbone"
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        n_classes: int,
+        fast: str = "logistic",
+        hidden: int = 40,
+        weight_decay: float = 1e-5,
+        damping: float = 0.1,
+    ):
+        super().__init__()
+        if fast not in ("logistic", "mlp"):
+            raise ValueError(f"fast must be 'logistic' or 'mlp', got {fast!r}")
+        dim = math.prod(backbone.shape)
+        self.backbone = backbone
+        self.base = nn.Linear(dim, n_classes)
+        for frozen in (*backbone.parameters(), *self.base.parameters()):
+            frozen.requires_grad_(False)
+        self.weight_decay, self.damping = weight_decay, damping
+        precision = 0.1 if fast == "logistic" else 0.01
+        self.linear = Attractor(dim, (dim + 1,), precision)
+        self.output = self.layer = None
+        if fast == "mlp":
+            self.output = Attractor(dim, (hidden,), precision)
+            self.layer = Attractor(dim, (hidden, dim + 1), precision)
+            start = torch.empty(hidden, dim + 1).uniform_(-0.01, 0.01, generator=torch.Generator().manual_seed(0))
+            self.register_buffer("layer_start", start, persistent=False)
+
+    def train(self, mode: bool = True) -> AttentionAttractor:
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+    def classify(self, features: Task) -> Prediction:
+        learning = torch.is_grad_enabled()
+        x, base_logits, y = support_problem(self.base, features)
+        with torch.inference_mode(False):  # the inner problem needs gradients, in evaluation too
+            with torch.set_grad_enabled(learning):
+                groups = self._groups(x[..., :-1].float(), y, features)
+
+            def objective(w: Tensor) -> Tensor:
+                parts = _split(w, groups)
+                pull = sum(attractor.pull(part, u) for (attractor, u), part in zip(groups, parts, strict=True))
+                decay = self.weight_decay / 2 * w.square().sum(-1)
+                return joint_cross_entropy(_logits(x, parts), base_logits, y) + decay + pull
+
+            start = [u.detach().double() for _, u in groups]
+            if self.layer is not None:
+                start[2] = self.layer_start.double().expand_as(start[2])
+            fast = minimize(objective, torch.cat([part.flatten(1) for part in start], dim=1))
+            if learning:
+                fast = implicit_gradient(objective, fast, damping=self.damping)
+        query = features.query.flatten(2)
+        own = _logits(with_one(query), _split(fast, groups))
+        return Prediction(torch.cat([own, base_logits_of(self.base, features, query)], dim=-1).float())
+
+    def _groups(self, support: Tensor, y: Tensor, features: Task) -> list[tuple[Attractor, Tensor]]:
+        """The groups of fast weights: an attractor and where it pulls to, `[E, units, rows]`, for each."""
+        mask = None if features.class_ids is None else forgotten(features.class_ids, self.base.out_features)
+        keys = prototypes(support, y, features.n_way), support.mean(1, keepdim=True)
+        of_class, of_episode = (nn.functional.dropout(key, 0.1, self.training) for key in keys)
+        groups = [(self.linear, self.linear(of_class, self.base.weight, mask))]
+        if self.layer is not None:
+            groups.append((self.output, self.output(of_class, self.base.weight, mask)))
+            groups.append((self.layer, self.layer(of_episode, self.base.weight, mask)[:, 0]))
+        return groups
+
+
+class Attractor(nn.Module):
+    """Where one group of fast weights is pulled to, by attention over the base classes, and how strongly.
+
+    `shape` is that of the weights for one key; `precision` the strength to begin with, of each of them.
+    """
+
+    def __init__(self, dim: int, shape: tuple[int, ...], precision: float):
+        super().__init__()
+        self.shape = shape
+        self.values = nn.Sequential(nn.Linear(dim, 50), nn.Tanh(), nn.Linear(50, math.prod(shape)))
+        for layer in (self.values[0], self.values[2]):
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.zeros_(layer.bias)
+        self.shift = nn.Parameter(0.01 * torch.randn(math.prod(shape)))
+        self.log_precision = nn.Parameter(torch.full(shape, math.log(precision)))
+        self.sharpness = nn.Parameter(torch.tensor(2.0))
+
+    def forward(
+        self,
+        keys: Float[Tensor, "episode key dim"],
+        base: Float[Tensor, "n_base dim"],
+        mask: Bool[Tensor, "episode n_base"] | None,
+    ) -> Float[Tensor, "episode key *shape"]:
+        norms = (keys.norm(dim=-1) + 1e-5)[..., None] * (base.norm(dim=-1) + 1e-5)
+        scores = self.sharpness * (keys @ base.mT) / norms
+        if mask is not None:
+            scores = scores.masked_fill(mask[:, None], float("-inf"))
+        pulled = scores.softmax(-1) @ self.values(base) + self.shift
+        return pulled.unflatten(-1, self.shape)
+
+    def pull(
+        self, weights: Float[Tensor, "episode unit row"], u: Float[Tensor, "episode unit row"]
+    ) -> Float[Tensor, " episode"]:
+        """The energy of weights that stand away from `u`: summed over rows, a mean over units (classes or hidden units)."""
+        return (self.log_precision.exp() * (weights - u).square()).sum(-1).mean(-1)
+
+
+def _split(w: Tensor, groups: list[tuple[Attractor, Tensor]]) -> list[Tensor]:
+    """Flat fast weights `[E, P]` as one `[E, units, rows]` a group."""
+    flat = w.split([u[0].numel() for _, u in groups], dim=1)
+    return [part.view_as(u) for part, (_, u) in zip(flat, groups, strict=True)]
+
+
+def _logits(x: Tensor, parts: list[Tensor]) -> Tensor:
+    """Logits `[E, items, n_way]` of the episode's classes; `x` ends in a 1 for the bias."""
+    linear, *rest = parts
+    logits = x @ linear.mT
+    if rest:
+        output, layer = rest
+        logits = logits + (x @ layer.mT).tanh() @ output.mT
+    return logits

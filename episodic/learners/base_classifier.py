@@ -1,0 +1,119 @@
+"""A linear classifier over the training classes, extended by logistic regression on the support."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from episodic.core.implicit import minimize
+from episodic.episode import Episode, Task
+from episodic.learners.learner import AbstractMetricLearner
+from episodic.prediction import Prediction
+
+
+class BaseClassifier(AbstractMetricLearner):
+    """Learns the training classes by heart; answers an episode by logistic regression on the embeddings of its support.
+
+    Training, over all training classes: the cross-entropy of `W_a f(x) + b_a`, for every item of an episode, which serves as a
+    batch. Evaluation, for the weights W_b, b_b of the episode's classes alone, to convergence:
+
+        mean over the support of CE([W_b f(x) + b_b, W_a f(x) + b_a], y) + weight_decay / 2 * ||W_b, b_b||^2
+
+    In a task that is not incremental W_a and b_a are left out. That is the baseline of Chen et al., *A Closer Look at Few-shot
+    Classification*, ICLR 2019, https://arxiv.org/abs/1904.04232, solved to convergence instead of by 100 steps of SGD. In an
+    incremental task it is the first stage of Ren et al., 2019 (see `attention_attractor`), and their method without its
+    attractor. Inductive. Features of any shape are flattened.
+
+    **Arguments:** `n_classes`: training classes. `weight_decay`: of the regression on the support (1e-5 in Ren et al.).
+    """
+
+    incremental = True
+
+    def __init__(self, backbone: nn.Module, n_classes: int, weight_decay: float = 1e-5):
+        super().__init__()
+        if weight_decay <= 0:
+            raise ValueError(f"weight_decay must be positive, or the regression has no minimum, got {weight_decay}")
+        self.backbone = backbone
+        self.base = nn.Linear(math.prod(backbone.shape), n_classes)
+        self.weight_decay = weight_decay
+
+    def classify(self, features: Task) -> Prediction:
+        support, query = features.support.flatten(2), features.query.flatten(2)
+        if self.training and features.class_ids is not None:
+            return self._by_heart(features, support, query)
+        x, base_logits, y = support_problem(self.base, features)
+
+        def objective(w: Tensor) -> Tensor:
+            own = x @ w.unflatten(-1, (x.shape[-1], features.n_way))
+            return joint_cross_entropy(own, base_logits, y) + self.weight_decay / 2 * w.square().sum(-1)
+
+        with torch.inference_mode(False):  # the regression needs gradients, in evaluation too
+            solved = minimize(objective, x.new_zeros(len(x), x.shape[-1] * features.n_way))
+        own = with_one(query) @ solved.unflatten(-1, (x.shape[-1], features.n_way))
+        return Prediction(torch.cat([own, base_logits_of(self.base, features, query)], dim=-1).float())
+
+    def _by_heart(self, features: Task, support: Tensor, query: Tensor) -> Prediction:
+        of_class = features.class_ids[:, None].expand(-1, query.shape[1], -1)
+        logits = torch.cat(
+            [self.base(query).gather(-1, of_class), base_logits_of(self.base, features, query).float()], dim=-1
+        )
+
+        def loss(episode: Episode) -> Tensor:
+            known = torch.cat(
+                [episode.class_ids, torch.arange(features.n_base, device=query.device).expand(len(query), -1)], 1
+            )
+            y = known.gather(1, torch.cat([features.support_y, episode.query_y], dim=1))
+            scores = self.base(torch.cat([support, query], dim=1))
+            return cross_entropy(scores.mT, y, reduction="none").mean(-1)
+
+        return Prediction(logits, loss)
+
+
+def base_logits_of(
+    base: nn.Linear, features: Task, items: Float[Tensor, "episode item dim"]
+) -> Float[Tensor, "episode item n_base"]:
+    """Logits of the base classes, float64; none where the task is not incremental, minus infinity for those that play new
+    classes in training.
+    """
+    if not features.n_base:
+        return items.new_empty(*items.shape[:2], 0, dtype=torch.float64)
+    if features.n_base != base.out_features:
+        raise ValueError(
+            f"the task has {features.n_base} base classes, but the learner has {base.out_features} by heart"
+        )
+    logits = nn.functional.linear(items.double(), base.weight.double(), base.bias.double())
+    if features.class_ids is None:
+        return logits
+    return logits.masked_fill(forgotten(features.class_ids, features.n_base)[:, None], float("-inf"))
+
+
+def forgotten(class_ids: Int64[Tensor, "episode way"], n_base: int) -> Bool[Tensor, "episode n_base"]:
+    """Which base classes play the new ones in training."""
+    mask = torch.zeros(len(class_ids), n_base, dtype=torch.bool, device=class_ids.device)
+    return mask.scatter(1, class_ids, True)
+
+
+def support_problem(base: nn.Linear, features: Task) -> tuple[Tensor, Tensor, Tensor]:
+    """`(items with a 1, base logits, labels)` of the support, in copies on which autograd works in evaluation too."""
+    with torch.inference_mode(False), torch.no_grad():
+        support = features.support.flatten(2).clone()
+        return with_one(support), base_logits_of(base, features, support), features.support_y.clone()
+
+
+def joint_cross_entropy(
+    own: Float[Tensor, "episode item way"],
+    base_logits: Float[Tensor, "episode item n_base"],
+    y: Int64[Tensor, "episode item"],
+) -> Float[Tensor, " episode"]:
+    """Mean cross-entropy of items of the episode's classes, over these and the base classes."""
+    joint = torch.cat([own, base_logits], dim=-1).logsumexp(-1)
+    return (joint - own.gather(-1, y[..., None])[..., 0]).mean(-1)
+
+
+def with_one(items: Float[Tensor, "episode item dim"]) -> Float[Tensor, "episode item dim_and_one"]:
+    """The items in float64, in which the inner problems are solved, each with a 1 for the bias."""
+    return nn.functional.pad(items.double(), (0, 1), value=1.0)
