@@ -15,8 +15,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # The order in which the data flows; a file may import from its own line and from those above it.
 FLOW = [
-    ["sampler"],
-    ["episode", "interop"],
+    ["_learn2learn", "sampler"],
+    ["episode", "incremental", "interop"],
     ["prediction"],
     ["data"],
     ["core"],

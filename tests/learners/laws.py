@@ -1,4 +1,4 @@
-"""Laws that every inductive learner obeys; a new learner's test calls `check_laws(learner)`."""
+"""Laws that every learner obeys; a new learner's test calls `check_laws(learner)`."""
 
 import dataclasses
 
@@ -9,15 +9,25 @@ from episodic.learners.learner import AbstractMetricLearner
 from tests.conftest import random_task
 
 
-def check_laws(learner: AbstractMetricLearner, *, item=(6,), support_order_matters: bool = False) -> None:
+def check_laws(
+    learner: AbstractMetricLearner,
+    *,
+    item: tuple[int, ...] = (6,),
+    transductive: bool = False,
+    support_order_matters: bool = False,
+) -> None:
+    """`item` is the shape of one embedding. What is said of a learner must be true: one that is called transductive, or
+    minds the order of the support, and gives the same answers anyway is refused as well.
+    """
+    assert learner.transductive == transductive
     for task in (random_task(item=item), random_task(seed=1, item=item, imbalanced=True)):
         before = log_probabilities(learner, task)
         assert before.shape == (3, 5, 4)
         check_same_call_same_answer(learner, task, before)
         check_class_permutation(learner, task, before)
-        check_queries_are_alone(learner, task, before)
-        if not support_order_matters:
-            check_support_order(learner, task, before)
+        check_queries_are_alone(learner, task, before, alone=not transductive)
+        check_query_order(learner, task, before)
+        check_support_order(learner, task, before, matters=support_order_matters)
         check_episodes_are_alone(learner, task, before)
         check_unlabeled_is_ignored(learner, task, before)
         check_losses(learner, task)
@@ -61,15 +71,28 @@ def check_class_permutation(learner, task, before):
     torch.testing.assert_close(log_probabilities(learner, renamed)[..., new_name], before)
 
 
-def check_queries_are_alone(learner, task, before):
-    alone = [log_probabilities(learner, dataclasses.replace(task, query=task.query[:, [q]])) for q in range(5)]
-    torch.testing.assert_close(torch.cat(alone, dim=1), before)
+def check_queries_are_alone(learner, task, before, alone=True):
+    single = [log_probabilities(learner, dataclasses.replace(task, query=task.query[:, [q]])) for q in range(5)]
+    check_same(torch.cat(single, dim=1), before, alone)
 
 
-def check_support_order(learner, task, before):
+def check_query_order(learner, task, before):
+    order = torch.tensor([3, 0, 4, 2, 1])
+    shuffled = dataclasses.replace(task, query=task.query[:, order])
+    torch.testing.assert_close(log_probabilities(learner, shuffled), before[:, order])
+
+
+def check_support_order(learner, task, before, matters=False):
     order = torch.randperm(task.support.shape[1], generator=torch.Generator().manual_seed(0))
     shuffled = dataclasses.replace(task, support=task.support[:, order], support_y=task.support_y[:, order])
-    torch.testing.assert_close(log_probabilities(learner, shuffled), before)
+    check_same(log_probabilities(learner, shuffled), before, not matters)
+
+
+def check_same(after, before, expected):
+    if expected:
+        torch.testing.assert_close(after, before)
+    else:
+        assert not torch.allclose(after, before, atol=1e-3, rtol=1e-3)
 
 
 def check_episodes_are_alone(learner, task, before):

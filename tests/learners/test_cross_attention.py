@@ -128,6 +128,10 @@ def test_transductive_rounds_equal_an_explicit_loop():
     assert not torch.allclose(logits, inductive.classify(task).logits, atol=1e-3)
 
 
+def test_laws_of_the_transductive_form():
+    check_laws(can(candidates=0.4), item=MAP, transductive=True)
+
+
 def test_transductive_without_candidates_or_in_training_is_the_inductive_learner():
     task = random_task(item=MAP, n_query=2)
     torch.testing.assert_close(can(candidates=0.4).classify(task).logits, can().classify(task).logits)
