@@ -209,6 +209,19 @@ class Trainer:
                 raise ValueError(f"trainer.{field.name} must be a number, at least {least}, got {value!r}")
 
 
+def objective(learner: AbstractLearner, episode: Episode, hardware: Hardware) -> tuple[Tensor, Tensor]:
+    """`(loss, accuracy [E])`: the prediction's loss, by default the queries' cross-entropy, plus the mean of its terms."""
+    with hardware.autocast():
+        prediction = learner(episode.task)
+    if prediction.loss is None:
+        loss = cross_entropy(prediction.logits.float().flatten(0, 1), episode.query_y.flatten())
+    else:
+        loss = prediction.loss(episode).mean()
+    for term in prediction.terms.values():
+        loss = loss + term(episode).mean()
+    return loss, accuracy(prediction.logits.detach(), episode.query_y)
+
+
 class NonFiniteLossError(ArithmeticError):
     """The loss became NaN or infinite."""
 
@@ -233,18 +246,6 @@ class Training:
     def __post_init__(self):
         self.base_rates = [group.setdefault("initial_lr", group["lr"]) for group in self.optimizer.param_groups]
 
-    def objective(self, episode: Episode) -> tuple[Tensor, Tensor]:
-        """`(loss, accuracy [E])`: the prediction's loss, by default the queries' cross-entropy, plus the mean of its terms."""
-        with self.hardware.autocast():
-            prediction = self.learner(episode.task)
-        if prediction.loss is None:
-            loss = cross_entropy(prediction.logits.float().flatten(0, 1), episode.query_y.flatten())
-        else:
-            loss = prediction.loss(episode).mean()
-        for term in prediction.terms.values():
-            loss = loss + term(episode).mean()
-        return loss, accuracy(prediction.logits.detach(), episode.query_y)
-
     def advance(self) -> tuple[Tensor, Tensor]:
         """One optimiser step; returns `(loss, accuracy)`, detached, still on the device."""
         # Keyed by the step, so that dropout and augmentation need no state to resume.
@@ -257,7 +258,7 @@ class Training:
         for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = rate * factor
         self.learner.train()
-        loss, correct = self.objective(dataclasses.replace(episode, task=task))
+        loss, correct = objective(self.learner, dataclasses.replace(episode, task=task), self.hardware)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if self.trainer.clip_norm:

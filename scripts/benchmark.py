@@ -1,6 +1,6 @@
 """Ours against easyfsl and learn2learn on the same work, measured in one run on this machine.
 
-    uv run python scripts/benchmark.py [--rows indices evaluation training] [--data-dir ../shared/data] [--json FILE]
+    uv run python scripts/benchmark.py [--rows indices evaluation training learners] [--data-dir ../shared/data] [--json FILE]
 
 Ours and the peer run in turn (ours, peer, ours, peer, ...), `--repeats` times; the table has the medians in episodes a
 second, their ratio (above 1 where ours is faster) and the range of the ratio over the repeats. On a busy machine trust
@@ -19,6 +19,9 @@ the ratios, not the rates. An episode is 5-way 1-shot with 15 queries a class.
   draws the episode, gathers uint8 images and normalises them. The peer: the computation of learn2learn's Prototypical
   Networks example in float32, its images normalised and its episodes drawn beforehand. First both must find the same
   float32 loss.
+
+- `learners`: no peer. One forward and backward pass of each learner at its paper's miniImageNet episode (random images,
+  random weights, in our precision), and the most memory that the process takes beside what it had before it.
 
 The peers run in a process of their own, as their users run them: on a CPU `Hardware.choose` tells the C library to keep
 freed memory, which would speed them up too. Device and number of threads are the same.
@@ -50,14 +53,15 @@ from PIL import Image
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from episodic import EpisodeCollate, EpisodeIndices, EpisodeSampler
+from episodic import Episode, EpisodeCollate, EpisodeIndices, EpisodeSampler, Task
+from episodic.config import compose_config, make
 from episodic.core.backbones.conv4 import Conv4
 from episodic.data.augment import Augment, Normalize
 from episodic.data.miniimagenet import MiniImageNet
 from episodic.data.store import ImageStore
 from episodic.hardware import Hardware
 from episodic.learners.prototypical import Prototypical
-from episodic.loop import Trainer, Training, evaluate, predictor
+from episodic.loop import Trainer, Training, evaluate, objective, predictor
 from episodic.schedule import constant
 from episodic.score import table
 
@@ -313,13 +317,74 @@ def alternate(row: str, ours: Callable, theirs: Callable, repeats: int) -> tuple
     return entry, [row, *numbers, f"{min(ratios):.3g} to {max(ratios):.3g}"]
 
 
+# Each learner's episode in training, as its paper has it for miniImageNet.
+PAPERS = {
+    "prototypical": "30-way 1-shot 15-query",
+    "matching": "5-way 1-shot 15-query",
+    "matching learner.full_context=true": "5-way 1-shot 15-query",
+    "cross_attention backbone=resnet12 backbone.form=can": "4 x 5-way 1-shot 6-query",
+    "relation backbone.pools=2 backbone.unpadded=2": "5-way 1-shot 15-query",
+    "tpn": "5-way 1-shot 15-query",
+    "base_classifier": "64-way 1-shot 3-query",
+    "attention_attractor": "5-way 5-shot 5-query",
+    "attention_attractor learner.fast=mlp": "5-way 5-shot 5-query",
+    "maml backbone.widths=[32,32,32,32]": "4 x 5-way 1-shot 15-query",
+    "anil backbone.widths=[32,32,32,32]": "4 x 5-way 1-shot 15-query",
+}
+
+
+def learners(args: argparse.Namespace) -> tuple[list[dict[str, Any]], list[list[str]]]:
+    """What the JSON says of each learner, and its row of the table."""
+    entries, lines = [], []
+    for options, shape in PAPERS.items():
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as alone:
+            try:
+                seconds, images, peak = alone.submit(learner_step, options, shape, args.repeats).result()
+            except ImportError as error:
+                print(f"{options}: skipped: {str(error).splitlines()[0]}")
+                continue
+        mib = peak / 2**20
+        row = f"forward + backward, {options}"
+        entries.append({"row": row, "ours": seconds, "unit": "s", "episode": shape, "peak_mib": mib})
+        lines.append([options, shape, f"{images}", f"{1e3 * seconds:.0f}", f"{mib:,.0f}"])
+    return entries, lines
+
+
+def learner_step(options: str, shape: str, repeats: int) -> tuple[float, int, int]:
+    """Median seconds of one forward and backward pass, images in it, and bytes taken beside those held before."""
+    hardware = Hardware.choose()
+    *_, first = shape.split(" x ")
+    episodes = int(shape.split(" x ")[0]) if " x " in shape else 1
+    way, shot, query = (int(part.split("-")[0]) for part in first.split())
+    chosen = [f"learner={options}".split(), [f"task.n_way={way}", f"task.n_shot={shot}", "task.train_classes=64"]]
+    cfg = compose_config("train", ["task=miniimagenet_5w1s", *itertools.chain(*chosen)])
+    torch.manual_seed(0)
+    learner = hardware.place(make(cfg.learner, backbone=make(cfg.backbone))).train()
+    y = torch.arange(way).repeat(episodes, 1)
+    draw = lambda n: torch.randn(episodes, n, 3, 84, 84)  # noqa: E731
+    support_y, query_y = y.repeat_interleave(shot, dim=1), y.repeat_interleave(query, dim=1)
+    task = Task(draw(way * shot), support_y, draw(way * query), way, class_ids=y)
+    episode = Episode(task, query_y, y).to(hardware.device)
+    times = []
+    before = hardware.peak_memory()
+    for _ in range(repeats + 1):
+        started = time.perf_counter()
+        objective(learner, episode, hardware)[0].backward()
+        if hardware.device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times[1:]), episodes * way * (shot + query), hardware.peak_memory() - before
+
+
 HEADER = ["ours / peer", "ours, episodes/s", "peer, episodes/s", "ratio", "over repeats"]
+LEARNERS_HEADER = ["learner", "episodes", "images", "forward + backward, ms", "peak memory, MiB"]
 ROWS = {"indices": indices, "evaluation": evaluation, "training": training}
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="what to measure; default: all")
+    rows = [*ROWS, "learners"]
+    parser.add_argument("--rows", nargs="+", choices=rows, default=rows, help="what to measure; default: all")
     parser.add_argument("--data-dir", default="../shared/data", help="the folder that holds miniimagenet/")
     parser.add_argument("--episodes", type=int, default=10_000, help="episodes of our evaluation")
     parser.add_argument("--peer-episodes", type=int, default=20, help="episodes of the peer's evaluation")
@@ -335,14 +400,22 @@ def main(argv: list[str] | None = None) -> None:
 
     results = []
     for name in args.rows:
+        if name not in ROWS:
+            continue
         try:
             for comparison in ROWS[name](args, hardware):
                 results.append(alternate(*comparison, args.repeats))
         except (ImportError, FileNotFoundError) as error:
             print(f"{name}: skipped from here on: {str(error).splitlines()[0]}")
-    print("\n" + table(HEADER, [line for _, line in results]))
+    entries = [entry for entry, _ in results]
+    if results:
+        print("\n" + table(HEADER, [line for _, line in results]))
+    if "learners" in args.rows:
+        measured, lines = learners(args)
+        entries += measured
+        print("\n" + table(LEARNERS_HEADER, lines))
     if args.json:
-        args.json.write_text(json.dumps([entry for entry, _ in results], indent=1) + "\n")
+        args.json.write_text(json.dumps(entries, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from episodic.data.augment import Augment, Normalize
 from episodic.hardware import Hardware
 from episodic.learners.learner import AbstractLearner
 from episodic.learners.prototypical import Prototypical
-from episodic.loop import NonFiniteLossError, Trainer, Training, audit, embed, evaluate, fit, predictor
+from episodic.loop import NonFiniteLossError, Trainer, Training, audit, embed, evaluate, fit, objective, predictor
 from episodic.manifest import episodes_hash, in_chunks
 from episodic.schedule import constant, step
 from tests.conftest import random_store
@@ -171,7 +171,7 @@ def test_episodes_stacked_in_a_step_are_averaged():
     losses = []
     for rows in (slice(0, 1), slice(1, 2), slice(0, 2)):
         episode = gather_episode(batch[rows], store.gather, "cpu")
-        losses.append(training.objective(dataclasses.replace(episode, task=episode.task.map(PLAIN)))[0])
+        losses.append(objective(training.learner, dataclasses.replace(episode, task=episode.task.map(PLAIN)), FP32)[0])
     torch.testing.assert_close(losses[2], (losses[0] + losses[1]) / 2)
 
 
@@ -189,7 +189,7 @@ def test_auxiliary_terms_are_added():
         learner.dummy = nn.Parameter(torch.zeros(1))
         training = training_of(store, learner=learner)
         episode = gather_episode(training.sampler.batch(0), store.gather, "cpu")
-        losses.append(training.objective(dataclasses.replace(episode, task=episode.task.map(PLAIN)))[0])
+        losses.append(objective(training.learner, dataclasses.replace(episode, task=episode.task.map(PLAIN)), FP32)[0])
     torch.testing.assert_close(losses[1] - losses[0], torch.tensor(2.0))
 
 
@@ -208,7 +208,7 @@ def test_a_learner_may_bring_its_own_loss():
     episode = dataclasses.replace(episode, task=episode.task.map(PLAIN))
     logits = training.learner(episode.task).logits
     expected = ((logits - nn.functional.one_hot(episode.query_y, 3)) ** 2).mean()
-    torch.testing.assert_close(training.objective(episode)[0], expected)
+    torch.testing.assert_close(objective(training.learner, episode, FP32)[0], expected)
 
 
 def test_schedule_sets_the_rate_and_clipping_bounds_the_gradient():

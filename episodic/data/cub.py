@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from episodic.data._learn2learn import dataset_module
+from episodic._learn2learn import learn2learn_module
 from episodic.data._tables import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -168,7 +168,7 @@ def _boxes(folder: Path) -> dict[str, tuple[float, ...]]:
 
 
 def _download(root: Path) -> None:
-    module = dataset_module("cu_birds200", "CUB")
+    module = learn2learn_module("vision.datasets.cu_birds200", "downloading CUB")
     root.mkdir(parents=True, exist_ok=True)
     part = root / f"{ARCHIVE}.part"
     # The file alone: learn2learn would unpack it without a look at what it holds.

@@ -16,7 +16,7 @@ from unittest import mock
 import numpy as np
 from PIL import Image
 
-from episodic.data._learn2learn import dataset_module
+from episodic._learn2learn import learn2learn_module
 from episodic.data.dataset import AbstractDataset, data_dir, decode_image
 from episodic.data.restricted_pickle import load_arrays
 from episodic.data.store import Listing, cache_dir, decode_parallel, digest, files_stamp
@@ -97,7 +97,7 @@ class MiniImageNet(AbstractDataset):
 
 
 def _download(folder: Path, split: str) -> None:
-    module = dataset_module("mini_imagenet", "miniImageNet")
+    module = learn2learn_module("vision.datasets.mini_imagenet", "downloading miniImageNet")
 
     class Downloaded(BaseException): ...  # no Exception, since learn2learn catches those
 

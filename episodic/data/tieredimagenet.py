@@ -12,7 +12,7 @@ from unittest import mock
 import numpy as np
 from PIL import Image
 
-from episodic.data._learn2learn import dataset_module
+from episodic._learn2learn import learn2learn_module
 from episodic.data._tables import (
     COLUMNS,
     Row,
@@ -183,7 +183,7 @@ def _images(path: Path, count: int) -> list | np.ndarray:
 
 
 def _download(root: Path) -> None:
-    module = dataset_module("tiered_imagenet", "tieredImageNet")
+    module = learn2learn_module("vision.datasets.tiered_imagenet", "downloading tieredImageNet")
     target = root / "tiered-imagenet"
     target.mkdir(parents=True, exist_ok=True)
     safe = mock.patch.object(tarfile.TarFile, "extraction_filter", staticmethod(tarfile.data_filter), create=True)

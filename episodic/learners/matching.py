@@ -27,10 +27,11 @@ class Matching(AbstractMetricLearner):
     https://arxiv.org/abs/1606.04080. Inductive. Features of any shape are flattened.
 
     Departure: `scale`, 1 in the paper. An unscaled cosine caps the confidence (at most 0.65 for 5-way 1-shot), so training
-    is slow and ends lower; the default here is 10.
+    is slow and ends lower. After 1,500 40-way episodes of Omniglot, 20-way accuracy on validation classes was 90.0, 93.2
+    and 93.9 for scales of 10, 20 and 30.
     """
 
-    def __init__(self, backbone: nn.Module, scale: float = 10.0, full_context: bool = False, steps: int = 5):
+    def __init__(self, backbone: nn.Module, scale: float = 30.0, full_context: bool = False, steps: int = 5):
         super().__init__()
         if scale <= 0:
             raise ValueError(f"scale must be positive, got {scale}")

@@ -1,0 +1,53 @@
+"""Almost No Inner Loop, ANIL, by learn2learn."""
+
+from __future__ import annotations
+
+import math
+
+from torch import nn
+
+from episodic.episode import Task
+from episodic.learners.learner import AbstractMetricLearner
+from episodic.learners.maml import InnerLoop
+from episodic.prediction import Prediction
+
+
+class ANIL(AbstractMetricLearner):
+    """MAML whose inner loop changes the linear head only: features are computed once, and stay.
+
+        W_0 = W,    W_{s+1} = W_s - inner_lr * gradient of L(W_s),    logits[q] = W_S f(x_q)
+
+    with a bias, L the mean cross-entropy of the support, and S = `inner_steps`, in evaluation `test_inner_steps`. The
+    queries' cross-entropy trains W and f, its gradient taken through the steps; `first_order` takes the steps' gradients as
+    constants.
+
+    Raghu, Raghu, Bengio, Vinyals: *Rapid Learning or Feature Reuse? Towards Understanding the Effectiveness of MAML*, ICLR
+    2020, https://arxiv.org/abs/1909.09157. Inductive. Features of any shape are flattened. The answer depends on how the
+    classes are numbered, unless W starts at zero. As in `maml`, learn2learn adapts one episode after the other.
+
+    Departure: evaluation with the running statistics of batch norm; in MAML's code, which the paper builds on, the queries
+    are normalised together, which is transductive.
+
+    **Arguments:** the defaults are those of learn2learn's example. `n_way`: of every task, as the head has a row for each
+    class.
+
+    **Raises:** `ImportError` without learn2learn; `ValueError` for a task of another number of ways.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        n_way: int,
+        inner_lr: float = 0.1,
+        inner_steps: int = 5,
+        test_inner_steps: int = 5,
+        first_order: bool = False,
+    ):
+        super().__init__()
+        self.inner_loop = InnerLoop("anil", n_way, inner_lr, inner_steps, test_inner_steps, first_order)
+        self.backbone = backbone
+        self.head = nn.Linear(math.prod(backbone.shape), n_way)
+
+    def classify(self, features: Task) -> Prediction:
+        net = nn.Sequential(nn.Flatten(), self.head)
+        return Prediction(self.inner_loop.adapt_and_predict(net, features, self.training))
