@@ -1,0 +1,148 @@
+"""From configuration to objects: every learner trains and answers, and what does not go together is refused."""
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from PIL import Image
+
+from episodic.build import (
+    build_parts,
+    build_sampler,
+    build_training,
+    count_train_classes,
+    episode_shape,
+    load_start,
+    load_store,
+)
+from episodic.config import ConfigError, compose_config, conf_dir
+from episodic.loop import evaluate
+from episodic.run import Run
+
+LEARNERS = sorted(path.stem for path in (conf_dir() / "learner").glob("[!_]*.yaml"))
+INCREMENTAL = ["task.base_way=4", "task.base_query=1", "task.held_out=0.5"]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """25 classes of 8 noisy copies of a pattern: 16 to train, 4 for validation, 5 for test."""
+    folder, random = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for c in range(25):
+        pattern = random.uniform(60, 200, size=(16, 16))
+        (folder / f"class{c:02}").mkdir()
+        for i in range(8):
+            pixels = (pattern + random.normal(0, 40, size=(16, 16))).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / f"class{c:02}" / f"{i}.png")
+    return folder
+
+
+@pytest.fixture
+def config(pictures, monkeypatch):
+    """A small configuration with the options given."""
+    monkeypatch.setenv("EPISODIC_CACHE", str(pictures.with_name("cache")))
+
+    def compose(*options):
+        size = ["channels=1", "image_size=16", "dataset.channels=1", "dataset.image_size=16", "n_way=3", "n_query=2"]
+        size += ["train.n_way=3", "train.n_query=2", f"dataset.path={pictures}"]
+        fixed = [
+            "task=folder_5w1s",
+            *(f"task.{s}" for s in size),
+            "backbone.widths=[8,8]",
+            "augment=none",
+            "device=cpu",
+        ]
+        cfg = compose_config("train", [*fixed, "trainer.steps=2", "trainer.episodes_per_step=2", *options])
+        count_train_classes(cfg)
+        return cfg
+
+    return compose
+
+
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_every_learner_trains_and_answers_by_its_name(config, learner):
+    if learner in ("maml", "anil"):
+        pytest.importorskip("learn2learn")
+    cfg = config(f"learner={learner}")
+    parts = build_parts(cfg)
+    training = build_training(cfg, parts)
+    before = {name: value.clone() for name, value in parts.learner.named_parameters()}
+    loss, accuracy = training.advance()
+    assert loss.isfinite()
+    assert 0 <= accuracy <= 1
+    assert any(not torch.equal(before[name], value) for name, value in parts.learner.named_parameters())
+    store = load_store(parts.dataset, cfg.task, "val")
+    episodes = build_sampler(cfg.task, store, shape=cfg.task, seed=0, stream="val", episodes=20)
+    result = evaluate(parts.learner, store, episodes, parts.normalize, parts.hardware)
+    assert result.accuracies.shape == (20,)
+    assert result.details == {}
+
+
+@pytest.mark.parametrize("learner", ["base_classifier", "attention_attractor"])
+def test_incremental_tasks_hold_images_of_the_base_classes_out(config, learner):
+    cfg = config(f"learner={learner}", *INCREMENTAL)
+    parts = build_parts(cfg)
+    training = build_training(cfg, parts)
+    assert training.advance()[0].isfinite()
+    stores = {split: load_store(parts.dataset, cfg.task, split) for split in ("val", "test")}
+    names = {split: set(store.item_names[: 16 * 2]) for split, store in stores.items()}
+    drawn = training.sampler[0:4]
+    seen = {training.store.item_names[i] for i in np.concatenate([drawn.support, drawn.query], axis=1).reshape(-1)}
+    assert not names["val"] & names["test"]
+    assert not seen & (names["val"] | names["test"])
+    for store in stores.values():
+        assert store.n_base == 16
+        episodes = build_sampler(cfg.task, store, shape=cfg.task, seed=0, stream="test", episodes=20)
+        result = evaluate(parts.learner, store, episodes, parts.normalize, parts.hardware)
+        assert result.details["base alone"].shape == (20,)
+    assert episode_shape(cfg.task)["base_way"] == 4
+
+
+def test_learners_that_know_no_base_classes_refuse_an_incremental_task(config):
+    with pytest.raises(ConfigError, match="Prototypical answers with the classes of the episode only"):
+        build_parts(config(*INCREMENTAL))
+
+
+@pytest.mark.parametrize("odd", ["task.n_way=[2,3]", "task.imbalanced=true", "task.n_unlabeled=1"])
+def test_incremental_tasks_have_fixed_numbers(config, odd):
+    cfg = config("learner=base_classifier", *INCREMENTAL)
+    parts = build_parts(cfg)
+    store = load_store(parts.dataset, cfg.task, "val")
+    cfg = config("learner=base_classifier", *INCREMENTAL, odd)
+    with pytest.raises(ConfigError, match="an incremental task has fixed numbers"):
+        build_sampler(cfg.task, store, shape=cfg.task, seed=0, stream="val", episodes=20)
+
+
+def saved(folder, cfg):
+    """A run in `folder` with weights of its own."""
+    learner, run = build_parts(cfg).learner, Run(folder)
+    with torch.no_grad():
+        for parameter in learner.parameters():
+            parameter.add_(1)
+    run.save("best", learner, torch.optim.SGD(learner.parameters()), {"step": 1})
+    folder.joinpath("config.yaml").write_text(OmegaConf.to_yaml(cfg))
+    return learner
+
+
+def test_a_start_gives_what_fits_by_name_and_shape(config, tmp_path):
+    first = saved(tmp_path, config("learner=base_classifier"))
+    cfg = config("learner=attention_attractor", f"start={tmp_path}")
+    learner = build_parts(cfg).learner
+    untouched = learner.linear.shift.clone()
+    said = load_start(cfg, learner)
+    weights = {name: value for name, value in learner.state_dict().items() if name.startswith(("backbone", "base."))}
+    assert said == f"; {len(weights)} of {len(learner.state_dict())} tensors from {tmp_path}"
+    for name, value in weights.items():
+        assert torch.equal(value, first.state_dict()[name]), name
+    assert torch.equal(learner.linear.shift, untouched)
+
+
+def test_a_start_of_another_backbone_or_none_where_one_is_needed_is_refused(config, tmp_path):
+    saved(tmp_path, config("learner=base_classifier"))
+    cfg = config("backbone.widths=[8,4]", f"start={tmp_path}")
+    with pytest.raises(ConfigError, match=r"has another backbone: backbone\.blocks\.1\.0\.weight is not there"):
+        load_start(cfg, build_parts(cfg).learner)
+    cfg = config("learner=attention_attractor")
+    with pytest.raises(ConfigError, match=r"AttentionAttractor goes on .* learner=base_classifier .* then start="):
+        load_start(cfg, build_parts(cfg).learner)
+    cfg = config()
+    assert load_start(cfg, build_parts(cfg).learner) == ""
