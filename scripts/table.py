@@ -1,10 +1,13 @@
-"""Writes the results table of the README from the run records in `scripts/results`.
+"""Writes the results tables of the README from the run records in `scripts/results`.
 
-    python scripts/table.py                       # rewrites the table
+    python scripts/table.py                       # rewrites the tables
     python scripts/table.py --check               # fails where the README says otherwise
     python scripts/table.py --add RUN NAME EXPERIMENT TASK PAPER   # first keeps the last evaluation of a run
+    python scripts/table.py --learner NAME OPTIONS DATASET RUN RUN20   # first keeps a cell of the table of learners
 
-A record holds what `episodic.evaluate` found and how the run was trained.
+A record holds what `episodic.evaluate` found and how the run was trained. A cell of the table of learners (`learners/`) is a
+run of `experiment=learners_<dataset> OPTIONS`: its own 5-way test, and the 20-way test of RUN20, which is the last evaluation of
+the same run, or the own test of another one where the learner has a head of fixed size.
 """
 
 from __future__ import annotations
@@ -16,7 +19,14 @@ from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parent.parent / "README.md"
-MARKS = ("<!-- results -->", "<!-- /results -->")
+PARTS = {"new": "novel", "base": "base", "Δ": "delta"}
+DATASETS = ("omniglot", "glyphs")
+LEARNERS = [
+    "`experiment=learners_...`",
+    *(f"{d} {w}-way" for d in DATASETS for w in (5, 20)),
+    "train, episodes/s",
+    "peak, GiB",
+]
 HEADER = ["command", "protocol", "classes scored", "paper (test)", "ours", "over classes", "training"]
 
 
@@ -27,6 +37,10 @@ def rows() -> list[list[str]]:
         record = json.loads(path.read_text())
         split = "test" if "test/accuracy" in record else "val"
         accuracy, half, classes = (record[f"{split}/{key}"] for key in ("accuracy", "ci95", "class_ci95"))
+        ours = f"{100 * accuracy:.2f} ± {100 * half:.2f}"
+        if f"{split}/delta" in record:
+            parts = (f"{kind} {100 * record[f'{split}/{key}']:.1f}" for kind, key in PARTS.items())
+            ours += f" ({', '.join(parts)} ± {100 * record[f'{split}/delta_ci95']:.1f})"
         minutes = record["train/seconds"] / 60
         made.append(
             [
@@ -34,7 +48,7 @@ def rows() -> list[list[str]]:
                 f"{record[f'{split}/protocol']}; {record[f'{split}/episodes']:,} episodes",
                 f"{split}, {record[f'{split}/classes']} ({record[f'{split}/split_name']})",
                 record["paper"],
-                f"{100 * accuracy:.2f} ± {100 * half:.2f}",
+                ours,
                 f"{100 * classes[0]:.1f} to {100 * classes[1]:.1f}",
                 f"{minutes:.0f} min, {record['train/hardware']}",
             ]
@@ -42,10 +56,42 @@ def rows() -> list[list[str]]:
     return made
 
 
-def markdown() -> str:
-    """The table, as it stands in the README between its marks."""
-    lines = [HEADER, ["---"] * len(HEADER), *rows()]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+def learner_rows() -> list[list[str]]:
+    """One row a learner, in the order of the 5-way accuracy on the first data set."""
+    records = [json.loads(path.read_text()) for path in (RESULTS / "learners").glob("*.json")]
+    records.sort(key=lambda record: -record[DATASETS[0]]["5"]["test/accuracy"])
+    made = []
+    for record in records:
+        tests = [record[dataset][way] for dataset in DATASETS for way in ("5", "20")]
+        cells = [f"{100 * test['test/accuracy']:.2f} ± {100 * test['test/ci95']:.2f}" for test in tests]
+        few = {test["test/episodes"] for test in tests} - {10_000}
+        note = " (transductive)" if ", transductive" in tests[0]["test/protocol"] else ""
+        note += f" ({' and '.join(f'{n:,}' for n in sorted(few, reverse=True))} episodes)" if few else ""
+        trained = record[DATASETS[0]]["training"]
+        speed = f"{trained['train/episodes_per_second']:.1f}"
+        made.append([f"`{record['options']}`{note}", *cells, speed, f"{trained['train/peak_memory_gib']:.1f}"])
+    return made
+
+
+def markdown(header: list[str], lines: list[list[str]]) -> str:
+    """A table, as it stands in the README between its marks."""
+    return "\n".join("| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *lines])
+
+
+def add_learner(name: str, options: str, dataset: str, run: Path, run20: Path) -> None:
+    """Keep a learner's scores on `dataset`."""
+    path = RESULTS / "learners" / f"{name}.json"
+    record = json.loads(path.read_text()) if path.exists() else {}
+    trained = json.loads((run / "metrics.json").read_text())
+    scored = json.loads((run20 / ("evaluation.json" if run == run20 else "metrics.json")).read_text())
+    training = {key: value for key, value in trained.items() if not key.startswith(("val/", "test/"))}
+    tests = {
+        way: {k: v for k, v in of.items() if k.startswith("test/")} for way, of in (("5", trained), ("20", scored))
+    }
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(
+        json.dumps({**record, "options": options, dataset: {"training": training, **tests}}, indent=1) + "\n"
+    )
 
 
 def add(run: Path, name: str, experiment: str, task: str, paper: str) -> None:
@@ -63,14 +109,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--add", nargs=5, metavar=("RUN", "NAME", "EXPERIMENT", "TASK", "PAPER"))
+    parser.add_argument("--learner", nargs=5, metavar=("NAME", "OPTIONS", "DATASET", "RUN", "RUN20"))
     arguments = parser.parse_args()
+    if arguments.learner:
+        name, options, dataset, *runs = arguments.learner
+        add_learner(name, options, dataset, *map(Path, runs))
     if arguments.add:
         run, name, *how = arguments.add
         add(Path(run), name, *how)
-    text = README.read_text()
-    before, rest = text.split(MARKS[0])
-    after = rest.split(MARKS[1])[1]
-    made = f"{before}{MARKS[0]}\n{markdown()}\n{MARKS[1]}{after}"
+    made = text = README.read_text()
+    for mark, header, lines in (("results", HEADER, rows()), ("learners", LEARNERS, learner_rows())):
+        before, rest = made.split(f"<!-- {mark} -->")
+        after = rest.split(f"<!-- /{mark} -->")[1]
+        made = f"{before}<!-- {mark} -->\n{markdown(header, lines)}\n<!-- /{mark} -->{after}"
     if arguments.check and made != text:
         sys.exit("the README's results table is not what scripts/results says: run python scripts/table.py")
     README.write_text(made)

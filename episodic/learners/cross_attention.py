@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from episodic.core.functional import one_hot
 from episodic.episode import Episode, Task
-from episodic.learners.learner import AbstractMetricLearner
+from episodic.learners.learner import AbstractMetricLearner, map_shape
 from episodic.prediction import Prediction
 
 PAIRS = 2**16  # of query and class that evaluation looks at together
@@ -53,19 +53,14 @@ class CrossAttention(AbstractMetricLearner):
         candidates: float = 0.0,
     ):
         super().__init__()
-        shape = tuple(backbone.shape)
-        if len(shape) != 3 or shape[1] * shape[2] < 2:
-            raise ValueError(
-                f"cross attention compares the positions of maps, but the backbone's embeddings have the shape {shape}: set "
-                "backbone.output=map, on images large enough to leave a map"
-            )
+        channels, height, width = map_shape(backbone, "cross attention", positions=2)
         if scale <= 0 or temperature <= 0:
             raise ValueError(f"scale and temperature must be positive, got {scale} and {temperature}")
         if not 0 <= candidates <= 1:
             raise ValueError(f"candidates is a share of the queries, from 0 to 1, got {candidates}")
         self.backbone = backbone
-        self.attention = PairAttention(shape[1] * shape[2], temperature)
-        self.classifier = nn.Linear(shape[0], n_classes)
+        self.attention = PairAttention(height * width, temperature)
+        self.classifier = nn.Linear(channels, n_classes)
         self.scale, self.nearest_weight, self.candidates = scale, nearest_weight, candidates
         self.transductive = candidates > 0
 

@@ -28,6 +28,21 @@ class AbstractLearner(nn.Module, abc.ABC):
         """`task` of images -> prediction with logits `[E, Q, n_way]`."""
 
 
+def map_shape(backbone: nn.Module, learner: str, positions: int = 1) -> tuple[int, int, int]:
+    """`(channels, height, width)` of the maps of `backbone`, for learners that look at positions.
+
+    **Raises:** `ValueError` where it gives vectors, or maps of fewer than `positions`.
+    """
+    shape = tuple(backbone.shape)
+    if len(shape) != 3 or shape[1] * shape[2] < positions:
+        wanted = "maps [channels, height, width]" + f" of at least {positions} positions" * (positions > 1)
+        raise ValueError(
+            f"{learner} looks at {wanted}, but the backbone's embeddings are of shape {list(shape)}: take "
+            "backbone.output=map, on images large enough to leave such a map"
+        )
+    return shape
+
+
 class AbstractMetricLearner(AbstractLearner):
     """A learner that compares embeddings: `forward(task) = classify(task.map(backbone))`.
 

@@ -11,7 +11,7 @@ from torch.nn.functional import conv2d
 
 from episodic.core.functional import one_hot
 from episodic.episode import Episode, Task
-from episodic.learners.learner import AbstractMetricLearner
+from episodic.learners.learner import AbstractMetricLearner, map_shape
 from episodic.prediction import Prediction
 
 LOSSES = ("squared_error", "cross_entropy")
@@ -37,15 +37,10 @@ class Relation(AbstractMetricLearner):
 
     def __init__(self, backbone: nn.Module, loss: str = "squared_error"):
         super().__init__()
-        if len(backbone.shape) != 3:
-            raise ValueError(
-                f"a Relation Network compares maps [channels, height, width] by convolutions, but the backbone's "
-                f"embeddings are of shape {list(backbone.shape)}: take backbone.output=map"
-            )
         if loss not in LOSSES:
             raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {loss!r}")
         self.backbone = backbone
-        self.relation = RelationModule(*backbone.shape)
+        self.relation = RelationModule(*map_shape(backbone, "a Relation Network"))
         self.loss = loss
 
     def classify(self, features: Task) -> Prediction:

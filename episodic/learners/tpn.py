@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy, softplus
 from episodic.core.functional import one_hot
 from episodic.core.graph import gaussian_affinities, keep_nearest, normalized, propagate
 from episodic.episode import Episode, Task
-from episodic.learners.learner import AbstractMetricLearner
+from episodic.learners.learner import AbstractMetricLearner, map_shape
 from episodic.prediction import Prediction
 
 
@@ -33,17 +33,12 @@ class TPN(AbstractMetricLearner):
 
     def __init__(self, backbone: nn.Module, neighbours: int = 20, alpha: float = 0.99):
         super().__init__()
-        if len(backbone.shape) != 3:
-            raise ValueError(
-                f"TPN finds the length scale of an item by convolutions on its map [channels, height, width], but the "
-                f"backbone's embeddings are of shape {list(backbone.shape)}: take backbone.output=map"
-            )
         if neighbours < 1:
             raise ValueError(f"neighbours, of which an item is its own first, must be at least 1, got {neighbours}")
         if not 0 <= alpha < 1:
             raise ValueError(f"alpha must be at least 0 (nothing spreads) and below 1, got {alpha}")
         self.backbone = backbone
-        self.length_scale = LengthScale(*backbone.shape)
+        self.length_scale = LengthScale(*map_shape(backbone, "TPN"))
         self.neighbours = neighbours
         self.alpha = alpha
 

@@ -164,8 +164,8 @@ def test_training_reaches_every_weight():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"shape": (64,)}, "set backbone.output=map"),
-        ({"shape": (64, 1, 1)}, "set backbone.output=map"),
+        ({"shape": (64,)}, r"of at least 2 positions, but .* \[64\]: take backbone\.output=map"),
+        ({"shape": (64, 1, 1)}, r"of at least 2 positions, but .* \[64, 1, 1\]: take"),
         ({"scale": 0}, "scale and temperature must be positive"),
         ({"candidates": 35}, "candidates is a share of the queries"),
     ],

@@ -208,7 +208,7 @@ def test_in_training_batch_norm_sees_all_pairs_and_in_evaluation_none():
 
 
 def test_needs_maps_and_a_known_loss():
-    with pytest.raises(ValueError, match=r"of shape \[64\]: take backbone.output=map"):
+    with pytest.raises(ValueError, match=r"looks at maps .*of shape \[64\]: take backbone\.output=map"):
         Relation(Conv4(1, 28))
     with pytest.raises(ValueError, match="loss must be one of squared_error, cross_entropy, got 'mse'"):
         Relation(Maps(), loss="mse")

@@ -157,7 +157,7 @@ def test_length_scales_of_the_published_network_and_of_other_maps():
 
 
 def test_needs_maps():
-    with pytest.raises(ValueError, match=r"of shape \[64\]: take backbone.output=map"):
+    with pytest.raises(ValueError, match=r"looks at maps .*of shape \[64\]: take backbone\.output=map"):
         TPN(Conv4(1, 28))
 
 
