@@ -78,7 +78,7 @@ def load_start(cfg: DictConfig, learner: AbstractLearner) -> str:
     if lost:
         raise ConfigError(f"start={cfg.start} has another backbone: {lost[0]} is not there or of another shape")
     learner.load_state_dict(fit, strict=False)
-    return f"; {len(fit)} of {len(mine)} tensors from {cfg.start}"
+    return f"{len(fit)} of {len(mine)} tensors from {cfg.start}"
 
 
 def build_training(cfg: DictConfig, parts: Parts) -> Training:

@@ -33,7 +33,6 @@ def train(cfg: DictConfig) -> None:
     choices = HydraConfig.get().runtime.choices
     count_train_classes(cfg)
     parts = build_parts(cfg)
-    started = load_start(cfg, parts.learner)
     training = build_training(cfg, parts)
     val_store = load_store(parts.dataset, cfg.task, "val")
     test_store = load_store(parts.dataset, cfg.task, "test")
@@ -48,10 +47,12 @@ def train(cfg: DictConfig) -> None:
     state = {"step": 0, "best": None, "seconds": 0.0}
     if cfg.resume and run.has("last"):
         state = run.restore("last", training.learner, training.optimizer)
-        training.step = state["step"]
+        training.step, begun = state["step"], f"from step {state['step']}"
+    else:
+        begun = load_start(cfg, parts.learner)
     parameters = sum(p.numel() for p in training.learner.parameters())
     print(f"{choices.task}: {choices.learner} on {choices.backbone} ({parameters:,} parameters), {choices.semi}")
-    print(f"{parts.hardware.describe()}; {run.folder}" + (f"; from step {training.step}" if training.step else started))
+    print("; ".join([parts.hardware.describe(), str(run.folder), *([begun] if begun else [])]))
 
     curves = Curves(run.folder, training)
     began = time.perf_counter() - state["seconds"]

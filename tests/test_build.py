@@ -130,7 +130,7 @@ def test_a_start_gives_what_fits_by_name_and_shape(config, tmp_path):
     untouched = learner.linear.shift.clone()
     said = load_start(cfg, learner)
     weights = {name: value for name, value in learner.state_dict().items() if name.startswith(("backbone", "base."))}
-    assert said == f"; {len(weights)} of {len(learner.state_dict())} tensors from {tmp_path}"
+    assert said == f"{len(weights)} of {len(learner.state_dict())} tensors from {tmp_path}"
     for name, value in weights.items():
         assert torch.equal(value, first.state_dict()[name]), name
     assert torch.equal(learner.linear.shift, untouched)

@@ -228,3 +228,20 @@ def test_multirun_sweeps(place):
     run(place, "train", "-m", "seed=1,2", "trainer.steps=10")
     results = list((place / "runs" / "folder_5w1s-prototypical").glob("*/metrics.json"))
     assert {json.loads(r.read_text())["seed"] for r in results} >= {1, 2}
+
+
+def test_incremental_learning_in_two_stages(place):
+    task = ["task.base_way=4", "task.base_query=1", "task.held_out=0.5", "task.train.n_query=2", "trainer.steps=10"]
+    assert "goes on from trained weights" in run(place, "train", "learner=attention_attractor", *task, code=2)
+    run(place, "train", "learner=base_classifier", "run=base", *task)
+    output = run(place, "train", "learner=attention_attractor", "start=base", "run=attractor", *task)
+    assert "tensors from base" in output
+    assert "queries of 4 base classes, inductive" in output
+    metrics = json.loads((place / "attractor" / "metrics.json").read_text())
+    assert metrics["test/base_classes"] == 16
+    assert metrics["test/delta_ci95"] > 0
+    assert f"pictures test  delta novel              {100 * metrics['test/delta_novel']:.2f} ±" in output
+    compared = run(place, "evaluate", "run=attractor", "against=base", "episodes=40", "audit=true")
+    assert "  difference   base alone" in compared
+    assert "Audit: inductive" in compared
+    assert "cannot hold incremental" in run(place, "evaluate", "run=attractor", "save_episodes=x.jsonl", code=2)
