@@ -15,9 +15,10 @@ def check_laws(
     item: tuple[int, ...] = (6,),
     transductive: bool = False,
     support_order_matters: bool = False,
+    twins_matter: bool = False,
 ) -> None:
     """`item` is the shape of one embedding. What is said of a learner must be true: one that is called transductive, or
-    minds the order of the support, and gives the same answers anyway is refused as well.
+    minds the order of the support or that each of its items is given twice, and gives the same answers anyway is refused.
     """
     assert learner.transductive == transductive
     for task in (random_task(item=item), random_task(seed=1, item=item, imbalanced=True)):
@@ -28,6 +29,7 @@ def check_laws(
         check_queries_are_alone(learner, task, before, alone=not transductive)
         check_query_order(learner, task, before)
         check_support_order(learner, task, before, matters=support_order_matters)
+        check_twins(learner, task, before, matter=twins_matter)
         check_episodes_are_alone(learner, task, before)
         check_unlabeled_is_ignored(learner, task, before)
         check_losses(learner, task)
@@ -86,6 +88,12 @@ def check_support_order(learner, task, before, matters=False):
     order = torch.randperm(task.support.shape[1], generator=torch.Generator().manual_seed(0))
     shuffled = dataclasses.replace(task, support=task.support[:, order], support_y=task.support_y[:, order])
     check_same(log_probabilities(learner, shuffled), before, not matters)
+
+
+def check_twins(learner, task, before, matter=False):
+    twice = [torch.cat([items, items], dim=1) for items in (task.support, task.support_y)]
+    with_twins = dataclasses.replace(task, support=twice[0], support_y=twice[1])
+    check_same(log_probabilities(learner, with_twins), before, not matter)
 
 
 def check_same(after, before, expected):

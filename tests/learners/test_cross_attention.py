@@ -129,7 +129,7 @@ def test_transductive_rounds_equal_an_explicit_loop():
 
 
 def test_laws_of_the_transductive_form():
-    check_laws(can(candidates=0.4), item=MAP, transductive=True)
+    check_laws(can(candidates=0.4), item=MAP, transductive=True, twins_matter=True)
 
 
 def test_transductive_without_candidates_or_in_training_is_the_inductive_learner():

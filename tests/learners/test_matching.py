@@ -68,7 +68,7 @@ def with_full_context(seed=0, **settings):
 
 
 def test_laws_with_full_context():
-    check_laws(with_full_context(), support_order_matters=True)
+    check_laws(with_full_context(), support_order_matters=True, twins_matter=True)
 
 
 def test_full_context_depends_on_the_order_of_the_support_and_is_shuffled_in_training():

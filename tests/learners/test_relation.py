@@ -47,7 +47,7 @@ def as_episode(task, query_y=None):
 
 @pytest.mark.parametrize("loss", ["squared_error", "cross_entropy"])
 def test_laws(loss):
-    check_laws(relation(loss=loss), item=MAP)
+    check_laws(relation(loss=loss), item=MAP, twins_matter=True)
 
 
 @pytest.mark.parametrize("shape", [(4, 11, 12), MAP, (4, 7, 7), (4, 1, 1)])
