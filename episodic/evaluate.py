@@ -1,4 +1,4 @@
-"""`python -m episodic.evaluate run=<dir> [task=...] [split=test] [episodes=10000] [against=<dir>] [audit=true]`."""
+"""`python -m episodic.evaluate run=<dir> [task=...] [learner.<setting>=...] [split=test] [against=<dir>] [audit=true]`."""
 
 from __future__ import annotations
 
@@ -20,18 +20,23 @@ from episodic.run import Run
 from episodic.score import DETAIL_HEADER, SCORE_HEADER, detail_rows, percent, record, score_row, table
 
 
-def with_saved_task(arguments: list[str]) -> list[str]:
-    """Make the run's own task the choice `task=saved`, and its `data_dir` the default."""
+def with_saved_parts(arguments: list[str]) -> list[str]:
+    """Make the run's own task, learner and wrapper the choices `saved`, and its `data_dir` the default."""
     given = dict(a.split("=", 1) for a in arguments if "=" in a)
     if "run" not in given:
         raise ConfigError("which run? python -m episodic.evaluate run=<dir>, a directory that episodic.train made")
     saved = Run(Path(given["run"])).config()
-    ConfigStore.instance().store(group="task", name="saved", node=saved.task)
+    for part in ("learner", "semi"):
+        OmegaConf.resolve(saved[part])  # the model stays that of the task it was trained for
+    for part in ("task", "learner", "semi"):
+        ConfigStore.instance().store(group=part, name="saved", node=saved[part])
     return arguments if "data_dir" in given or saved.data_dir is None else [*arguments, f"data_dir={saved.data_dir}"]
 
 
-def load_parts(cfg: DictConfig, folder: str) -> Parts:
-    """The model of the run in `folder` (its best checkpoint) with the data of `cfg`."""
+def load_parts(cfg: DictConfig, folder: str, *, as_saved: bool = False) -> Parts:
+    """The model of the run in `folder` (its best checkpoint) with the data of `cfg`, its learner and wrapper as `cfg` has
+    them, or `as_saved`.
+    """
     run = Run(Path(folder))
     saved = run.config()
     OmegaConf.update(saved, "allow_any_target", cfg.allow_any_target)
@@ -41,8 +46,10 @@ def load_parts(cfg: DictConfig, folder: str) -> Parts:
     if saved.task.channels != cfg.task.channels:
         raise ConfigError(f"{folder} was trained on {saved.task.channels} channels; this task has {cfg.task.channels}")
     for part in ("backbone", "learner", "semi"):
-        OmegaConf.resolve(saved[part])  # the model stays that of its own task
+        OmegaConf.resolve(saved[part])
     saved.task = cfg.task
+    if not as_saved:
+        saved.learner, saved.semi = cfg.learner, cfg.semi
     parts = build_parts(saved)
     run.restore("best" if run.has("best") else "last", parts.learner)
     return parts
@@ -58,7 +65,7 @@ def episodes_of(cfg: DictConfig, store: ImageStore) -> Episodes:
 def main(cfg: DictConfig) -> None:
     """Score a run, and where `against` names another, compare both on the same episodes."""
     parts = load_parts(cfg, cfg.run)
-    rival = load_parts(cfg, cfg.against) if cfg.against else None
+    rival = load_parts(cfg, cfg.against, as_saved=True) if cfg.against else None
     wanted = SPLITS[1:] if cfg.split == "all" else (cfg.split,)
     stores = {store.split: store for store in (load_store(parts.dataset, cfg.task, split) for split in wanted)}
     if cfg.save_episodes and len(stores) > 1:
@@ -67,7 +74,9 @@ def main(cfg: DictConfig) -> None:
         raise ConfigError("a manifest cannot hold incremental episodes; they are the same for everyone by their seed")
     shape = episode_shape(cfg.task)
     details: list[list[str]] = []
-    rows, metrics, notes = [], {"run": str(cfg.run), "seed": cfg.seed, "hardware": parts.hardware.describe()}, []
+    metrics = {"run": str(cfg.run), "seed": cfg.seed, "hardware": parts.hardware.describe()}
+    metrics |= {part: OmegaConf.to_container(cfg[part], resolve=True) for part in ("learner", "semi")}
+    rows, notes = [], []
     for store in stores.values():
         episodes = episodes_of(cfg, store)
         if cfg.save_episodes:
@@ -114,4 +123,4 @@ def _verdict(changes: dict[str, float], declared: bool) -> str:
 
 
 if __name__ == "__main__":
-    command("evaluate", main, with_saved_task)
+    command("evaluate", main, with_saved_parts)

@@ -102,6 +102,16 @@ def test_evaluate_takes_another_shape_and_a_manifest(place, trained):
     assert second["test/episodes_hash"] == first["test/episodes_hash"]
 
 
+def test_evaluate_can_change_the_settings_of_the_learner(place, trained):
+    output = run(place, "evaluate", "run=whole", "against=whole", "episodes=30", "learner.temperature=2.0")
+    scored = json.loads((trained[1] / "evaluation.json").read_text())
+    assert scored["learner"] == {"_target_": "episodic.learners.prototypical.Prototypical", "temperature": 2.0}
+    assert scored["test/difference_ci95"] == 0  # the order of the logits is the same
+    assert "difference" in output
+    output = run(place, "evaluate", "run=whole", "learner.candidates=0.4", code=2)
+    assert "unknown option 'learner.candidates'" in output
+
+
 def equal_weights(a: Path, b: Path) -> None:
     for name in ("model", "optimizer"):
         ours, theirs = load_file(a / "last" / f"{name}.safetensors"), load_file(b / "last" / f"{name}.safetensors")
