@@ -1,10 +1,13 @@
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from episodic.config import compose_config, conf_dir
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "benchmark.py"
 DATA = SCRIPT.parents[2] / "shared" / "data"
@@ -99,3 +102,15 @@ def test_evaluation_against_the_peer(tmp_path):
     out, rows = run(tmp_path, "--rows", "evaluation", *sizes)
     check(rows, ["evaluation / easyfsl evaluate"])
     assert "100.00% of 150 answers equal" in out
+
+
+def test_a_learner_is_measured_at_its_papers_episode(benchmark):
+    seconds, images, peak = benchmark.learner_step("matching learner.full_context=true", "2 x 3-way 1-shot 2-query", 1)
+    assert seconds > 0
+    assert images == 2 * 3 * (1 + 2)
+    assert 0 <= peak < 2**32
+    for options, shape in benchmark.PAPERS.items():
+        assert compose_config("train", [f"learner={options.split()[0]}", *options.split()[1:]]).learner
+        assert re.fullmatch(r"(\d+ x )?\d+-way \d+-shot \d+-query", shape)
+    known = {path.stem for path in (conf_dir() / "learner").glob("[!_]*.yaml")}
+    assert {options.split()[0] for options in benchmark.PAPERS} == known

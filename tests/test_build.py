@@ -1,5 +1,7 @@
 """From configuration to objects: every learner trains and answers, and what does not go together is refused."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -19,6 +21,7 @@ from episodic.config import ConfigError, compose_config, conf_dir
 from episodic.loop import evaluate
 from episodic.run import Run
 
+REAL = Path(__file__).parents[1] / ".." / "shared" / "data"
 LEARNERS = sorted(path.stem for path in (conf_dir() / "learner").glob("[!_]*.yaml"))
 INCREMENTAL = ["task.base_way=4", "task.base_query=1", "task.held_out=0.5"]
 
@@ -146,3 +149,24 @@ def test_a_start_of_another_backbone_or_none_where_one_is_needed_is_refused(conf
         load_start(cfg, build_parts(cfg).learner)
     cfg = config()
     assert load_start(cfg, build_parts(cfg).learner) == ""
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize(
+    ("task", "base", "novel", "images"),
+    [("omniglot_incremental_5w1s", 1028, 172, 4), ("miniimagenet_incremental_5w5s", 64, 16, 60)],
+)
+def test_incremental_tasks_of_real_data(task, base, novel, images):
+    if not (REAL / task.split("_")[0]).is_dir():
+        pytest.skip(f"needs {task.split('_')[0]} in ../shared/data")
+    cfg = compose_config("train", ["learner=base_classifier", f"task={task}", f"data_dir={REAL}"])
+    count_train_classes(cfg)
+    assert cfg.task.train_classes == base
+    parts = build_parts(cfg)
+    store = load_store(parts.dataset, cfg.task, "val")
+    assert (store.n_base, len(store.class_names)) == (base, base + novel)
+    assert np.bincount(store.labels)[:base].tolist() == [images] * base
+    indices = build_sampler(cfg.task, store, shape=cfg.task, seed=0, stream="val", episodes=600)[0:600]
+    assert indices.query.shape == (600, 25 + 25)
+    assert indices.n_base == base
+    assert build_training(cfg, parts).sampler.batch(0).query.shape == (1, 25 + 25)
