@@ -142,7 +142,7 @@ def test_mistakes_on_the_command_line_end_in_two_lines_without_traceback():
 def test_help_and_cfg_work():
     assert "protonet_omniglot" in run("episodic.train", "--help").stdout
     shown = run("episodic.train", "--cfg", "job", "learner=matching").stdout
-    assert re.search(r"scale: 10\.0", shown)
+    assert re.search(r"scale: 30\.0", shown)
 
 
 def test_evaluate_asks_for_a_run(tmp_path):
