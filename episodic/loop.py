@@ -96,23 +96,28 @@ def evaluate(
     hardware = hardware or Hardware.choose()
     started = time.perf_counter()
     predict, chunk = predictor(learner, store, normalize, hardware, cached=cached, progress=progress)
-    accuracies, class_ids, details = [], [], []
+    # Filled in place: small results kept between large tensors would break up the heap, which then grows by the chunk.
+    accuracies, class_ids, details, done = np.empty(episodes.episodes), [], {}, 0
     with tqdm(total=episodes.episodes, desc="episodes", disable=None if progress else True, leave=False) as bar:
         for indices in in_chunks(episodes, chunk(episodes[0:1].flat().size)):
             episode, prediction = predict(indices)
-            accuracies.append(accuracy(prediction.logits, episode.query_y))
+            rows = slice(done, done + len(indices))
+            accuracies[rows] = accuracy(prediction.logits, episode.query_y).cpu()
             class_ids.append(indices.class_ids)
             if indices.n_base:
-                details.append(incremental_accuracies(prediction.logits, episode.query_y, indices.n_way))
+                found = incremental_accuracies(prediction.logits, episode.query_y, indices.n_way)
+                for name, values in found.items():
+                    details.setdefault(name, np.empty(episodes.episodes))[rows] = values.cpu()
+            done += len(indices)
             bar.update(len(indices))
     one_way = len({ids.shape[1] for ids in class_ids}) == 1
     return Evaluation(
-        accuracies=_joined(accuracies),
+        accuracies=accuracies,
         class_ids=np.concatenate(class_ids) if one_way else np.empty(0),
         episodes_hash=episodes_hash(episodes),
         transductive=learner.transductive,
         seconds=time.perf_counter() - started,
-        details={name: _joined([part[name] for part in details]) for name in (details[0] if details else ())},
+        details=details,
     )
 
 
@@ -324,10 +329,6 @@ def fit(
         if saved != training.step:
             save()
     return training.step == trainer.steps
-
-
-def _joined(parts: list[Tensor]) -> np.ndarray:
-    return torch.cat(parts).double().cpu().numpy()
 
 
 def _take(features: Tensor, index: Tensor) -> Tensor:
