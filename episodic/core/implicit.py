@@ -12,6 +12,11 @@ Objective = Callable[[Float[Tensor, "episode parameter"]], Float[Tensor, " episo
 Pair = tuple[Tensor, Tensor, Tensor]
 
 
+def in_full(x: Tensor) -> Tensor:
+    """`x` in the precision that inner problems are solved in: float64, where the device has it."""
+    return x.float() if x.device.type == "mps" else x.double()
+
+
 def minimize(
     objective: Objective,
     start: Float[Tensor, "episode parameter"],

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from episodic.core.functional import prototypes
-from episodic.core.implicit import implicit_gradient, minimize
+from episodic.core.implicit import implicit_gradient, in_full, minimize
 from episodic.episode import Task
 from episodic.learners.base_classifier import base_logits_of, forgotten, joint_cross_entropy, support_problem, with_one
 from episodic.learners.learner import AbstractMetricLearner
@@ -38,8 +38,8 @@ class AttentionAttractor(AbstractMetricLearner):
 
     Departures: base classes that play new ones in training leave the attention altogether (the released code keeps their zeroed
     weights in its softmax). The damped system of recurrent back-propagation is solved instead of iterated 20 times, which can
-    diverge. The backbone is in eval mode, as it is frozen. L-BFGS works in float64, for all episodes at once. The start of w_2 is
-    random but fixed, the others' is the attractor.
+    diverge. The backbone is in eval mode, as it is frozen. L-BFGS works in float64 (float32 on MPS, which has no other), for
+    all episodes at once. The start of w_2 is random but fixed, the others' is the attractor.
 
     In a task that is not incremental the base logits are left out, and the base weights only serve the attractor.
     """
@@ -92,9 +92,9 @@ class AttentionAttractor(AbstractMetricLearner):
                 decay = self.weight_decay / 2 * w.square().sum(-1)
                 return joint_cross_entropy(_logits(x, parts), base_logits, y) + decay + pull
 
-            start = [u.detach().double() for _, u in groups]
+            start = [in_full(u.detach()) for _, u in groups]
             if self.layer is not None:
-                start[2] = self.layer_start.double().expand_as(start[2])
+                start[2] = in_full(self.layer_start).expand_as(start[2])
             fast = minimize(objective, torch.cat([part.flatten(1) for part in start], dim=1))
             if learning:
                 fast = implicit_gradient(objective, fast, damping=self.damping)

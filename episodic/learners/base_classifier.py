@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from episodic.core.implicit import minimize
+from episodic.core.implicit import in_full, minimize
 from episodic.episode import Episode, Task
 from episodic.learners.learner import AbstractMetricLearner
 from episodic.prediction import Prediction
@@ -76,16 +76,16 @@ class BaseClassifier(AbstractMetricLearner):
 def base_logits_of(
     base: nn.Linear, features: Task, items: Float[Tensor, "episode item dim"]
 ) -> Float[Tensor, "episode item n_base"]:
-    """Logits of the base classes, float64; none where the task is not incremental, minus infinity for those that play new
+    """Logits of the base classes, in full precision; none where the task is not incremental, minus infinity for those that play new
     classes in training.
     """
     if not features.n_base:
-        return items.new_empty(*items.shape[:2], 0, dtype=torch.float64)
+        return in_full(items.new_empty(*items.shape[:2], 0))
     if features.n_base != base.out_features:
         raise ValueError(
             f"the task has {features.n_base} base classes, but the learner has {base.out_features} by heart"
         )
-    logits = nn.functional.linear(items.double(), base.weight.double(), base.bias.double())
+    logits = nn.functional.linear(in_full(items), in_full(base.weight), in_full(base.bias))
     if features.class_ids is None:
         return logits
     return logits.masked_fill(forgotten(features.class_ids, features.n_base)[:, None], float("-inf"))
@@ -115,5 +115,5 @@ def joint_cross_entropy(
 
 
 def with_one(items: Float[Tensor, "episode item dim"]) -> Float[Tensor, "episode item dim_and_one"]:
-    """The items in float64, in which the inner problems are solved, each with a 1 for the bias."""
-    return nn.functional.pad(items.double(), (0, 1), value=1.0)
+    """The items in full precision, each with a 1 for the bias."""
+    return nn.functional.pad(in_full(items), (0, 1), value=1.0)
