@@ -71,14 +71,33 @@ def load_start(cfg: DictConfig, learner: AbstractLearner) -> str:
                 f"{type(learner).__name__} goes on from trained weights: {learner.needs_start}, then start=<that run>"
             )
         return ""
-    theirs = Run(Path(cfg.start)).weights("best")
+    run = Run(Path(cfg.start))
+    check_held_out(run.config(), cfg.task, cfg.start)
+    theirs = run.weights()
     mine = learner.state_dict()
     fit = {name: value for name, value in theirs.items() if name in mine and mine[name].shape == value.shape}
-    lost = [name for name in mine if name.startswith("backbone.") and name not in fit]
+    frozen = {name for name, parameter in learner.named_parameters() if not parameter.requires_grad}
+    lost = [name for name in mine if name not in fit and (name.startswith("backbone.") or name in frozen)]
     if lost:
-        raise ConfigError(f"start={cfg.start} has another backbone: {lost[0]} is not there or of another shape")
+        wanted = f"; wanted: {learner.needs_start}" if learner.needs_start else ""
+        raise ConfigError(f"start={cfg.start} does not fit: {lost[0]} is not there or of another shape{wanted}")
     learner.load_state_dict(fit, strict=False)
     return f"{len(fit)} of {len(mine)} tensors from {cfg.start}"
+
+
+def check_held_out(saved: DictConfig, task: DictConfig, folder: str) -> None:
+    """Refuse a run that was trained on images which the incremental `task` holds out, or on other classes.
+
+    **Raises:** `ConfigError`.
+    """
+    if not is_incremental(task):
+        return
+    theirs = saved.task.get("held_out", 0.0)
+    if theirs != task.held_out or saved.task.dataset.get("_target_") != task.dataset.get("_target_"):
+        raise ConfigError(
+            f"{folder} was trained with held_out={theirs} on {saved.task.dataset._target_.split('.')[-1]}; this incremental task "
+            f"holds {task.held_out} of {task.dataset._target_.split('.')[-1]}'s training images out, and asks for them"
+        )
 
 
 def build_training(cfg: DictConfig, parts: Parts) -> Training:

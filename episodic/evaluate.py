@@ -9,7 +9,7 @@ import torch
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from episodic.build import Parts, build_parts, build_sampler, episode_shape, is_incremental, load_store
+from episodic.build import Parts, build_parts, build_sampler, check_held_out, episode_shape, is_incremental, load_store
 from episodic.config import ConfigError, command
 from episodic.data.dataset import SPLITS
 from episodic.data.store import ImageStore
@@ -45,6 +45,7 @@ def load_parts(cfg: DictConfig, folder: str, *, as_saved: bool = False) -> Parts
             saved[key] = cfg[key]
     if saved.task.channels != cfg.task.channels:
         raise ConfigError(f"{folder} was trained on {saved.task.channels} channels; this task has {cfg.task.channels}")
+    check_held_out(saved, cfg.task, folder)
     for part in ("backbone", "learner", "semi"):
         OmegaConf.resolve(saved[part])
     saved.task = cfg.task

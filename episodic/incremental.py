@@ -21,6 +21,8 @@ class IncrementalEpisodes:
     Ren, Liao, Fetaya, Zemel: *Incremental Few-Shot Learning with Attention Attractor Networks*, NeurIPS 2019,
     https://arxiv.org/abs/1810.07218. As `EpisodeSampler`, episode `i` is a pure function of `(seed, epoch, i)`.
 
+    A base class needs one item more than are asked of it.
+
     **Arguments:** `labels [N]`; `labeled [N]` booleans or None, the items to draw from; the others as in `EpisodeSampler`.
 
     **Raises:** `ValueError` for episodes that cannot be drawn.
@@ -43,6 +45,11 @@ class IncrementalEpisodes:
         epoch: int = 0,
         too_small: str = "error",
     ):
+        if n_base < 1 or base_way < 1 or base_query < 1:
+            raise ValueError(
+                "an incremental episode needs base classes and queries of them: n_base, base_way and base_query must be at "
+                f"least 1, got {n_base}, {base_way} and {base_query}"
+            )
         labels = np.asarray(labels)
         items = np.arange(len(labels)) if labeled is None else np.flatnonzero(labeled)
         base = items[labels[items] < n_base]
@@ -52,7 +59,12 @@ class IncrementalEpisodes:
         settings = {"episodes": episodes, "seed": seed, "epoch": epoch, "too_small": too_small}
         if len(new):
             self._new = _Drawn(new, EpisodeSampler(labels[new], n_way, n_shot, n_query, **settings))
-            self._base = _Drawn(base, EpisodeSampler(labels[base], base_way, 1, base_query, **settings))
+            # A stream of its own: from the same one, new and base classes would be drawn at the same places.
+            settings["epoch"] = epoch + 2**32
+            try:
+                self._base = _Drawn(base, EpisodeSampler(labels[base], base_way, 1, base_query, **settings))
+            except ValueError as error:
+                raise ValueError(f"base classes (n_way is base_way, n_query is base_query): {error}") from None
         else:
             most = max(n_query, base_query)
             self._new = _Drawn(base, EpisodeSampler(labels[base], n_way + base_way, n_shot, most, **settings))

@@ -89,7 +89,7 @@ def evaluate(
 
     A metric learner is scored on features computed once (`cached`, the default for it): ten thousand episodes are then
     gathers. Other learners see the images of every episode; both ways give the same numbers up to rounding. The learner is
-    put in eval mode, so batch norm uses its running statistics and nothing leaks between queries.
+    put in eval mode, so batch norm uses its running statistics and, unless it is transductive, nothing leaks between queries.
 
     **Raises:** `ValueError` for `cached=True` with a learner that needs images.
     """
@@ -174,6 +174,10 @@ def audit(predict: Callable, episodes: Episodes, count: int = 20, seed: int = 0)
             return predict(dataclasses.replace(indices, **changes))[1].logits.float().log_softmax(-1)  # noqa: B023
 
         before = answer()
+        if not before.isfinite().all():
+            raise ValueError(
+                f"the learner's log-probabilities of episode {i} are not finite, so nothing can be said of them"
+            )
         order = random.permutation(indices.query.shape[1])
         permuted = answer(query=indices.query[:, order], query_y=indices.query_y[:, order])
         alone = [answer(query=indices.query[:, [q]], query_y=indices.query_y[:, [q]]) for q in range(len(order))]
@@ -183,7 +187,7 @@ def audit(predict: Callable, episodes: Episodes, count: int = 20, seed: int = 0)
         again = (permuted - before[:, order], torch.cat(alone, dim=1) - before, relabelled[..., name] - before)
         sizes = (before[:, order], before, before)
         for key, change, size in zip(worst, again, sizes, strict=True):
-            worst[key] = max(worst[key], float((change.abs() / (1 + size.abs())).max()))
+            worst[key] = max(worst[key], float((change.abs() / (1 + size.abs())).nan_to_num(nan=torch.inf).max()))
     return worst
 
 

@@ -85,12 +85,15 @@ class Run:
             optimizer.load_state_dict(optimizer_state)
         return state
 
-    def weights(self, kind: str) -> dict[str, torch.Tensor]:
-        """The weights of the checkpoint `last` or `best`, by name.
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The weights of the best checkpoint, or of the last where none was validated, by name.
 
         **Raises:** `CheckpointError` where none can be read.
         """
-        return load_checkpoint(self.folder / kind)[0]
+        weights, _, _, warning = load_checkpoint(self.folder / ("best" if self.has("best") else "last"))
+        if warning:
+            print(f"Note: {warning}")
+        return weights
 
     def has(self, kind: str) -> bool:
         """Whether there is a checkpoint `last` or `best`."""

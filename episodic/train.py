@@ -21,9 +21,9 @@ from episodic.config import command
 from episodic.curves import Curves
 from episodic.data.store import ImageStore
 from episodic.loop import NonFiniteLossError, evaluate, fit
+from episodic.manifest import Episodes
 from episodic.metrics import Interval
 from episodic.run import Run
-from episodic.sampler import EpisodeSampler
 from episodic.score import DETAIL_HEADER, SCORE_HEADER, detail_rows, percent, record, score_row, table
 from episodic.signals import StopRequest
 
@@ -37,7 +37,7 @@ def train(cfg: DictConfig) -> None:
     val_store = load_store(parts.dataset, cfg.task, "val")
     test_store = load_store(parts.dataset, cfg.task, "test")
 
-    def episodes_of(store: ImageStore, stream: str, count: int) -> EpisodeSampler:
+    def episodes_of(store: ImageStore, stream: str, count: int) -> Episodes:
         return build_sampler(cfg.task, store, shape=cfg.task, seed=0, stream=stream, episodes=count)
 
     # All samplers before the first step: an impossible episode should not show after an hour.

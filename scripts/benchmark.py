@@ -363,7 +363,11 @@ def learner_step(options: str, shape: str, repeats: int) -> tuple[float, int, in
     y = torch.arange(way).repeat(episodes, 1)
     draw = lambda n: torch.randn(episodes, n, 3, 84, 84)  # noqa: E731
     support_y, query_y = y.repeat_interleave(shot, dim=1), y.repeat_interleave(query, dim=1)
-    task = Task(draw(way * shot), support_y, draw(way * query), way, class_ids=y)
+    base = 0
+    if "attractor" in options:  # as many queries of base classes, which are answers too
+        base = way * query
+        query_y = torch.cat([query_y, way + torch.arange(way, way + base).repeat(episodes, 1)], dim=1)
+    task = Task(draw(way * shot), support_y, draw(way * query + base), way, n_base=64 * bool(base), class_ids=y)
     episode = Episode(task, query_y, y).to(hardware.device)
     times = []
     before = hardware.peak_memory()
@@ -373,7 +377,11 @@ def learner_step(options: str, shape: str, repeats: int) -> tuple[float, int, in
         if hardware.device.type == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - started)
-    return statistics.median(times[1:]), episodes * way * (shot + query), hardware.peak_memory() - before
+    return (
+        statistics.median(times[1:]),
+        task.support.shape[:2].numel() + query_y.numel(),
+        hardware.peak_memory() - before,
+    )
 
 
 HEADER = ["ours / peer", "ours, episodes/s", "peer, episodes/s", "ratio", "over repeats"]

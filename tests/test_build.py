@@ -142,13 +142,29 @@ def test_a_start_gives_what_fits_by_name_and_shape(config, tmp_path):
 def test_a_start_of_another_backbone_or_none_where_one_is_needed_is_refused(config, tmp_path):
     saved(tmp_path, config("learner=base_classifier"))
     cfg = config("backbone.widths=[8,4]", f"start={tmp_path}")
-    with pytest.raises(ConfigError, match=r"has another backbone: backbone\.blocks\.1\.0\.weight is not there"):
+    with pytest.raises(ConfigError, match=r"does not fit: backbone\.blocks\.1\.0\.weight is not there"):
         load_start(cfg, build_parts(cfg).learner)
     cfg = config("learner=attention_attractor")
     with pytest.raises(ConfigError, match=r"AttentionAttractor goes on .* learner=base_classifier .* then start="):
         load_start(cfg, build_parts(cfg).learner)
     cfg = config()
     assert load_start(cfg, build_parts(cfg).learner) == ""
+
+
+def test_what_stays_frozen_must_come_from_the_start(config, tmp_path):
+    saved(tmp_path, config("learner=prototypical"))
+    cfg = config("learner=attention_attractor", f"start={tmp_path}")
+    with pytest.raises(ConfigError, match=r"does not fit: base\.weight is not there .* wanted: .*base_classifier"):
+        load_start(cfg, build_parts(cfg).learner)
+
+
+def test_a_start_that_was_trained_on_the_images_held_out_is_refused(config, tmp_path):
+    saved(tmp_path, config("learner=base_classifier"))
+    cfg = config("learner=attention_attractor", f"start={tmp_path}", *INCREMENTAL)
+    with pytest.raises(
+        ConfigError, match=r"was trained with held_out=0\.0 on Folder; this incremental task holds 0\.5"
+    ):
+        load_start(cfg, build_parts(cfg).learner)
 
 
 @pytest.mark.realdata

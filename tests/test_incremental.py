@@ -49,6 +49,13 @@ def test_every_base_class_is_asked_equally_often_and_new_episodes_are_the_sample
     assert np.array_equal(indices.query[:, :12], plain.query + len(BASE))
 
 
+def test_new_and_base_classes_of_an_episode_are_drawn_apart():
+    # 8 new and 12 base classes: if one draw placed both, their ranks would go together; by chance r is within 0.13.
+    indices = episodes_of(BOTH, n_way=1, base_way=1, base_query=1)[0:600]
+    new, base = indices.class_ids[:, 0], indices.query_y[:, -1]
+    assert abs(np.corrcoef(new, base)[0, 1]) < 0.13
+
+
 def test_only_labeled_items_are_drawn():
     mask = np.arange(len(BASE)) % 6 != 5
     indices = episodes_of(BASE, n_shot=1, labeled=mask)[0:600]
@@ -69,8 +76,9 @@ def test_an_episode_depends_on_seed_epoch_and_number_only():
     ("settings", "message"),
     [
         ({"n_way": 9}, r"needs 9 classes .* have 8"),
-        ({"base_way": 13}, r"needs 13 classes .* have 12"),
-        ({"base_query": 6}, r"too few items"),
+        ({"base_way": 13}, r"base classes \(n_way is base_way.*needs 13 classes .* have 12"),
+        ({"base_query": 6}, r"base classes .*too few items"),
+        ({"base_query": 0}, r"base_query must be at least 1, got 12, 5 and 0"),
         ({"n_query": 9}, r"too few items"),
     ],
 )

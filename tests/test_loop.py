@@ -129,6 +129,17 @@ def test_audit_tells_inductive_from_transductive():
         assert changes["classes relabelled"] < 1e-5
 
 
+def test_audit_refuses_answers_that_are_not_numbers():
+    class Broken(Prototypical):
+        def classify(self, features: Task) -> Prediction:
+            return Prediction(super().classify(features).logits * float("nan"))
+
+    store = random_store()
+    predict, _ = predictor(Broken(conv4()).eval(), store, PLAIN, FP32)
+    with torch.inference_mode(), pytest.raises(ValueError, match="episode 0 are not finite"):
+        audit(predict, sampler_of(store, 5))
+
+
 def test_training_learns():
     store, val = random_store(separation=0.5), random_store(separation=0.5, split="val", seed=1)
     training = training_of(store, trainer=Trainer(steps=60), augment=Augment())

@@ -122,17 +122,20 @@ def _conjugate_gradients(times: Callable[[Tensor], Tensor], b: Tensor, tolerance
     """`x` with `times(x) = b`, for each row, to a residual of `tolerance` times that of zero."""
     x, residual = torch.zeros_like(b), b
     direction, square = residual, residual.square().sum(-1)
-    goal = tolerance**2 * square
+    goal, done = tolerance**2 * square, torch.zeros_like(square, dtype=torch.bool)
     for _ in range(max_iterations):
-        active = square > goal
+        active = (square > goal) & ~done
         if not active.any():
             break
         image = times(direction)
         bent = (direction * image).sum(-1)
+        done = done | (bent <= 0)  # no minimum along this direction: what was found stays
         length = torch.where(active & (bent > 0), square / bent.where(bent > 0, 1.0), 0.0)
         x = x + length[:, None] * direction
         residual = residual - length[:, None] * image
         next_square = residual.square().sum(-1)
-        direction = residual + (next_square / square.clamp(min=1e-300))[:, None] * direction
+        direction = (
+            residual + torch.where(square > 0, next_square / square.where(square > 0, 1.0), 0.0)[:, None] * direction
+        )
         square = next_square
     return x

@@ -46,5 +46,6 @@ def join_base(base: ImageStore, mask: np.ndarray, novel: ImageStore) -> ImageSto
         item_names=tuple(base.item_names[i] for i in kept.tolist()) + novel.item_names,
         super_classes=None,
         super_class_names=(),
+        skipped=base.skipped + novel.skipped,
         n_base=n_base,
     )

@@ -39,7 +39,8 @@ class AttentionAttractor(AbstractMetricLearner):
     Departures: base classes that play new ones in training leave the attention altogether (the released code keeps their zeroed
     weights in its softmax). The damped system of recurrent back-propagation is solved instead of iterated 20 times, which can
     diverge. The backbone is in eval mode, as it is frozen. L-BFGS works in float64 (float32 on MPS, which has no other), for
-    all episodes at once. The start of w_2 is random but fixed, the others' is the attractor.
+    all episodes at once. The start of w_2 is random but fixed, the others' is the attractor. R is a mean over classes, as in the
+    released code (paper: a sum). With `fast="mlp"` each of the three attractors has V and tau of its own.
 
     In a task that is not incremental the base logits are left out, and the base weights only serve the attractor.
     """
@@ -105,6 +106,10 @@ class AttentionAttractor(AbstractMetricLearner):
     def _groups(self, support: Tensor, y: Tensor, features: Task) -> list[tuple[Attractor, Tensor]]:
         """The groups of fast weights: an attractor and where it pulls to, `[E, units, rows]`, for each."""
         mask = None if features.class_ids is None else forgotten(features.class_ids, self.base.out_features)
+        if mask is not None and mask.all(-1).any():
+            raise ValueError(
+                f"an episode has all {self.base.out_features} training classes, so none is left to attend to: take fewer ways"
+            )
         keys = prototypes(support, y, features.n_way), support.mean(1, keepdim=True)
         of_class, of_episode = (nn.functional.dropout(key, 0.1, self.training) for key in keys)
         groups = [(self.linear, self.linear(of_class, self.base.weight, mask))]

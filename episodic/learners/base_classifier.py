@@ -52,7 +52,9 @@ class BaseClassifier(AbstractMetricLearner):
             return joint_cross_entropy(own, base_logits, y) + self.weight_decay / 2 * w.square().sum(-1)
 
         with torch.inference_mode(False):  # the regression needs gradients, in evaluation too
-            solved = minimize(objective, x.new_zeros(len(x), x.shape[-1] * features.n_way))
+            # So flat a minimum is only found where the gradient is far smaller than the decay.
+            tolerance = min(1e-6, 1e-4 * self.weight_decay)
+            solved = minimize(objective, x.new_zeros(len(x), x.shape[-1] * features.n_way), tolerance=tolerance)
         own = with_one(query) @ solved.unflatten(-1, (x.shape[-1], features.n_way))
         return Prediction(torch.cat([own, base_logits_of(self.base, features, query)], dim=-1).float())
 

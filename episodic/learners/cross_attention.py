@@ -70,7 +70,7 @@ class CrossAttention(AbstractMetricLearner):
         logits, loss, term = self._answer(class_maps(support, member), query)
         if self.transductive and not self.training:
             items = torch.cat([support, query], dim=1)
-            step = int(query.shape[1] * self.candidates)
+            step = int(query.shape[1] * self.candidates + 1e-9)
             for joined in range(step, query.shape[1] + 1, step) if step else ():
                 confidence, label = logits.max(-1)
                 chosen = torch.zeros_like(confidence).scatter(1, confidence.topk(joined).indices, 1.0)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from episodic.core.functional import cosine_similarities, one_hot
+from episodic.core.functional import cosine_similarities
 from episodic.episode import Task
 from episodic.learners.learner import AbstractMetricLearner
 from episodic.prediction import Prediction
@@ -46,10 +46,12 @@ class Matching(AbstractMetricLearner):
         if self.context is not None:
             support, query = self.context(support, query)
         similarity = self.scale * cosine_similarities(query, support)
-        member = one_hot(features.support_y, features.n_way).bool()  # [E, S, way]
-        # [E, Q, S, way]: a class's own support items, the others at minus infinity
-        own = similarity[..., None].masked_fill(~member[:, None], float("-inf"))
-        return Prediction(own.logsumexp(-2) - similarity.logsumexp(-1, keepdim=True))
+        # Log-sum-exp over the support items of each class, around the largest of them.
+        y = features.support_y[:, None].expand_as(similarity)
+        least = similarity.new_full((*similarity.shape[:2], features.n_way), float("-inf"))
+        largest = least.scatter_reduce(2, y, similarity.detach(), "amax")
+        sums = torch.zeros_like(largest).scatter_add(2, y, (similarity - largest.gather(2, y)).exp())
+        return Prediction(sums.log() + largest - similarity.logsumexp(-1, keepdim=True))
 
 
 class FullContext(nn.Module):

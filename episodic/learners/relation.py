@@ -15,7 +15,7 @@ from episodic.learners.learner import AbstractMetricLearner, map_shape
 from episodic.prediction import Prediction
 
 LOSSES = ("squared_error", "cross_entropy")
-PAIRS = 2**13  # of query and class that evaluation looks at together
+PAIRS = 2**10  # of query and class that evaluation looks at together
 
 
 class Relation(AbstractMetricLearner):

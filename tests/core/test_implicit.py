@@ -90,3 +90,12 @@ def test_it_is_what_recurrent_back_propagation_iterates_to():
     expected = g * theta.detach()[0].cos()  # - d2(objective) / dw dtheta = diag(cos)
     (gradient,) = torch.autograd.grad((implicit_gradient(objective, solution, damping=0.1) * weights).sum(), theta)
     torch.testing.assert_close(gradient[0], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_problem_that_does_not_matter_has_no_nan_in_float32():
+    hessian, b = (x.float() for x in quadratics())
+    b.requires_grad_()
+    w = implicit_gradient(value(hessian, b), torch.linalg.solve(hessian, b.detach()))
+    (gradient,) = torch.autograd.grad(w[0].sum(), b)
+    assert gradient.isfinite().all()
+    assert torch.equal(gradient[1:], torch.zeros(3, 5))

@@ -204,3 +204,19 @@ def test_it_answers_the_same_where_gradients_are_off(fast):
 def test_an_unknown_kind_of_fast_weights_is_refused():
     with pytest.raises(ValueError, match="fast must be 'logistic' or 'mlp', got 'slow'"):
         attractor_network(fast="slow")
+
+
+def test_keys_are_dropped_out_in_training_only():
+    learner, task = attractor_network(), incremental_task(training=True)
+    assert torch.equal(learner.classify(task).logits, learner.classify(task).logits)
+    learner.train()
+    first, second = learner.classify(task).logits[..., :4], learner.classify(task).logits[..., :4]
+    assert not torch.allclose(first, second, atol=1e-4)
+    assert torch.allclose(first, second, atol=1.0)  # a tenth of the features, not all
+
+
+def test_an_episode_of_all_base_classes_leaves_nothing_to_attend_to():
+    learner = AttentionAttractor(Flat(), n_classes=4)
+    task = dataclasses.replace(random_task(), class_ids=torch.tensor([[3, 2, 0, 1]] * 3))
+    with pytest.raises(ValueError, match="an episode has all 4 training classes"):
+        learner.classify(task)

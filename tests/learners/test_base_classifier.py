@@ -80,6 +80,20 @@ def test_training_is_by_heart_over_all_classes_for_every_item():
     assert learner.base.weight.grad.abs().sum() > 0
 
 
+def test_it_is_solved_to_convergence_at_the_published_weight_decay_too():
+    """In 1,600 dimensions the minimum is flat: answers must not depend on the way there, as with renamed classes."""
+
+    class Wide(nn.Identity):
+        shape = (1600,)
+
+    learner = BaseClassifier(Wide(), n_classes=7).eval()
+    task = random_task(item=(1600,), n_shot=5, episodes=1)
+    new_name = torch.tensor([2, 0, 3, 1])
+    renamed = dataclasses.replace(task, support_y=new_name[task.support_y])
+    before, after = (learner.classify(t).logits.log_softmax(-1) for t in (task, renamed))
+    torch.testing.assert_close(after[..., new_name], before, rtol=2e-3, atol=2e-3)
+
+
 def test_it_answers_the_same_where_gradients_are_off():
     learner, task = base_classifier(), dataclasses.replace(random_task(), n_base=7)
     expected = learner.classify(task).logits

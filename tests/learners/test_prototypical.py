@@ -68,8 +68,12 @@ def test_one_shot_on_the_unit_sphere_equals_matching():
 
 
 def test_maps_are_flattened_and_gradients_reach_support_and_query():
-    task = random_task(item=(2, 3, 3)).map(lambda x: x.requires_grad_())
-    Prototypical(nn.Identity()).forward(task).logits.logsumexp(-1).sum().backward()
+    task = random_task(item=(2, 3, 3))
+    leaves = task.support.clone().requires_grad_(), task.query.clone().requires_grad_()
+    Prototypical(nn.Identity()).forward(Task(leaves[0], task.support_y, leaves[1], 4)).logits.logsumexp(
+        -1
+    ).sum().backward()
+    assert all(leaf.grad.flatten(2).abs().amax(-1).min() > 0 for leaf in leaves)
     flat = random_task(item=(2, 3, 3)).map(lambda x: x.flatten(1))
     logits = Prototypical(nn.Identity()).classify(flat).logits
     torch.testing.assert_close(Prototypical(nn.Identity()).classify(task).logits, logits)
