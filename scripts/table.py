@@ -1,7 +1,7 @@
-"""Writes the results tables of the README from the run records in `scripts/results`.
+"""Writes the tables of README.md and scripts/results/README.md from the run records in `scripts/results`.
 
     python scripts/table.py                       # rewrites the tables
-    python scripts/table.py --check               # fails where the README says otherwise
+    python scripts/table.py --check               # fails where they say otherwise
     python scripts/table.py --add RUN NAME EXPERIMENT TASK PAPER   # first keeps the last evaluation of a run
     python scripts/table.py --learner NAME OPTIONS DATASET RUN RUN20   # first keeps a cell of the table of learners
 
@@ -62,11 +62,14 @@ def learner_rows() -> list[list[str]]:
     records.sort(key=lambda record: -record[DATASETS[0]]["5"]["test/accuracy"])
     made = []
     for record in records:
-        tests = [record[dataset][way] for dataset in DATASETS for way in ("5", "20")]
-        cells = [f"{100 * test['test/accuracy']:.2f} ± {100 * test['test/ci95']:.2f}" for test in tests]
-        few = {test["test/episodes"] for test in tests} - {10_000}
+        tests = [record.get(dataset, {}).get(way) for dataset in DATASETS for way in ("5", "20")]
+        cells = [
+            f"{100 * test['test/accuracy']:.2f} ± {100 * test['test/ci95']:.2f}" if test else "–" for test in tests
+        ]
+        for i, test in enumerate(tests):
+            if test and test["test/episodes"] != 10_000:
+                cells[i] += f" ({test['test/episodes']:,})"
         note = " (transductive)" if ", transductive" in tests[0]["test/protocol"] else ""
-        note += f" ({' and '.join(f'{n:,}' for n in sorted(few, reverse=True))} episodes)" if few else ""
         trained = record[DATASETS[0]]["training"]
         speed = f"{trained['train/episodes_per_second']:.1f}"
         made.append([f"`{record['options']}`{note}", *cells, speed, f"{trained['train/peak_memory_gib']:.1f}"])
@@ -83,7 +86,8 @@ def add_learner(name: str, options: str, dataset: str, run: Path, run20: Path) -
     path = RESULTS / "learners" / f"{name}.json"
     record = json.loads(path.read_text()) if path.exists() else {}
     trained = json.loads((run / "metrics.json").read_text())
-    scored = json.loads((run20 / ("evaluation.json" if run == run20 else "metrics.json")).read_text())
+    again = run20 / ("evaluation.json" if run == run20 else "metrics.json")
+    scored = json.loads(again.read_text()) if again.exists() else {}
     training = {key: value for key, value in trained.items() if not key.startswith(("val/", "test/"))}
     tests = {
         way: {k: v for k, v in of.items() if k.startswith("test/")} for way, of in (("5", trained), ("20", scored))
@@ -117,14 +121,21 @@ def main() -> None:
     if arguments.add:
         run, name, *how = arguments.add
         add(Path(run), name, *how)
-    made = text = README.read_text()
-    for mark, header, lines in (("results", HEADER, rows()), ("learners", LEARNERS, learner_rows())):
-        before, rest = made.split(f"<!-- {mark} -->")
+    stale = []
+    for page, mark, header, lines in (
+        (README, "results", HEADER, rows()),
+        (RESULTS / "README.md", "learners", LEARNERS, learner_rows()),
+    ):
+        text = page.read_text()
+        before, rest = text.split(f"<!-- {mark} -->")
         after = rest.split(f"<!-- /{mark} -->")[1]
         made = f"{before}<!-- {mark} -->\n{markdown(header, lines)}\n<!-- /{mark} -->{after}"
-    if arguments.check and made != text:
-        sys.exit("the README's results table is not what scripts/results says: run python scripts/table.py")
-    README.write_text(made)
+        if made != text:
+            stale.append(page.relative_to(README.parent))
+        if not arguments.check:
+            page.write_text(made)
+    if arguments.check and stale:
+        sys.exit(f"{', '.join(map(str, stale))}: not what scripts/results says; run python scripts/table.py")
 
 
 if __name__ == "__main__":
