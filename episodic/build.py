@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from episodic.checkpoint import bare
 from episodic.config import ConfigError, make
 from episodic.data.augment import Augment, Normalize
 from episodic.data.dataset import SPLITS, AbstractDataset
@@ -43,7 +44,9 @@ def build_parts(cfg: DictConfig) -> Parts:
     dataset = make(cfg.task.dataset, **trust)
     torch.manual_seed(cfg.seed)
     backbone = make(cfg.backbone, **trust)
-    learner = make(cfg.semi, make(cfg.learner, backbone=backbone, **trust), **trust)
+    learner = make(cfg.learner, backbone=backbone, **trust)
+    for wrapper in cfg.semi.values():  # in the order of semi=[inner,outer]
+        learner = make(wrapper, learner, **trust)
     if is_incremental(cfg.task) and not learner.incremental:
         raise ConfigError(
             f"{type(learner).__name__} answers with the classes of the episode only; an incremental task, where training "
@@ -73,11 +76,15 @@ def load_start(cfg: DictConfig, learner: AbstractLearner) -> str:
         return ""
     run = Run(Path(cfg.start))
     check_held_out(run.config(), cfg.task, cfg.start)
-    theirs = run.weights()
+    theirs = {bare(name): value for name, value in run.weights().items()}
     mine = learner.state_dict()
-    fit = {name: value for name, value in theirs.items() if name in mine and mine[name].shape == value.shape}
+    fit = {
+        name: theirs[bare(name)]
+        for name, value in mine.items()
+        if bare(name) in theirs and value.shape == theirs[bare(name)].shape
+    }
     frozen = {name for name, parameter in learner.named_parameters() if not parameter.requires_grad}
-    lost = [name for name in mine if name not in fit and (name.startswith("backbone.") or name in frozen)]
+    lost = [bare(name) for name in mine if name not in fit and (bare(name).startswith("backbone.") or name in frozen)]
     if lost:
         wanted = f"; wanted: {learner.needs_start}" if learner.needs_start else ""
         raise ConfigError(f"start={cfg.start} does not fit: {lost[0]} is not there or of another shape{wanted}")

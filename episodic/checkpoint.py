@@ -76,18 +76,27 @@ def has_checkpoint(folder: Path) -> bool:
     return folder.exists() or folder.with_name(f"{folder.name}-previous").exists()
 
 
-def load_weights(model: torch.nn.Module, weights: Mapping[str, Tensor], source: object) -> None:
-    """Put `weights` into `model`.
+def bare(name: str) -> str:
+    """The name of a weight without the wrappers around the learner, `learner.` each, so that it is the same in any of them."""
+    while name.startswith("learner."):
+        name = name.removeprefix("learner.")
+    return name
+
+
+def load_weights(model: torch.nn.Module, weights: Mapping[str, Tensor], source: object, spare: bool = False) -> None:
+    """Put `weights` into `model`, whatever wrappers the learner has here and had there. `spare`: what a wrapper had there and
+    none has here is left out.
 
     **Raises:** `CheckpointError` naming the first keys that differ, where the checkpoint was made for another model.
     """
-    own = {name: tuple(t.shape) for name, t in model.state_dict().items()}
-    theirs = {name: tuple(t.shape) for name, t in weights.items()}
+    full = {bare(name): name for name in model.state_dict()}
+    own = {bare(name): tuple(t.shape) for name, t in model.state_dict().items()}
+    theirs = {bare(name): tuple(t.shape) for name, t in weights.items() if not spare or bare(name) in own}
     if own != theirs:
         differ = sorted(k for k in own.keys() | theirs.keys() if own.get(k) != theirs.get(k))
         shown = ", ".join(f"{k} (model {own.get(k)}, file {theirs.get(k)})" for k in differ[:3])
         raise CheckpointError(f"{source} was made for another model; {len(differ)} tensors differ: {shown}")
-    model.load_state_dict(weights)
+    model.load_state_dict({full[bare(name)]: value for name, value in weights.items() if bare(name) in own})
 
 
 def _read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:

@@ -122,7 +122,8 @@ def _groups() -> list[str]:
 def _values(override: Override) -> list[str]:
     if override.is_sweep_override():
         return [str(v) for v in override.sweep_iterator()]
-    return [str(override.value())]
+    value = override.value()
+    return [str(v) for v in (value if isinstance(value, list) else [value])]
 
 
 def _check_key(base: DictConfig, key: str) -> None:

@@ -22,6 +22,8 @@ class Task:
     - `n_base`: in incremental tasks, the training classes that a query may also belong to; else 0.
     - `class_ids [E, n_way]` or None: in training, which training classes the local labels stand for, for learners that
       know these classes by heart. None in evaluation.
+    - `again`: the same task with its items under another draw of the augmentation, or None; in training, for learners that
+      ask for it.
     """
 
     support: Tensor
@@ -31,6 +33,7 @@ class Task:
     unlabeled: Tensor | None = None
     n_base: int = 0
     class_ids: Int64[Tensor, "episode way"] | None = None
+    again: Task | None = None
 
     def map(self, f: Callable[[Tensor], Tensor]) -> Task:
         """Apply `f: [item, ...] -> [item, ...]` to all items in one call (one batch for batch norm), keep the rest."""
@@ -90,7 +93,7 @@ def gather_episode(indices: EpisodeIndices, gather: Callable[[Tensor], Tensor], 
     support, query, unlabeled = gather(every).to(device, non_blocking=True).split(sizes, dim=1)
 
     def labels(array: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
+        return torch.from_numpy(np.require(array, requirements=["C", "W"])).to(device, non_blocking=True)
 
     has_unlabeled = sizes[2] > 0
     return Episode(

@@ -52,7 +52,8 @@ def load_parts(cfg: DictConfig, folder: str, *, as_saved: bool = False) -> Parts
     if not as_saved:
         saved.learner, saved.semi = cfg.learner, cfg.semi
     parts = build_parts(saved)
-    run.restore("best" if run.has("best") else "last", parts.learner)
+    same = list(saved.semi) == list(run.config().semi)
+    run.restore("best" if run.has("best") else "last", parts.learner, spare=not same)
     return parts
 
 
@@ -120,6 +121,8 @@ def _verdict(changes: dict[str, float], declared: bool) -> str:
     warning = f" It declares itself {'transductive' if declared else 'inductive'}." if sees_queries != declared else ""
     if changes["classes relabelled"] > tolerance:
         warning += " Its answer depends on how the classes are numbered."
+    if changes["unlabeled permuted"] > tolerance:
+        warning += " Its answer depends on the order of the unlabeled items."
     return f"Audit: {kind} (largest relative change of a log-probability; {shown}).{warning}"
 
 

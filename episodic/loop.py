@@ -20,7 +20,14 @@ from episodic.hardware import Hardware
 from episodic.incremental import IncrementalEpisodes
 from episodic.learners.learner import AbstractLearner, AbstractMetricLearner
 from episodic.manifest import Episodes, episodes_hash, in_chunks
-from episodic.metrics import Interval, accuracy, class_bootstrap, incremental_accuracies, mean_interval
+from episodic.metrics import (
+    Interval,
+    accuracy,
+    class_bootstrap,
+    incremental_accuracies,
+    mean_interval,
+    unlabeled_accuracies,
+)
 from episodic.prediction import Prediction
 from episodic.sampler import EpisodeSampler
 from episodic.schedule import Schedule
@@ -104,10 +111,13 @@ def evaluate(
             rows = slice(done, done + len(indices))
             accuracies[rows] = accuracy(prediction.logits, episode.query_y).cpu()
             class_ids.append(indices.class_ids)
+            measured = {}
             if indices.n_base:
-                found = incremental_accuracies(prediction.logits, episode.query_y, indices.n_way)
-                for name, values in found.items():
-                    details.setdefault(name, np.empty(episodes.episodes))[rows] = values.cpu()
+                measured |= incremental_accuracies(prediction.logits, episode.query_y, indices.n_way)
+            if prediction.unlabeled is not None:
+                measured |= unlabeled_accuracies(prediction.unlabeled, episode.unlabeled_y)
+            for name, values in measured.items():
+                details.setdefault(name, np.empty(episodes.episodes))[rows] = values.cpu()
             done += len(indices)
             bar.update(len(indices))
     one_way = len({ids.shape[1] for ids in class_ids}) == 1
@@ -160,13 +170,14 @@ def predictor(
 def audit(predict: Callable, episodes: Episodes, count: int = 20, seed: int = 0) -> dict[str, float]:
     """How much log-probabilities `l` of queries change where nothing that an inductive learner may see has changed.
 
-    Re-runs `count` episodes with the queries permuted, with one query at a time, and with the classes relabelled (and the
-    answers mapped back); gives the largest `|change| / (1 + |l|)` of each. It is rounding for an inductive learner that
-    treats classes alike; a change under the first two means that queries see each other: transductive, or batch
-    statistics that leak. `predict` (see `predictor`) should work in float32.
+    Re-runs `count` episodes with the queries permuted, with one query at a time, with the classes relabelled (and the
+    answers mapped back), and with the unlabeled items permuted; gives the largest `|change| / (1 + |l|)` of each. It is
+    rounding for an inductive learner that treats classes alike; a change under the first two means that queries see each
+    other: transductive, or batch statistics that leak. `predict` (see `predictor`) should work in float32.
     """
     random = np.random.Generator(np.random.Philox(seed))
-    worst = dict.fromkeys(("queries permuted", "one query at a time", "classes relabelled"), 0.0)
+    checks = ("queries permuted", "one query at a time", "classes relabelled", "unlabeled permuted")
+    worst = dict.fromkeys(checks, 0.0)
     for i in range(min(count, episodes.episodes)):
         indices = episodes[i : i + 1]
 
@@ -184,8 +195,9 @@ def audit(predict: Callable, episodes: Episodes, count: int = 20, seed: int = 0)
         name = random.permutation(indices.n_way)
         name = np.concatenate([name, np.arange(indices.n_way, indices.n_way + indices.n_base)])
         relabelled = answer(support_y=name[indices.support_y], query_y=name[indices.query_y])
+        shuffled = answer(unlabeled=indices.unlabeled[:, random.permutation(indices.unlabeled.shape[1])])
         again = (permuted - before[:, order], torch.cat(alone, dim=1) - before, relabelled[..., name] - before)
-        sizes = (before[:, order], before, before)
+        again, sizes = (*again, shuffled - before), (before[:, order], before, before, before)
         for key, change, size in zip(worst, again, sizes, strict=True):
             worst[key] = max(worst[key], float((change.abs() / (1 + size.abs())).nan_to_num(nan=torch.inf).max()))
     return worst
@@ -260,21 +272,29 @@ class Training:
         # Keyed by the step, so that dropout and augmentation need no state to resume.
         torch.manual_seed((self.seed * 0x9E3779B97F4A7C15 + self.step) % 2**63)
         generator = torch.Generator().manual_seed((self.seed * 0x9E3779B97F4A7C15 + self.step) % 2**63)
-        episode = gather_episode(self.sampler.batch(self.step), self.store.gather, self.hardware.device)
-        task: Task = episode.task.map(lambda images: self.normalize(images, self.augment, generator))
-        task = dataclasses.replace(task, class_ids=episode.class_ids)
         factor = self.schedule(self.step, self.trainer.steps)
         for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = rate * factor
         self.learner.train()
-        loss, correct = objective(self.learner, dataclasses.replace(episode, task=task), self.hardware)
+        loss, correct = self.outcome(generator)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if self.trainer.clip_norm:
             nn.utils.clip_grad_norm_(self.learner.parameters(), self.trainer.clip_norm)
         self.optimizer.step()
+        self.learner.after_step()
         self.step += 1
         return loss.detach(), correct.mean()
+
+    def outcome(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """`(loss, accuracies)` of what this step trains on; augmentation draws from `generator`."""
+        episode = gather_episode(self.sampler.batch(self.step), self.store.gather, self.hardware.device)
+        seen = dataclasses.replace(episode.task, class_ids=episode.class_ids)
+        views = [
+            seen.map(lambda images: self.normalize(images, self.augment, generator)) for _ in range(self.learner.views)
+        ]
+        task: Task = dataclasses.replace(views[0], again=views[1] if len(views) > 1 else None)
+        return objective(self.learner, dataclasses.replace(episode, task=task), self.hardware)
 
 
 def fit(

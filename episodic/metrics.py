@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
@@ -41,6 +42,24 @@ def incremental_accuracies(
         values[f"delta {kind}"] = values[kind] - values[f"{kind} alone"]
     values["delta"] = (values["delta novel"] + values["delta base"]) / 2
     return values
+
+
+def unlabeled_accuracies(
+    taken: Float[Tensor, "episode unlabeled way"], unlabeled_y: Int64[Tensor, "episode unlabeled"]
+) -> dict[str, Float[Tensor, " episode"]]:
+    """How well each episode used its unlabeled items, by how much each was `taken` for each class (label −1: distractor).
+
+    `unlabeled accuracy`: share of the items of the task's classes that were taken most for their own class. `unlabeled
+    purity`: the weight that went to the right class, of all weight that was given away; 1 where none was.
+    """
+    own = (unlabeled_y >= 0).float()
+    right = (taken.argmax(-1) == unlabeled_y).float()
+    weight = taken.gather(-1, unlabeled_y.clamp(min=0)[..., None])[..., 0] * own
+    total = taken.sum((1, 2))
+    return {
+        "unlabeled accuracy": right.sum(-1) / own.sum(-1).clamp(min=1),
+        "unlabeled purity": torch.where(total > 0, weight.sum(-1) / total, 1),
+    }
 
 
 @dataclasses.dataclass(frozen=True)

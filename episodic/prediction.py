@@ -24,8 +24,11 @@ class Prediction:
       incremental task `n_base` further columns follow, the base classes.
     - `loss`: episode -> `[E]`, what the answer is trained by; None for the cross-entropy of the logits.
     - `terms`: further losses, each episode -> `[E]`, that are added to it.
+    - `unlabeled`: `[E, U, n_way]` or None, how much each unlabeled item was taken for each class: 0 and more, in sum at most 1.
+      For analysis.
     """
 
     logits: Float[Tensor, "episode query answers"]
     loss: Loss | None = None
     terms: dict[str, Loss] = dataclasses.field(default_factory=dict)
+    unlabeled: Float[Tensor, "episode unlabeled way"] | None = None

@@ -71,16 +71,22 @@ class Run:
         save_checkpoint(self.folder / kind, learner.state_dict(), optimizer.state_dict(), state)
 
     def restore(
-        self, kind: str, learner: torch.nn.Module, optimizer: torch.optim.Optimizer | None = None
+        self,
+        kind: str,
+        learner: torch.nn.Module,
+        optimizer: torch.optim.Optimizer | None = None,
+        *,
+        spare: bool = False,
     ) -> dict[str, Any]:
         """Put a checkpoint into `learner` (and `optimizer`); returns its state. A damaged one falls back to the one before.
+        `spare`: leave out what only wrappers of the run had.
 
         **Raises:** `CheckpointError` where none can be read or it was made for another model.
         """
         weights, optimizer_state, state, warning = load_checkpoint(self.folder / kind)
         if warning:
             print(f"Note: {warning}")
-        load_weights(learner, weights, self.folder / kind)
+        load_weights(learner, weights, self.folder / kind, spare)
         if optimizer is not None:
             optimizer.load_state_dict(optimizer_state)
         return state

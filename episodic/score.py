@@ -65,12 +65,12 @@ def detail_rows(evaluation: Evaluation, store: ImageStore, rival: Evaluation | N
     for name, values in evaluation.details.items():
         if rival is None:
             rows.append([f"{store.dataset} {store.split}", name, percent(mean_interval(values))])
-        else:
+        elif name in rival.details:
             rows.append(["  difference", name, percent(paired_interval(values, rival.details[name]))])
     return rows
 
 
-DETAIL_HEADER = ["data", "of incremental episodes", "%"]
+DETAIL_HEADER = ["data", "of each episode", "%"]
 SCORE_HEADER = ["data", "classes (split, hash)", "episodes (hash)", "accuracy %", "over classes %", "seconds"]
 
 

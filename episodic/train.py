@@ -43,7 +43,8 @@ def train(cfg: DictConfig) -> None:
     # All samplers before the first step: an impossible episode should not show after an hour.
     val_episodes = episodes_of(val_store, "val", training.trainer.validation_episodes)
     scored = {s.split: (s, episodes_of(s, "test", cfg.episodes)) for s in (val_store, test_store)}
-    run = Run.open(cfg, f"{choices.task}-{choices.learner}")
+    wrappers = "+".join(cfg.semi)
+    run = Run.open(cfg, "-".join([choices.task, choices.learner, *(name for name in cfg.semi if name != "supervised")]))
     state = {"step": 0, "best": None, "seconds": 0.0}
     if cfg.resume and run.has("last"):
         state = run.restore("last", training.learner, training.optimizer)
@@ -51,7 +52,7 @@ def train(cfg: DictConfig) -> None:
     else:
         begun = load_start(cfg, parts.learner)
     parameters = sum(p.numel() for p in training.learner.parameters())
-    print(f"{choices.task}: {choices.learner} on {choices.backbone} ({parameters:,} parameters), {choices.semi}")
+    print(f"{choices.task}: {choices.learner} on {choices.backbone} ({parameters:,} parameters), {wrappers}")
     print("; ".join([parts.hardware.describe(), str(run.folder), *([begun] if begun else [])]))
 
     curves = Curves(run.folder, training)
@@ -111,7 +112,7 @@ def train(cfg: DictConfig) -> None:
         "task": choices.task,
         "learner": choices.learner,
         "backbone": choices.backbone,
-        "semi": choices.semi,
+        "semi": wrappers,
     }
     rows, details = [], []
     for store, episodes in scored.values():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 
 import torch
 from torch import nn
@@ -16,16 +17,23 @@ class AbstractLearner(nn.Module, abc.ABC):
 
     `transductive` says whether the answer to one query may depend on the other queries; reports name it, and the audit of
     `episodic.evaluate` checks it. `incremental` says whether it can answer with training classes too (`Task.n_base`).
-    `needs_start`, where not empty, says how to make the run that training must start from.
+    `uses_unlabeled` says whether unlabeled items matter to it. `needs_start`, where not empty, says how to make the run that
+    training must start from. `views`: in training, under how many draws of the augmentation it wants to see the items of a
+    task; with 2 the second is `Task.again`.
     """
 
     transductive: bool = False
     incremental: bool = False
+    uses_unlabeled: bool = False
     needs_start: str = ""
+    views: int = 1
 
     @abc.abstractmethod
     def forward(self, task: Task) -> Prediction:
         """`task` of images -> prediction with logits `[E, Q, n_way]`."""
+
+    def after_step(self) -> None:
+        """Called by training after each step of the optimiser."""
 
 
 def map_shape(backbone: nn.Module, learner: str, positions: int = 1) -> tuple[int, int, int]:
@@ -56,6 +64,8 @@ class AbstractMetricLearner(AbstractLearner):
         """`features`, a task whose items are embeddings of the backbone's `shape` -> prediction."""
 
     def forward(self, task: Task) -> Prediction:
+        if not self.uses_unlabeled:
+            task = dataclasses.replace(task, unlabeled=None)  # not even through batch norm
         features = task.map(lambda items: self.backbone(items).float())
         # Only the backbone may run in bf16: distances are small differences of large products.
         with torch.autocast(features.query.device.type, enabled=False):

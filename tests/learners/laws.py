@@ -104,7 +104,8 @@ def check_same(after, before, expected):
 
 
 def check_episodes_are_alone(learner, task, before):
-    second = Task(task.support[1:2], task.support_y[1:2], task.query[1:2], task.n_way)
+    unlabeled = None if task.unlabeled is None else task.unlabeled[1:2]
+    second = Task(task.support[1:2], task.support_y[1:2], task.query[1:2], task.n_way, unlabeled)
     torch.testing.assert_close(log_probabilities(learner, second), before[1:2])
 
 

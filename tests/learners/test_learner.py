@@ -22,9 +22,10 @@ def test_a_metric_learner_embeds_all_items_in_one_batch_and_classifies_float32_f
             return super().forward(items)
 
     class Recorder(AbstractMetricLearner):
-        def __init__(self):
+        def __init__(self, uses_unlabeled: bool):
             super().__init__()
             self.backbone = Backbone(6, 3)
+            self.uses_unlabeled = uses_unlabeled
 
         def classify(self, features: Task) -> Prediction:
             assert features.query.dtype == features.support.dtype == torch.float32
@@ -33,6 +34,7 @@ def test_a_metric_learner_embeds_all_items_in_one_batch_and_classifies_float32_f
 
     task = random_task(n_unlabeled=2)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        logits = Recorder()(task).logits
-    assert seen == [3 * (8 + 5 + 2)]
+        logits = Recorder(uses_unlabeled=True)(task).logits
+        Recorder(uses_unlabeled=False)(task)  # which must not see them, not even through batch norm
+    assert seen == [3 * (8 + 5 + 2), 3 * (8 + 5)]
     assert logits.shape == (3, 5, 3)

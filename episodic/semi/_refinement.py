@@ -1,0 +1,73 @@
+"""Prototypes that move towards unlabeled items: what the three k-means of Ren et al. share."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from episodic.core.functional import one_hot, squared_distances
+from episodic.episode import Task
+from episodic.prediction import Prediction
+from episodic.semi.wrapper import AbstractWrapper
+
+
+class AbstractRefinement(AbstractWrapper):
+    """Refines the prototypes by `steps` steps of k-means with soft assignments, then gives them to the learner as its support.
+
+        p_c = mean of f(x) over the support of class c
+        p_c <- (sum of f(x) over the support of c + sum_j w_jc f(u_j)) / (K_c + sum_j w_jc),    `steps` times
+
+    Items of the support keep their labels. The `weights` w are what the three differ in. The learner sees one support item a
+    class, the refined prototype: for Prototypical Networks that is the paper's method, for others an extension of it.
+    """
+
+    steps: int
+    temperature: float
+    detach: bool = False
+
+    @abc.abstractmethod
+    def weights(
+        self,
+        distances: Float[Tensor, "episode unlabeled way"],
+        unlabeled: Float[Tensor, "episode unlabeled dim"],
+        initial: Float[Tensor, "episode unlabeled way"],
+    ) -> Float[Tensor, "episode unlabeled way"]:
+        """How much each unlabeled item counts for each class, by its `distances` to the prototypes, over the temperature, and by
+        the `initial` ones, before the first step.
+        """
+
+    def classify_with_unlabeled(self, features: Task) -> Prediction:
+        if self.steps == 0:
+            return self.learner.classify(dataclasses.replace(features, unlabeled=None))
+        support, unlabeled = features.support.flatten(2), features.unlabeled.flatten(2)
+        member = one_hot(features.support_y, features.n_way)
+        sums, counts = member.mT @ support, member.sum(1)[..., None]
+        centres = sums / counts.clamp(min=1)
+        initial = squared_distances(unlabeled, centres) / self.temperature
+        distances = initial
+        for step in range(self.steps):
+            if step:
+                distances = squared_distances(unlabeled, centres) / self.temperature
+            weights = self.weights(distances, unlabeled, initial)
+            weights = weights.detach() if self.detach else weights
+            total = counts + weights.sum(1)[..., None]
+            centres = (sums + weights.mT @ unlabeled) / torch.where(total > 0, total, 1)
+        refined = dataclasses.replace(
+            features,
+            support=centres.unflatten(-1, features.support.shape[2:]),
+            support_y=torch.arange(features.n_way, device=centres.device).expand(len(centres), -1),
+            unlabeled=None,
+        )
+        return dataclasses.replace(self.learner.classify(refined), unlabeled=weights)
+
+
+def check_refinement(steps: int, temperature: float) -> None:
+    """**Raises:** `ValueError` for settings that make no sense."""
+    if not isinstance(steps, int) or steps < 0:
+        raise ValueError(f"steps of the refinement must be an integer, at least 0 (the learner itself), got {steps!r}")
+    if temperature <= 0:
+        raise ValueError(f"temperature must be positive, got {temperature}")

@@ -1,0 +1,58 @@
+"""What a semi-supervised wrapper is: a learner around a learner."""
+
+from __future__ import annotations
+
+import abc
+
+from torch import nn
+
+from episodic.episode import Task
+from episodic.learners.learner import AbstractLearner, AbstractMetricLearner
+from episodic.prediction import Prediction
+
+
+class AbstractWrapper(AbstractMetricLearner):
+    """A metric learner that answers by another one, `learner`, with the help of the unlabeled items.
+
+    Laws, which tests hold: without unlabeled items it is `learner` itself, exactly; so it is in its null setting (no steps, no
+    weight); labelled items keep their labels; the order of unlabeled items does not matter.
+    """
+
+    learner: AbstractMetricLearner
+    uses_unlabeled = True
+
+    @property
+    def backbone(self) -> nn.Module:
+        return self.learner.backbone
+
+    @property
+    def transductive(self) -> bool:
+        return self.learner.transductive
+
+    @property
+    def incremental(self) -> bool:
+        return self.learner.incremental
+
+    @property
+    def needs_start(self) -> str:
+        return self.learner.needs_start
+
+    @abc.abstractmethod
+    def classify_with_unlabeled(self, features: Task) -> Prediction:
+        """`features`, with unlabeled items -> prediction."""
+
+    def classify(self, features: Task) -> Prediction:
+        return self.learner.classify(features) if features.unlabeled is None else self.classify_with_unlabeled(features)
+
+
+def metric(learner: AbstractLearner, wrapper: str) -> AbstractMetricLearner:
+    """`learner`, which must work on features.
+
+    **Raises:** `ValueError` where it does not.
+    """
+    if not isinstance(learner, AbstractMetricLearner):
+        raise ValueError(
+            f"semi={wrapper} works on embeddings, but {type(learner).__name__} has none: it adapts the backbone to each "
+            "episode. Take a learner that compares embeddings, e.g. learner=prototypical"
+        )
+    return learner
