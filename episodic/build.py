@@ -22,6 +22,7 @@ from episodic.learners.learner import AbstractLearner
 from episodic.loop import Trainer, Training
 from episodic.run import Run
 from episodic.sampler import EpisodeSampler
+from episodic.semi.wrapper import layers
 
 STREAMS = {"train": 0, "val": 1, "test": 2}  # the sampler's epoch: training never moves the episodes of an evaluation
 SHAPE = ("n_way", "n_shot", "n_query", "n_unlabeled", "n_distractors")
@@ -83,8 +84,10 @@ def load_start(cfg: DictConfig, learner: AbstractLearner) -> str:
         for name, value in mine.items()
         if bare(name) in theirs and value.shape == theirs[bare(name)].shape
     }
-    frozen = {name for name, parameter in learner.named_parameters() if not parameter.requires_grad}
-    lost = [bare(name) for name in mine if name not in fit and (bare(name).startswith("backbone.") or name in frozen)]
+    inner = layers(learner)[-1]
+    needed = {name for name, parameter in inner.named_parameters() if not parameter.requires_grad}
+    needed |= {name for name in inner.state_dict() if name.startswith("backbone.")}
+    lost = [bare(name) for name in mine if name not in fit and bare(name) in needed]
     if lost:
         wanted = f"; wanted: {learner.needs_start}" if learner.needs_start else ""
         raise ConfigError(f"start={cfg.start} does not fit: {lost[0]} is not there or of another shape{wanted}")
@@ -110,6 +113,11 @@ def check_held_out(saved: DictConfig, task: DictConfig, folder: str) -> None:
 def build_training(cfg: DictConfig, parts: Parts) -> Training:
     """Everything that a training step needs, at step 0."""
     trust = {"allow_any_target": cfg.allow_any_target}
+    if any(inner.views > 1 for inner in layers(parts.learner)[1:]):
+        raise ConfigError(
+            "mean_teacher trains what it wraps, so in training it comes last: semi=[...,mean_teacher]. In evaluation other "
+            "wrappers can be put around it: semi=[saved,...]"
+        )
     trainer: Trainer = make(cfg.trainer, **trust)
     augment: Augment = make(cfg.augment, **trust)
     store = parts.dataset.store("train")
@@ -136,7 +144,7 @@ def build_training(cfg: DictConfig, parts: Parts) -> Training:
         sampler=sampler,
         normalize=parts.normalize,
         augment=augment,
-        optimizer=make(cfg.optimizer, [p for p in parts.learner.parameters() if p.requires_grad], **trust),
+        optimizer=make(cfg.optimizer, parts.learner.learned_parameters(), **trust),
         schedule=make(cfg.schedule, **trust),
         trainer=trainer,
         hardware=parts.hardware,

@@ -32,6 +32,10 @@ class AbstractLearner(nn.Module, abc.ABC):
     def forward(self, task: Task) -> Prediction:
         """`task` of images -> prediction with logits `[E, Q, n_way]`."""
 
+    def learned_parameters(self) -> list[nn.Parameter]:
+        """What the optimiser moves."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
     def after_step(self) -> None:
         """Called by training after each step of the optimiser."""
 
@@ -63,10 +67,14 @@ class AbstractMetricLearner(AbstractLearner):
     def classify(self, features: Task) -> Prediction:
         """`features`, a task whose items are embeddings of the backbone's `shape` -> prediction."""
 
+    def embed(self, task: Task) -> Task:
+        """The task with its images replaced by float32 embeddings, computed as one batch."""
+        return task.map(lambda items: self.backbone(items).float())
+
     def forward(self, task: Task) -> Prediction:
         if not self.uses_unlabeled:
             task = dataclasses.replace(task, unlabeled=None)  # not even through batch norm
-        features = task.map(lambda items: self.backbone(items).float())
+        features = self.embed(task)
         # Only the backbone may run in bf16: distances are small differences of large products.
         with torch.autocast(features.query.device.type, enabled=False):
             return self.classify(features)

@@ -45,6 +45,12 @@ class AbstractWrapper(AbstractMetricLearner):
         return self.learner.classify(features) if features.unlabeled is None else self.classify_with_unlabeled(features)
 
 
+def layers(learner: AbstractLearner) -> list[AbstractLearner]:
+    """The learner as it is wrapped, from the outermost wrapper to the innermost learner."""
+    inner = getattr(learner, "learner", None)
+    return [learner] if inner is None else [learner, *layers(inner)]
+
+
 def metric(learner: AbstractLearner, wrapper: str) -> AbstractMetricLearner:
     """`learner`, which must work on features.
 

@@ -1,0 +1,158 @@
+"""Mean Teacher, consistency with an average of the learner's own past."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import kl_div, mse_loss
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from episodic.episode import Task
+from episodic.learners.learner import AbstractLearner, AbstractMetricLearner
+from episodic.prediction import Prediction
+
+CONSISTENCIES = ("mse", "kl")
+
+
+class MeanTeacher(AbstractLearner):
+    """Trains a learner, the student, to answer for unlabeled items as its teacher does, a running average of its weights.
+
+        student's loss + weight(t) * distance of the probabilities of student and teacher, a mean over the unlabeled items
+        weight(t) = weight * exp(-5 (1 - min(t, ramp_steps) / ramp_steps)^2)
+        teacher <- a teacher + (1 - a) student,    a = min(1 - 1 / (t + 1), decay),    after step t = 1, 2, ...
+
+    Student and teacher see the items, the support too, under different draws of the augmentation, and are asked about the
+    unlabeled items as if they were queries. The distance is the mean squared difference over the classes (`mse`) or the
+    divergence KL(teacher || student) (`kl`). In evaluation the teacher answers: it is what is validated, kept as the best and
+    tested. `python -m episodic.evaluate run=<run> semi=supervised` scores the student.
+
+    The teacher starts as a copy of the student. All that the student has, weights and batch-norm statistics, is averaged by
+    the same rule; what is counted is copied. In training the teacher normalises by its own batch.
+
+    Tarvainen, Valpola: *Mean teachers are better role models: Weight-averaged consistency targets improve semi-supervised deep
+    learning results*, NeurIPS 2017, https://arxiv.org/abs/1703.01780, there for one classifier of fixed classes. Departures:
+    answers to episodes in the place of that classifier; consistency on unlabeled items only (the authors' code: labeled ones
+    too); their teacher starts at random and keeps batch-norm statistics of its own; one head, not two.
+
+    **Arguments:** `learner`: any. `weight`: between n_way and its square for `mse`, 1 to 10 for `kl`, say the authors; 0 trains
+    the learner as without a teacher. `decay`: with `weight=0` and `decay=0` nothing is changed. `ramp_steps`: 0 for none.
+    """
+
+    uses_unlabeled = True
+    views = 2
+
+    def __init__(
+        self,
+        learner: AbstractLearner,
+        weight: float = 10.0,
+        decay: float = 0.999,
+        ramp_steps: int = 1000,
+        consistency: str = "mse",
+    ):
+        super().__init__()
+        if weight < 0 or ramp_steps < 0:
+            raise ValueError(f"weight and ramp_steps must be at least 0, got {weight} and {ramp_steps}")
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay must be at least 0 (the teacher is the student) and below 1, got {decay}")
+        if consistency not in CONSISTENCIES:
+            raise ValueError(f"consistency must be one of {', '.join(CONSISTENCIES)}, got {consistency!r}")
+        self.learner = learner
+        self.teacher = copy.deepcopy(learner)  # its weights may need gradients: a MAML adapts them to each episode
+        for module in self.teacher.modules():
+            if isinstance(module, _BatchNorm):
+                module.momentum = 0.0  # its running statistics are averages of the student's, not its own
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+        self.weight = weight
+        self.decay = decay
+        self.ramp_steps = ramp_steps
+        self.consistency = consistency
+        self.transductive = learner.transductive
+        self.incremental = learner.incremental
+        self.needs_start = learner.needs_start
+
+    def forward(self, task: Task) -> Prediction:
+        if not self.training:
+            return self.teacher(task)
+        if self.steps == 0:
+            self._teach(keep=0.0)  # now, since the student may have begun with the weights of another run
+        if not self.weight or task.unlabeled is None:
+            return self.learner(task)
+        prediction, answers = with_unlabeled_as_queries(self.learner, task)
+        again = dataclasses.replace(task.again, query=task.again.unlabeled, unlabeled=None)
+        with torch.no_grad():
+            targets = self.teacher(again).logits
+        distance = self.weight * ramp_up(int(self.steps), self.ramp_steps) * apart(answers, targets, self.consistency)
+        return dataclasses.replace(prediction, terms={**prediction.terms, "consistency": lambda episode: distance})
+
+    def learned_parameters(self) -> list[nn.Parameter]:
+        return self.learner.learned_parameters()
+
+    def after_step(self) -> None:
+        self.learner.after_step()
+        self.steps += 1
+        self._teach(keep=min(1 - 1 / (int(self.steps) + 1), self.decay))
+
+    @torch.no_grad()
+    def _teach(self, keep: float) -> None:
+        for mine, new in zip(self.teacher.state_dict().values(), self.learner.state_dict().values(), strict=True):
+            if keep and mine.is_floating_point():
+                mine.lerp_(new, 1 - keep)
+            else:
+                mine.copy_(new)
+
+
+class MetricMeanTeacher(MeanTeacher, AbstractMetricLearner):
+    """`MeanTeacher` of a metric learner, which can answer on features as well: the teacher's, in training the student's."""
+
+    @property
+    def backbone(self) -> nn.Module:
+        return (self.learner if self.training else self.teacher).backbone
+
+    def classify(self, features: Task) -> Prediction:
+        return (self.learner if self.training else self.teacher).classify(features)
+
+
+def mean_teacher(
+    learner: AbstractLearner,
+    weight: float = 10.0,
+    decay: float = 0.999,
+    ramp_steps: int = 1000,
+    consistency: str = "mse",
+) -> MeanTeacher:
+    """The `MeanTeacher` of `learner`, itself a metric learner where that is one."""
+    kind = MetricMeanTeacher if isinstance(learner, AbstractMetricLearner) else MeanTeacher
+    return kind(learner, weight, decay, ramp_steps, consistency)
+
+
+def with_unlabeled_as_queries(
+    learner: AbstractLearner, task: Task
+) -> tuple[Prediction, Float[Tensor, "episode unlabeled answers"]]:
+    """The prediction for `task`, and the logits for its unlabeled items; embeddings are computed once, in one batch."""
+    if not isinstance(learner, AbstractMetricLearner):
+        asked = dataclasses.replace(task, query=task.unlabeled, unlabeled=None)
+        return learner(task), learner(asked).logits
+    features = learner.embed(task)
+    with torch.autocast(features.query.device.type, enabled=False):
+        asked = dataclasses.replace(features, query=features.unlabeled, unlabeled=None)
+        return learner.classify(features), learner.classify(asked).logits
+
+
+def ramp_up(step: int, steps: int) -> float:
+    """`exp(-5 (1 - step / steps)^2)`, from `step = steps` on 1."""
+    return math.exp(-5 * (1 - min(step, steps) / steps) ** 2) if steps else 1.0
+
+
+def apart(
+    student: Float[Tensor, "episode item answers"], teacher: Float[Tensor, "episode item answers"], kind: str
+) -> Float[Tensor, " episode"]:
+    """Distance of two answers, given as logits: `mse` or `kl`, a mean over items; the teacher's is a constant."""
+    student, teacher = student.float(), teacher.detach().float()
+    if kind == "mse":
+        return mse_loss(student.softmax(-1), teacher.softmax(-1), reduction="none").mean((1, 2))
+    divergence = kl_div(student.log_softmax(-1), teacher.log_softmax(-1), log_target=True, reduction="none")
+    return divergence.sum(-1).mean(-1)
