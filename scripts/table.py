@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
 from pathlib import Path
 
@@ -27,6 +28,24 @@ LEARNERS = [
     "train, episodes/s",
     "peak, GiB",
 ]
+SEMI_EXPERIMENTS = ("semi_omniglot", "semi_glyphs", "semi_miniimagenet")
+SEMI = ["method", "no distractors", "paper", "5 distractor classes", "paper", "splits", "right, of the weight given"]
+SEMI_PAPER = {  # Ren et al., 2018: without and with distractors
+    "semi_omniglot": {
+        "supervised": ("94.62", "94.62"),
+        "semi-supervised inference": ("97.45", "95.08"),
+        "soft_kmeans": ("97.25", "95.01"),
+        "soft_kmeans_cluster": ("97.68", "97.17"),
+        "masked_soft_kmeans": ("97.52", "97.30"),
+    },
+    "semi_miniimagenet": {
+        "supervised": ("43.61", "43.61"),
+        "semi-supervised inference": ("48.98", "47.42"),
+        "soft_kmeans": ("50.09", "48.70"),
+        "soft_kmeans_cluster": ("49.03", "48.86"),
+        "masked_soft_kmeans": ("50.41", "49.04"),
+    },
+}
 HEADER = ["command", "protocol", "classes scored", "paper (test)", "ours", "over classes", "training"]
 
 
@@ -73,6 +92,26 @@ def learner_rows() -> list[list[str]]:
         trained = record[DATASETS[0]]["training"]
         speed = f"{trained['train/episodes_per_second']:.1f}"
         made.append([f"`{record['options']}`{note}", *cells, speed, f"{trained['train/peak_memory_gib']:.1f}"])
+    return made
+
+
+def semi_rows(experiment: str) -> list[list[str]]:
+    """One row a method: mean over label splits, with their standard deviation, beside the paper's."""
+    path = RESULTS / "semi" / f"{experiment}.json"
+    made = []
+    for method, records in json.loads(path.read_text()).items() if path.exists() else ():
+        cells, purity, splits = [], [], set()
+        for i, distractors in enumerate(("0", "5")):
+            of = list(records.get(distractors, {}).values())
+            name = "val" if of and "val/accuracy" in of[0] else "test"
+            values = [100 * scores[f"{name}/accuracy"] for scores in of]
+            spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.2f}{spread}" if of else "–")
+            cells.append(SEMI_PAPER.get(experiment, {}).get(method, ("–", "–"))[i])
+            splits.add(str(len(of)))
+            if of and f"{name}/unlabeled_purity" in of[0]:
+                purity.append(f"{statistics.mean(100 * scores[f'{name}/unlabeled_purity'] for scores in of):.1f}")
+        made.append([method, *cells, "/".join(sorted(splits)), " / ".join(purity) or "–"])
     return made
 
 
@@ -125,6 +164,7 @@ def main() -> None:
     for page, mark, header, lines in (
         (README, "results", HEADER, rows()),
         (RESULTS / "README.md", "learners", LEARNERS, learner_rows()),
+        *((RESULTS / "README.md", name, SEMI, semi_rows(name)) for name in SEMI_EXPERIMENTS),
     ):
         text = page.read_text()
         before, rest = text.split(f"<!-- {mark} -->")

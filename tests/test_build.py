@@ -17,9 +17,14 @@ from episodic.build import (
     load_start,
     load_store,
 )
+from episodic.checkpoint import CheckpointError
 from episodic.config import ConfigError, compose_config, conf_dir
+from episodic.data.labeled import labeled_mask
+from episodic.evaluate import load_parts, with_saved_parts
 from episodic.loop import evaluate
 from episodic.run import Run
+from episodic.semi.mean_teacher import MeanTeacher
+from episodic.semi.wrapper import layers
 
 REAL = Path(__file__).parents[1] / ".." / "shared" / "data"
 LEARNERS = sorted(path.stem for path in (conf_dir() / "learner").glob("[!_]*.yaml"))
@@ -80,6 +85,54 @@ def test_every_learner_trains_and_answers_by_its_name(config, learner):
     assert result.details == {}
 
 
+WRAPPERS = sorted(path.stem for path in (conf_dir() / "semi").glob("[!_]*.yaml") if path.stem != "pseudo_labels")
+UNLABELED = [
+    "task.n_unlabeled=2",
+    "task.n_distractors=1",
+    "task.labeled_fraction=0.5",
+    "task.n_query=1",
+    "task.train.n_query=1",
+]
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_every_wrapper_trains_and_answers_by_its_name(config, wrapper):
+    cfg = config(f"semi={wrapper}", *UNLABELED)
+    parts = build_parts(cfg)
+    training = build_training(cfg, parts)
+    drawn = training.sampler[0:4]
+    mask = labeled_mask(training.store.labels.numpy(), 0.5, seed=0)
+    assert mask[drawn.support].all()
+    assert mask[drawn.query].all()
+    assert not mask[drawn.unlabeled].any()
+    loss, accuracy = training.advance()
+    assert loss.isfinite()
+    assert 0 <= accuracy <= 1
+    store = load_store(parts.dataset, cfg.task, "test")
+    episodes = build_sampler(cfg.task, store, shape=cfg.task, seed=0, stream="test", episodes=20)
+    cached = evaluate(parts.learner, store, episodes, parts.normalize, parts.hardware)
+    plain = evaluate(parts.learner, store, episodes, parts.normalize, parts.hardware, cached=False)
+    assert np.abs(cached.accuracies - plain.accuracies).mean() < 0.05  # bf16 in batches of another size
+    measured = {"unlabeled accuracy", "unlabeled purity"} if wrapper not in ("supervised", "mean_teacher") else set()
+    assert set(cached.details) == measured
+
+
+def test_wrappers_stack_where_that_makes_sense(config):
+    cfg = config("semi=[soft_kmeans,mean_teacher]", *UNLABELED)
+    parts = build_parts(cfg)
+    assert [type(layer).__name__ for layer in layers(parts.learner)] == [
+        "MetricMeanTeacher",
+        "SoftKMeans",
+        "Prototypical",
+    ]
+    assert build_training(cfg, parts).advance()[0].isfinite()
+    cfg = config("semi=[mean_teacher,soft_kmeans]", *UNLABELED)
+    with pytest.raises(ConfigError, match=r"in training it comes last: semi=\[...,mean_teacher\]"):
+        build_training(cfg, build_parts(cfg))
+    with pytest.raises(ValueError, match="semi=soft_kmeans works on embeddings, but MAML has none"):
+        build_parts(config("semi=soft_kmeans", "learner=maml", *UNLABELED))
+
+
 @pytest.mark.parametrize("learner", ["base_classifier", "attention_attractor"])
 def test_incremental_tasks_hold_images_of_the_base_classes_out(config, learner):
     cfg = config(f"learner={learner}", *INCREMENTAL)
@@ -115,12 +168,13 @@ def test_incremental_tasks_have_fixed_numbers(config, odd):
         build_sampler(cfg.task, store, shape=cfg.task, seed=0, stream="val", episodes=20)
 
 
-def saved(folder, cfg):
-    """A run in `folder` with weights of its own."""
+def saved(folder, cfg, teacher=1.0):
+    """A run in `folder` with weights of its own; `teacher`: what is added to those of a mean teacher, 1 to others."""
     learner, run = build_parts(cfg).learner, Run(folder)
+    folder.mkdir(exist_ok=True)
     with torch.no_grad():
-        for parameter in learner.parameters():
-            parameter.add_(1)
+        for name, parameter in learner.named_parameters():
+            parameter.add_(teacher if name.startswith("teacher.") else 1.0)
     run.save("best", learner, torch.optim.SGD(learner.parameters()), {"step": 1})
     folder.joinpath("config.yaml").write_text(OmegaConf.to_yaml(cfg))
     return learner
@@ -186,3 +240,38 @@ def test_incremental_tasks_of_real_data(task, base, novel, images):
     assert indices.query.shape == (600, 25 + 25)
     assert indices.n_base == base
     assert build_training(cfg, parts).sampler.batch(0).query.shape == (1, 25 + 25)
+
+
+def test_a_run_is_evaluated_in_other_wrappers_than_it_was_trained_in(config, tmp_path):
+    """The supervised run of soft k-means' baseline, the student of a mean teacher, and k-means around the teacher."""
+
+    def loaded(run, *options):
+        cfg = compose_config("evaluate", with_saved_parts([f"run={run}", "device=cpu", "episodes=5", *options]))
+        return load_parts(cfg, str(run)).learner
+
+    plain, taught = tmp_path / "plain", tmp_path / "taught"
+    backbone = saved(plain, config(*UNLABELED)).backbone.state_dict()
+    teacher = saved(taught, config("semi=mean_teacher", *UNLABELED), teacher=2.0)
+    as_trained = loaded(taught)
+    assert isinstance(as_trained, MeanTeacher)
+    around = loaded(taught, "semi=[saved,soft_kmeans]").eval()
+    for found, expected in (
+        (loaded(plain, "semi=soft_kmeans").backbone, backbone),
+        (loaded(taught, "semi=supervised").backbone, teacher.learner.backbone.state_dict()),
+        (as_trained.teacher.backbone, teacher.teacher.backbone.state_dict()),
+        (around.backbone, teacher.teacher.backbone.state_dict()),
+    ):
+        assert all(torch.equal(value, expected[name]) for name, value in found.state_dict().items())
+    with pytest.raises(CheckpointError, match=r"made for another model; 4 tensors differ: mask\.0\.bias"):
+        loaded(plain, "semi=masked_soft_kmeans")
+    with pytest.raises(CheckpointError, match="made for another model"):
+        loaded(plain, "semi=mean_teacher")
+
+
+def test_a_start_fits_whatever_wraps_it(config, tmp_path):
+    first = saved(tmp_path, config("semi=mean_teacher", *UNLABELED))
+    cfg = config("semi=[masked_soft_kmeans,mean_teacher]", f"start={tmp_path}", *UNLABELED)
+    learner = build_parts(cfg).learner
+    load_start(cfg, learner)
+    student = first.learner.backbone.state_dict()
+    assert all(torch.equal(v, student[n]) for n, v in learner.learner.learner.backbone.state_dict().items())

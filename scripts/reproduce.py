@@ -1,0 +1,83 @@
+"""Run a whole published table: train what is not trained yet, score it, keep the scores as a record.
+
+    python scripts/reproduce.py semi_omniglot --splits 5 [--runs runs] [--options data_dir=... ...]
+    python scripts/table.py
+
+`semi_omniglot`, `semi_glyphs`, `semi_miniimagenet`: the table of Ren et al., *Meta-Learning for Semi-Supervised Few-Shot
+Classification*, ICLR 2018: five methods, without and with 5 distractor classes, over label splits (split s has
+`task.labeled_seed=s seed=s`). Runs are `<runs>/<experiment>/<method>-<distractors>-<split>`; one that has ended is not run again,
+one that was stopped goes on. Records are `scripts/results/semi/<experiment>.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+RECORDS = Path(__file__).parent / "results" / "semi"
+TRAINED = ("soft_kmeans", "soft_kmeans_cluster", "masked_soft_kmeans")
+DISTRACTORS = (0, 5)
+KEPT = ("accuracy", "ci95", "episodes", "episodes_hash", "protocol", "classes", "split_name", "class_hash")
+
+
+def train(run: Path, *options: str) -> Path:
+    """The scores of a training run, made now or before."""
+    if not (run / "metrics.json").exists():
+        again = ["resume=true"] if (run / "config.yaml").exists() else []
+        subprocess.run([sys.executable, "-m", "episodic.train", f"run={run}", *options, *again], check=True)
+    return run / "metrics.json"
+
+
+def score(run: Path, *options: str) -> Path:
+    """The scores of another evaluation of a run."""
+    subprocess.run([sys.executable, "-m", "episodic.evaluate", f"run={run}", *options], check=True)
+    return run / "evaluation.json"
+
+
+def semi(experiment: str, runs: Path, splits: int, options: list[str]) -> None:
+    """The table of Ren et al. Without distractors and with them, the supervised learner is the same run."""
+    path = RECORDS / f"{experiment}.json"
+    for split in range(splits):
+        seeds = [f"experiment={experiment}", f"task.labeled_seed={split}", f"seed={split}", *options]
+        where = runs / experiment
+        plain = where / f"supervised-0-{split}"
+        train(plain, *seeds)
+        for distractors in DISTRACTORS:
+            task = f"task.n_distractors={distractors}"
+            keep(path, "supervised", distractors, split, plain, score(plain, task))
+            inference = score(plain, task, "semi=soft_kmeans")
+            keep(path, "semi-supervised inference", distractors, split, plain, inference)
+            for method in TRAINED:
+                run = where / f"{method}-{distractors}-{split}"
+                keep(path, method, distractors, split, run, train(run, *seeds, f"semi={method}", task))
+
+
+def keep(path: Path, method: str, distractors: int, split: int, run: Path, scores: Path) -> None:
+    """Add the scores on the test classes (validation classes where there are none) to a record."""
+    record = json.loads(path.read_text()) if path.exists() else {}
+    trained, scored = json.loads((run / "metrics.json").read_text()), json.loads(scores.read_text())
+    name = "test" if "test/accuracy" in scored else "val"
+    wanted = {
+        key: value for key, value in scored.items() if key.removeprefix(f"{name}/").startswith((*KEPT, "unlabeled"))
+    }
+    how = {key: trained[key] for key in ("seed", "steps", "best_step", "train/seconds", "hardware")}
+    record.setdefault(method, {}).setdefault(str(distractors), {})[str(split)] = {**how, **wanted}
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiment", choices=("semi_omniglot", "semi_glyphs", "semi_miniimagenet"))
+    parser.add_argument("--splits", type=int, default=3)
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--options", nargs="*", default=[])
+    arguments = parser.parse_args()
+    semi(arguments.experiment, arguments.runs, arguments.splits, arguments.options)
+
+
+if __name__ == "__main__":
+    main()
