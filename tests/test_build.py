@@ -129,6 +129,15 @@ def test_wrappers_stack_where_that_makes_sense(config):
     cfg = config("semi=[mean_teacher,soft_kmeans]", *UNLABELED)
     with pytest.raises(ConfigError, match=r"in training it comes last: semi=\[...,mean_teacher\]"):
         build_training(cfg, build_parts(cfg))
+    for semi in ("[masked_soft_kmeans,soft_kmeans]", "[masked_soft_kmeans,mean_teacher,soft_kmeans]"):
+        with pytest.raises(
+            ValueError, match="semi=soft_kmeans cannot go around MaskedSoftKMeans: unlabeled items are used"
+        ):
+            build_parts(config(f"semi={semi}", *UNLABELED))
+
+
+def test_wrappers_of_embeddings_refuse_a_learner_without(config):
+    pytest.importorskip("learn2learn")
     with pytest.raises(ValueError, match="semi=soft_kmeans works on embeddings, but MAML has none"):
         build_parts(config("semi=soft_kmeans", "learner=maml", *UNLABELED))
 
@@ -275,3 +284,40 @@ def test_a_start_fits_whatever_wraps_it(config, tmp_path):
     load_start(cfg, learner)
     student = first.learner.backbone.state_dict()
     assert all(torch.equal(v, student[n]) for n, v in learner.learner.learner.backbone.state_dict().items())
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize(
+    ("task", "labeled", "of", "query", "most"), [("omniglot", 2, 20, 14, 5), ("miniimagenet", 240, 600, 20, 20)]
+)
+def test_semi_supervised_tasks_of_real_data(task, labeled, of, query, most):
+    """Ren et al.: queries and support from the labeled part, in training; 5 distractor classes; nothing twice."""
+    if not (REAL / task).is_dir():
+        pytest.skip(f"needs {task} in ../shared/data")
+    options = [f"task={task}_semi_5w1s", f"data_dir={REAL}", "semi=soft_kmeans", "task.n_distractors=5"]
+    cfg = compose_config("train", options)
+    parts = build_parts(cfg)
+    training = build_training(cfg, parts)
+    labels = training.store.labels.numpy()
+    drawn = training.sampler[0:1000]
+    kept = np.unique(np.concatenate([drawn.support, drawn.query], axis=1))
+    assert np.bincount(labels[kept]).max() <= labeled
+    assert not np.isin(drawn.unlabeled, kept).any()
+    test = load_store(parts.dataset, cfg.task, "val")
+    tested = build_sampler(cfg.task, test, shape=cfg.task, seed=0, stream="test", episodes=1000)[0:1000]
+    for indices, names, n_query, n_unlabeled in (
+        (drawn, labels, cfg.task.train.n_query, 5),
+        (tested, test.labels.numpy(), query, most),
+    ):
+        assert indices.query.shape == (1000, 5 * n_query)
+        assert indices.unlabeled.shape == (1000, 10 * n_unlabeled)
+        assert ((indices.unlabeled_y == -1).sum(1) == 5 * n_unlabeled).all()
+        every = np.sort(np.concatenate([indices.support, indices.query, indices.unlabeled], axis=1), axis=1)
+        assert (np.diff(every, axis=1) > 0).all(), "support, query and unlabeled items are disjoint"
+        own = np.take_along_axis(indices.class_ids, indices.unlabeled_y.clip(0), 1)
+        from_task = (names[indices.unlabeled][..., None] == indices.class_ids[:, None]).any(-1)
+        assert (from_task == (indices.unlabeled_y >= 0)).all()
+        assert (names[indices.unlabeled] == own)[from_task].all()
+    other = compose_config("train", [*options, "task.labeled_seed=1"])
+    again = build_training(other, parts).sampler[0:1000]
+    assert np.setdiff1d(again.support, kept).size > 0, "another split labels other images"

@@ -52,7 +52,7 @@ def layers(learner: AbstractLearner) -> list[AbstractLearner]:
 
 
 def metric(learner: AbstractLearner, wrapper: str) -> AbstractMetricLearner:
-    """`learner`, which must work on features.
+    """`learner`, which must work on features, and leave the unlabeled items to the wrapper.
 
     **Raises:** `ValueError` where it does not.
     """
@@ -60,5 +60,11 @@ def metric(learner: AbstractLearner, wrapper: str) -> AbstractMetricLearner:
         raise ValueError(
             f"semi={wrapper} works on embeddings, but {type(learner).__name__} has none: it adapts the backbone to each "
             "episode. Take a learner that compares embeddings, e.g. learner=prototypical"
+        )
+    inner = [type(layer).__name__ for layer in layers(learner) if isinstance(layer, AbstractWrapper) and layer.uses_unlabeled]
+    if inner:
+        raise ValueError(
+            f"semi={wrapper} cannot go around {inner[0]}: unlabeled items are used once, so {inner[0]} would see none. Take one "
+            "of the two; mean_teacher goes with either"
         )
     return learner
