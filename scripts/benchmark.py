@@ -1,6 +1,7 @@
-"""Ours against easyfsl and learn2learn on the same work, measured in one run on this machine.
+"""Ours against easyfsl, learn2learn and scikit-learn on the same work, measured in one run on this machine.
 
-    uv run python scripts/benchmark.py [--rows indices evaluation training learners] [--data-dir ../shared/data] [--json FILE]
+    uv run python scripts/benchmark.py [--rows indices evaluation training propagation learners]
+                                       [--data-dir ../shared/data] [--json FILE]
 
 Ours and the peer run in turn (ours, peer, ours, peer, ...), `--repeats` times; the table has the medians in episodes a
 second, their ratio (above 1 where ours is faster) and the range of the ratio over the repeats. On a busy machine trust
@@ -19,7 +20,12 @@ the ratios, not the rates. An episode is 5-way 1-shot with 15 queries a class.
   draws the episode, gathers uint8 images and normalises them. The peer: the computation of learn2learn's Prototypical
   Networks example in float32, its images normalised and its episodes drawn beforehand. First both must find the same
   float32 loss.
-
+- `propagation`: label propagation on 1,000 episodes of 25 unlabeled items (5 a class) and features of 64 numbers, which
+  lie in memory: our closed form, 250 episodes at once, against scikit-learn fit to one after the other, with the same
+  Gaussian kernel and alpha. Transductive, on graphs of 105 items: against `LabelSpreading` with its defaults (max_iter 30,
+  tol 1e-3) at alpha 0.8, and with tol 1e-6 at the paper's 0.99, where the defaults stop far from the solution. Inductive,
+  on graphs of 30 items: against `LabelPropagation` with its defaults (max_iter 1000, tol 1e-3), fit and then asked for the
+  queries. Before that labels must agree on 99.9 % of the queries, and distributions to 1e-5 with tol 1e-12.
 - `learners`: no peer. One forward and backward pass of each learner at its paper's miniImageNet episode (random images,
   random weights, in our precision), and the most memory that the process takes beside what it had before it.
 
@@ -49,19 +55,21 @@ from unittest import mock
 
 import numpy as np
 import torch
+from benchmark_learners import HEADER as LEARNERS_HEADER
+from benchmark_learners import learners
+from benchmark_propagation import CASES, compare, our_step, peer_step
 from PIL import Image
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from episodic import Episode, EpisodeCollate, EpisodeIndices, EpisodeSampler, Task
-from episodic.config import compose_config, make
+from episodic import EpisodeCollate, EpisodeIndices, EpisodeSampler
 from episodic.core.backbones.conv4 import Conv4
 from episodic.data.augment import Augment, Normalize
 from episodic.data.miniimagenet import MiniImageNet
 from episodic.data.store import ImageStore
 from episodic.hardware import Hardware
 from episodic.learners.prototypical import Prototypical
-from episodic.loop import Trainer, Training, evaluate, objective, predictor
+from episodic.loop import Trainer, Training, evaluate, predictor
 from episodic.schedule import constant
 from episodic.score import table
 
@@ -259,6 +267,19 @@ def training_data() -> tuple[ImageStore, EpisodeSampler, Normalize]:
     return store, EpisodeSampler(labels.numpy(), WAY, SHOT, QUERY, episodes=ENDLESS), Normalize([0.5] * 3, [0.25] * 3)
 
 
+def propagation(args: argparse.Namespace, hardware: Hardware) -> Iterator[Comparison]:
+    """Label propagation on features in memory."""
+    for row in CASES:
+        if not compare(row, hardware):
+            raise SystemExit(f"propagation: {DIFFERENT}")
+        step, setting = our_step(row, hardware), (row, args.seconds)
+        yield row, functools.partial(rate, step, args.seconds), functools.partial(in_child, peer_propagation, *setting)
+
+
+def peer_propagation(row: str, seconds: float) -> float:
+    return rate(peer_step(row), seconds)
+
+
 def conv4() -> Conv4:
     """The same random weights in every process."""
     torch.manual_seed(0)
@@ -317,76 +338,8 @@ def alternate(row: str, ours: Callable, theirs: Callable, repeats: int) -> tuple
     return entry, [row, *numbers, f"{min(ratios):.3g} to {max(ratios):.3g}"]
 
 
-# Each learner's episode in training, as its paper has it for miniImageNet.
-PAPERS = {
-    "prototypical": "30-way 1-shot 15-query",
-    "matching": "5-way 1-shot 15-query",
-    "matching learner.full_context=true": "5-way 1-shot 15-query",
-    "cross_attention backbone=resnet12 backbone.form=can": "4 x 5-way 1-shot 6-query",
-    "relation backbone.pools=2 backbone.unpadded=2": "5-way 1-shot 15-query",
-    "tpn": "5-way 1-shot 15-query",
-    "base_classifier": "64-way 1-shot 3-query",
-    "attention_attractor": "5-way 5-shot 5-query",
-    "attention_attractor learner.fast=mlp": "5-way 5-shot 5-query",
-    "maml backbone.widths=[32,32,32,32]": "4 x 5-way 1-shot 15-query",
-    "anil backbone.widths=[32,32,32,32]": "4 x 5-way 1-shot 15-query",
-}
-
-
-def learners(args: argparse.Namespace) -> tuple[list[dict[str, Any]], list[list[str]]]:
-    """What the JSON says of each learner, and its row of the table."""
-    entries, lines = [], []
-    for options, shape in PAPERS.items():
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as alone:
-            try:
-                seconds, images, peak = alone.submit(learner_step, options, shape, args.repeats).result()
-            except ImportError as error:
-                print(f"{options}: skipped: {str(error).splitlines()[0]}")
-                continue
-        mib = peak / 2**20
-        row = f"forward + backward, {options}"
-        entries.append({"row": row, "ours": seconds, "unit": "s", "episode": shape, "peak_mib": mib})
-        lines.append([options, shape, f"{images}", f"{1e3 * seconds:.0f}", f"{mib:,.0f}"])
-    return entries, lines
-
-
-def learner_step(options: str, shape: str, repeats: int) -> tuple[float, int, int]:
-    """Median seconds of one forward and backward pass, images in it, and bytes taken beside those held before."""
-    hardware = Hardware.choose()
-    *_, first = shape.split(" x ")
-    episodes = int(shape.split(" x ")[0]) if " x " in shape else 1
-    way, shot, query = (int(part.split("-")[0]) for part in first.split())
-    chosen = [f"learner={options}".split(), [f"task.n_way={way}", f"task.n_shot={shot}", "task.train_classes=64"]]
-    cfg = compose_config("train", ["task=miniimagenet_5w1s", *itertools.chain(*chosen)])
-    torch.manual_seed(0)
-    learner = hardware.place(make(cfg.learner, backbone=make(cfg.backbone))).train()
-    y = torch.arange(way).repeat(episodes, 1)
-    draw = lambda n: torch.randn(episodes, n, 3, 84, 84)  # noqa: E731
-    support_y, query_y = y.repeat_interleave(shot, dim=1), y.repeat_interleave(query, dim=1)
-    base = 0
-    if "attractor" in options:  # as many queries of base classes, which are answers too
-        base = way * query
-        query_y = torch.cat([query_y, way + torch.arange(way, way + base).repeat(episodes, 1)], dim=1)
-    task = Task(draw(way * shot), support_y, draw(way * query + base), way, n_base=64 * bool(base), class_ids=y)
-    episode = Episode(task, query_y, y).to(hardware.device)
-    times = []
-    before = hardware.peak_memory()
-    for _ in range(repeats + 1):
-        started = time.perf_counter()
-        objective(learner, episode, hardware)[0].backward()
-        if hardware.device.type == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - started)
-    return (
-        statistics.median(times[1:]),
-        task.support.shape[:2].numel() + query_y.numel(),
-        hardware.peak_memory() - before,
-    )
-
-
 HEADER = ["ours / peer", "ours, episodes/s", "peer, episodes/s", "ratio", "over repeats"]
-LEARNERS_HEADER = ["learner", "episodes", "images", "forward + backward, ms", "peak memory, MiB"]
-ROWS = {"indices": indices, "evaluation": evaluation, "training": training}
+ROWS = {"indices": indices, "evaluation": evaluation, "training": training, "propagation": propagation}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -402,8 +355,10 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     hardware = Hardware.choose()
-    packages = [name for name in ("torch", "numpy", "episodic", "easyfsl", "learn2learn") if util.find_spec(name)]
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in packages)
+    peers = [name for name in ("easyfsl", "learn2learn") if util.find_spec(name)]
+    versions = ", ".join(
+        f"{name} {metadata.version(name)}" for name in ("torch", "numpy", "episodic", "scikit-learn", *peers)
+    )
     print(f"{hardware.describe()} (peers: fp32)\nPython {platform.python_version()}, {versions}\n")
 
     results = []

@@ -1,11 +1,15 @@
 """Run a whole published table: train what is not trained yet, score it, keep the scores as a record.
 
-    python scripts/reproduce.py semi_omniglot --splits 5 [--runs runs] [--options data_dir=... ...]
+    python scripts/reproduce.py semi_omniglot --splits 3 [--runs runs] [--options data_dir=... ...]
+    python scripts/reproduce.py paired_omniglot
     python scripts/table.py
 
 `semi_omniglot`, `semi_glyphs`, `semi_miniimagenet`: the table of Ren et al., *Meta-Learning for Semi-Supervised Few-Shot
 Classification*, ICLR 2018: five methods, without and with 5 distractor classes, over label splits (split s has
-`task.labeled_seed=s seed=s`). Runs are `<runs>/<experiment>/<method>-<distractors>-<split>`; one that has ended is not run again,
+`task.labeled_seed=s seed=s`). `paired_omniglot`: what each wrapper adds to a learner without it, on the same test episodes,
+label split 0.
+
+Runs are `<runs>/<experiment>/<method>-<distractors>-<split>`; one that has ended is not run again,
 one that was stopped goes on. Records are `scripts/results/semi/<experiment>.json`.
 """
 
@@ -18,9 +22,20 @@ import sys
 from pathlib import Path
 
 RECORDS = Path(__file__).parent / "results" / "semi"
+TABLES = ("semi_omniglot", "semi_glyphs", "semi_miniimagenet")
 TRAINED = ("soft_kmeans", "soft_kmeans_cluster", "masked_soft_kmeans")
 DISTRACTORS = (0, 5)
-KEPT = ("accuracy", "ci95", "episodes", "episodes_hash", "protocol", "classes", "split_name", "class_hash")
+KEPT = (
+    "accuracy",
+    "ci95",
+    "difference",
+    "episodes",
+    "episodes_hash",
+    "protocol",
+    "classes",
+    "split_name",
+    "class_hash",
+)
 
 
 def train(run: Path, *options: str) -> Path:
@@ -55,6 +70,38 @@ def semi(experiment: str, runs: Path, splits: int, options: list[str]) -> None:
                 keep(path, method, distractors, split, run, train(run, *seeds, f"semi={method}", task))
 
 
+def paired(runs: Path, options: list[str]) -> None:
+    """Differences to the learner without the wrapper, on the same test episodes."""
+    split = ["seed=0", *options]
+    where = runs / "semi_omniglot"
+    plain, weighted = where / "supervised-0-0", where / "self_training-0-0"
+    null, taught, averaged = (where / f"{name}-shift-0" for name in ("supervised", "mean_teacher", "average"))
+    train(plain, "experiment=semi_omniglot", *split)
+    train(weighted, "experiment=semi_omniglot", "semi=self_training", *split)
+    train(null, "experiment=mean_teacher_omniglot", "semi=supervised", *split)
+    train(taught, "experiment=mean_teacher_omniglot", *split)
+    train(averaged, "experiment=mean_teacher_omniglot", "semi.mean_teacher.weight=0", *split)
+    rows = {
+        "soft_kmeans": (plain, plain, "semi=soft_kmeans"),
+        "label_propagation": (plain, plain, "semi=label_propagation"),
+        "label_propagation, transductive": (
+            plain,
+            plain,
+            "semi=label_propagation",
+            "semi.label_propagation.transductive=true",
+        ),
+        "self_training, no weighting": (plain, plain, "semi=self_training", "semi.self_training.weighting=false"),
+        "self_training, meta-learned": (weighted, plain),
+        "mean_teacher": (taught, null),
+        "mean_teacher, weight 0": (averaged, null),
+        "label_propagation over mean_teacher": (taught, taught, "semi=[saved,label_propagation]"),
+    }
+    for name, (run, rival, *settings) in rows.items():
+        for distractors in DISTRACTORS:
+            scores = score(run, f"against={rival}", f"task.n_distractors={distractors}", *settings)
+            keep(RECORDS / "paired_omniglot.json", name, distractors, 0, run, scores)
+
+
 def keep(path: Path, method: str, distractors: int, split: int, run: Path, scores: Path) -> None:
     """Add the scores on the test classes (validation classes where there are none) to a record."""
     record = json.loads(path.read_text()) if path.exists() else {}
@@ -71,12 +118,15 @@ def keep(path: Path, method: str, distractors: int, split: int, run: Path, score
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("experiment", choices=("semi_omniglot", "semi_glyphs", "semi_miniimagenet"))
+    parser.add_argument("experiment", choices=(*TABLES, "paired_omniglot"))
     parser.add_argument("--splits", type=int, default=3)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--options", nargs="*", default=[])
     arguments = parser.parse_args()
-    semi(arguments.experiment, arguments.runs, arguments.splits, arguments.options)
+    if arguments.experiment in TABLES:
+        semi(arguments.experiment, arguments.runs, arguments.splits, arguments.options)
+    else:
+        paired(arguments.runs, arguments.options)
 
 
 if __name__ == "__main__":

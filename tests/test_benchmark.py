@@ -18,7 +18,8 @@ def needs(package):
 
 
 @pytest.fixture
-def benchmark():
+def benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPT.parent)  # for its neighbours, as where it is run
     spec = importlib.util.spec_from_file_location("benchmark", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -104,7 +105,33 @@ def test_evaluation_against_the_peer(tmp_path):
     assert "100.00% of 150 answers equal" in out
 
 
-def test_a_learner_is_measured_at_its_papers_episode(benchmark):
+@pytest.mark.slow
+def test_propagation_against_scikit_learn(benchmark, tmp_path):
+    out, rows = run(tmp_path, "--rows", "propagation")
+    check(rows, list(benchmark.CASES))
+    for name in benchmark.CASES:
+        assert re.search(rf"{re.escape(name)}: (100\.00|99\.9\d)% of 18,750 answers equal", out)
+
+
+def test_no_ratio_where_the_answers_of_label_propagation_differ(benchmark, monkeypatch):
+    import benchmark_propagation
+
+    row = next(iter(benchmark_propagation.CASES))
+    hardware = benchmark.Hardware.choose("cpu")
+    assert benchmark_propagation.compare(row, hardware)
+    monkeypatch.setattr(benchmark_propagation, "GAMMA", 1 / 33)
+    answers = benchmark_propagation.ours(row, hardware)
+    monkeypatch.setattr(benchmark_propagation, "GAMMA", 1 / 32)
+    monkeypatch.setattr(benchmark_propagation, "ours", lambda row, hardware: answers)
+    assert not benchmark_propagation.compare(row, hardware)
+    with pytest.raises(SystemExit, match="our results differ from the peer's"):
+        benchmark.main(["--rows", "propagation"])
+
+
+def test_a_learner_is_measured_at_its_papers_episode(monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    import benchmark_learners as benchmark
+
     seconds, images, peak = benchmark.learner_step("matching learner.full_context=true", "2 x 3-way 1-shot 2-query", 1)
     assert seconds > 0
     assert images == 2 * 3 * (1 + 2)

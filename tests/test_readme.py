@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -34,8 +35,8 @@ def test_the_sampler_alone_on_digits(tmp_path):
 @pytest.mark.timeout(1200)
 def test_every_command_runs(tmp_path):
     """The commands as they stand, in order, with fewer steps and episodes."""
-    commands = [line.split("#")[0].split() for block in BLOCKS["bash"][2:] for line in block.splitlines()]
-    assert len(commands) == 4
+    commands = [shlex.split(line, comments=True) for block in BLOCKS["bash"][2:] for line in block.splitlines()]
+    assert len(commands) == 6
     for words in commands:
         assert words[0] == "python"
         training = "episodic.train" in words

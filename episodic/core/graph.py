@@ -8,7 +8,7 @@ NeurIPS 2003) without self-loops, in scikit-learn to all.
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from episodic.core.functional import squared_distances
@@ -27,16 +27,31 @@ def without_self_loops(weights: Float[Tensor, "*axes n n"]) -> Float[Tensor, "*a
     return weights.masked_fill(loop, 0)
 
 
+def length_scales(distances: Float[Tensor, "*axes m n"], k: int) -> Float[Tensor, "*axes m"]:
+    """The root of the `k`-th smallest entry of each row of squared distances: how far apart items are around this one.
+
+    Zelnik-Manor, Perona: *Self-Tuning Spectral Clustering*, NeurIPS 2004. At least a hundredth of the root of the row's mean,
+    so that items which coincide have one too.
+    """
+    smallest = distances.topk(min(k, distances.shape[-1]), dim=-1, largest=False).values[..., -1]
+    return torch.maximum(smallest, 1e-4 * distances.mean(-1)).clamp(min=1e-12).sqrt()
+
+
+def nearest(weights: Float[Tensor, "*axes m n"], k: int) -> Bool[Tensor, "*axes m n"]:
+    """Which entries are among the `k` largest of their row. Of equal ones any may be."""
+    if k < 1:
+        raise ValueError(f"k, the edges that an item keeps, must be at least 1, got {k}")
+    indices = weights.topk(min(k, weights.shape[-1]), dim=-1).indices
+    return torch.zeros_like(weights, dtype=torch.bool).scatter(-1, indices, True)
+
+
 def keep_nearest(weights: Float[Tensor, "*axes n n"], k: int) -> Float[Tensor, "*axes n n"]:
     """The graph of the `k` heaviest edges of each item: an edge stays if either end keeps it, so a row may have more than k.
 
     Which edges stay is a constant to the gradient, which goes through their weights. With `k >= n` all stay. Of equal
     weights any may be kept.
     """
-    if k < 1:
-        raise ValueError(f"k, the edges that an item keeps, must be at least 1, got {k}")
-    nearest = weights.topk(min(k, weights.shape[-1]), dim=-1).indices
-    kept = torch.zeros_like(weights, dtype=torch.bool).scatter(-1, nearest, True)
+    kept = nearest(weights, k)
     return weights.masked_fill(~(kept | kept.mT), 0)
 
 
@@ -47,6 +62,17 @@ def normalized(weights: Float[Tensor, "*axes n n"]) -> Float[Tensor, "*axes n n"
     """
     scale = weights.sum(-1).clamp(min=SMALLEST_DEGREE).rsqrt()
     return scale[..., :, None] * weights * scale[..., None, :]
+
+
+def clamped(weights: Float[Tensor, "*axes n n"], n_labeled: int) -> Float[Tensor, "*axes n n"]:
+    """`P = D^-1 W` with rows of 0 for the first `n_labeled` items: they take nothing, so `propagate` leaves them their labels.
+
+    As alpha nears 1 the others' scores near the harmonic function, `F_u = (I - P_uu)^-1 P_ul Y_l` (Zhu, Ghahramani, Lafferty:
+    *Semi-Supervised Learning Using Gaussian Fields and Harmonic Functions*, ICML 2003).
+    """
+    rows = weights / weights.sum(-1, keepdim=True).clamp(min=SMALLEST_DEGREE)
+    labeled = torch.arange(weights.shape[-1], device=weights.device) < n_labeled
+    return rows.masked_fill(labeled[:, None], 0)
 
 
 def propagate(

@@ -4,9 +4,17 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics.pairwise import rbf_kernel
-from sklearn.semi_supervised import LabelSpreading
+from sklearn.semi_supervised import LabelPropagation, LabelSpreading
 
-from episodic.core.graph import gaussian_affinities, keep_nearest, normalized, propagate, without_self_loops
+from episodic.core.graph import (
+    clamped,
+    gaussian_affinities,
+    keep_nearest,
+    length_scales,
+    normalized,
+    propagate,
+    without_self_loops,
+)
 
 
 def random_weights(n=9, axes=(2, 3), dtype=torch.float64):
@@ -178,3 +186,66 @@ def test_derivatives_are_those_of_finite_differences():
     assert torch.autograd.gradcheck(
         lambda w, y: propagate(normalized(keep_nearest(w, 3)), y, 0.9), (weights.requires_grad_(), y.requires_grad_())
     )
+
+
+PATH = torch.tensor([[0.0, 1, 0, 0], [1, 0, 1, 0], [0, 1, 0, 2], [0, 0, 2, 0]], dtype=torch.float64)
+
+
+def test_path_graph_by_hand():
+    ends = torch.zeros(4, 2, dtype=torch.float64)
+    ends[0, 0] = ends[3, 1] = 1
+    half = torch.tensor([[1.151515, 0.042855], [0.428550, 0.121212], [0.104973, 0.519589], [0.042855, 1.212121]])
+    torch.testing.assert_close(propagate(normalized(PATH), ends, 0.5).float(), half, atol=1e-5, rtol=0)
+    most = propagate(normalized(PATH), ends, 0.99)  # every item the label of the heavier end, even the other end
+    share = torch.tensor([0.444834, 0.426170, 0.407013, 0.397533])
+    torch.testing.assert_close((most / most.sum(-1, keepdim=True))[:, 0].float(), share, atol=1e-5, rtol=0)
+    order = torch.tensor([0, 3, 1, 2])  # labelled items first
+    held = propagate(clamped(PATH[order][:, order], 2), ends[order], 1 - 1e-10)
+    harmonic = torch.tensor([[1, 0], [0, 1], [0.6, 0.4], [0.2, 0.8]], dtype=torch.float64)
+    torch.testing.assert_close(held, harmonic, atol=1e-8, rtol=0)
+
+
+@pytest.mark.parametrize("loops", [False, True])
+def test_clamped_equals_scikit_learns_label_propagation_and_the_harmonic_function(loops):
+    x, y, labels = two_blobs()
+    order = np.argsort(y == -1, kind="stable")  # labelled items first
+    x, y, labels = x[order], y[order], labels[order]
+    peer = LabelPropagation(kernel="rbf", gamma=0.4, max_iter=100_000, tol=1e-12).fit(x, y)
+    weights = torch.from_numpy(rbf_kernel(x, gamma=0.4))
+    weights = weights if loops else without_self_loops(weights)
+    found = propagate(clamped(weights, 3), labels, 1 - 1e-10)
+    torch.testing.assert_close(found, torch.from_numpy(peer.label_distributions_), atol=1e-7, rtol=0)
+    p = weights / weights.sum(1, keepdim=True)
+    harmonic = (torch.eye(17) - p[3:, 3:]).inverse() @ p[3:, :3] @ labels[:3]
+    torch.testing.assert_close(found[3:], harmonic, atol=1e-7, rtol=0)
+    assert torch.equal(found[:3], labels[:3])
+
+
+def test_a_clamped_graph_with_an_item_without_an_edge_has_finite_gradients():
+    weights = without_self_loops(random_weights(dtype=torch.float32))
+    weights[..., 8, :] = weights[..., :, 8] = 0
+    weights.requires_grad_()
+    spread = propagate(clamped(weights, 2), torch.eye(9)[:, :2].expand(2, 3, -1, -1), 0.99)
+    assert torch.equal(spread[..., 8, :], torch.zeros(2, 3, 2))
+    spread.sum().backward()
+    assert weights.grad.isfinite().all()
+
+
+def test_length_scales_are_distances_to_a_neighbour():
+    x = torch.randn(2, 7, 3, generator=torch.Generator().manual_seed(0))
+    squared = (x[:, :, None] - x[:, None]).square().sum(-1)
+    for k in (1, 3):
+        found = length_scales(squared, k + 1)
+        for e in range(2):
+            for i in range(7):
+                others = sorted(math.dist(x[e, i], x[e, j]) for j in range(7) if j != i)
+                assert found[e, i].item() == pytest.approx(others[k - 1], rel=1e-5)
+    assert torch.equal(length_scales(squared, 50), squared.amax(-1).sqrt())
+
+
+def test_items_that_coincide_have_a_length_scale_too():
+    squared = torch.tensor([[0.0, 0, 0, 4], [0, 0, 0, 0]], requires_grad=True)
+    scales = length_scales(squared, 3)
+    torch.testing.assert_close(scales, torch.tensor([0.01, 1e-6]))
+    scales.sum().backward()
+    assert squared.grad.isfinite().all()

@@ -1,0 +1,108 @@
+"""Label propagation in a batch against scikit-learn, episode by episode: the rows `propagation` of benchmark.py."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import sklearn.semi_supervised
+import torch
+from torch import nn
+
+from episodic import Task
+from episodic.hardware import Hardware
+from episodic.learners.prototypical import Prototypical
+from episodic.semi.label_propagation import LabelPropagation
+
+EPISODES, BATCH = 1000, 250
+WAY, QUERY, UNLABELED, DIM = 5, 15, 5, 64
+GAMMA = 1 / 32  # weights of exp(-2) within a class and exp(-6) between two
+CONVERGED = {"max_iter": 100_000, "tol": 1e-12}
+
+# Our settings, scikit-learn's class, and its settings beside alpha and gamma; {} for its defaults.
+CASES: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
+    "propagation, transductive / scikit-learn LabelSpreading": (
+        {"alpha": 0.8, "transductive": True},
+        "LabelSpreading",
+        {"alpha": 0.8},
+    ),
+    "propagation, transductive / LabelSpreading, alpha 0.99, tol 1e-6": (
+        {"alpha": 0.99, "transductive": True},
+        "LabelSpreading",
+        {"alpha": 0.99, "max_iter": 100_000, "tol": 1e-6},
+    ),
+    "propagation, inductive, clamped / LabelPropagation, predict": (
+        {"alpha": 1 - 1e-6, "clamp": True},
+        "LabelPropagation",
+        {},
+    ),
+}
+
+
+def episodes() -> Task:
+    """The same random features in every process: Gaussian classes around Gaussian centres."""
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(EPISODES, WAY, 1, DIM, generator=generator)
+
+    def draw(n: int) -> torch.Tensor:
+        return (centres + 0.7 * torch.randn(EPISODES, WAY, n, DIM, generator=generator)).flatten(1, 2)
+
+    return Task(draw(1), torch.arange(WAY).repeat(EPISODES, 1), draw(QUERY), WAY, draw(UNLABELED))
+
+
+def ours(row: str, hardware: Hardware) -> Callable[[int], torch.Tensor]:
+    """Number of a batch -> the queries' distributions over classes."""
+    settings = {**CASES[row][0], "gamma": GAMMA, "scale_neighbour": 0, "neighbours": 0}
+    wrapper = LabelPropagation(Prototypical(nn.Identity()), **settings).eval()
+    task = episodes()
+    roles = [role.to(hardware.device) for role in (task.support, task.support_y, task.query, task.unlabeled)]
+    batches = [Task(*parts[:3], WAY, parts[3]) for parts in zip(*(role.split(BATCH) for role in roles), strict=True)]
+
+    @torch.inference_mode()
+    def answer(batch: int) -> torch.Tensor:
+        return wrapper.classify(batches[batch]).logits.softmax(-1).cpu()
+
+    return answer
+
+
+def scikit_learn(row: str, **precision: Any) -> Callable[[int], np.ndarray]:
+    """Number of an episode -> the queries' distributions over classes. `precision` goes before the row's."""
+    settings, name, theirs = CASES[row]
+    model = getattr(sklearn.semi_supervised, name)(kernel="rbf", gamma=GAMMA, **{**theirs, **precision})
+    task = episodes()
+    known = torch.cat([task.support, task.unlabeled], dim=1).double().numpy()
+    query = task.query.double().numpy()
+    together = np.concatenate([known, query], axis=1)
+    labels = np.concatenate([np.arange(WAY), np.full(together.shape[1] - WAY, -1)])
+
+    def answer(episode: int) -> np.ndarray:
+        if settings.get("transductive"):
+            return model.fit(together[episode], labels).label_distributions_[known.shape[1] :]
+        return model.fit(known[episode], labels[: known.shape[1]]).predict_proba(query[episode])
+
+    return answer
+
+
+def compare(row: str, hardware: Hardware) -> bool:
+    """Whether both answer alike: the same labels as timed, the same distributions where scikit-learn converges."""
+    found = ours(row, hardware)(0).numpy()
+    as_timed, converged = scikit_learn(row), scikit_learn(row, **CONVERGED)
+    same = (np.stack([as_timed(e) for e in range(BATCH)]).argmax(-1) == found.argmax(-1)).mean()
+    error = max(np.abs(converged(e) - found[e]).max() for e in range(5))
+    print(f"{row}: {same:.2%} of {BATCH * WAY * QUERY:,} answers equal;")
+    print(f"  5 episodes with tol 1e-12: distributions differ by at most {error:.0e}")
+    return bool(same >= 0.999 and error < 1e-5)
+
+
+def our_step(row: str, hardware: Hardware) -> Callable[[], int]:
+    """Answers one batch a call, and says how many episodes that are."""
+    answer, batches = ours(row, hardware), itertools.cycle(range(EPISODES // BATCH))
+    return lambda: len(answer(next(batches)))
+
+
+def peer_step(row: str) -> Callable[[], int]:
+    """Answers one episode a call."""
+    answer, numbers = scikit_learn(row), itertools.cycle(range(EPISODES))
+    return lambda: len([answer(next(numbers))])
