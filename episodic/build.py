@@ -20,8 +20,10 @@ from episodic.hardware import Hardware
 from episodic.incremental import IncrementalEpisodes
 from episodic.learners.learner import AbstractLearner
 from episodic.loop import Trainer, Training
+from episodic.pseudo_training import PseudoLabelTraining
 from episodic.run import Run
 from episodic.sampler import EpisodeSampler
+from episodic.semi.pseudo_labels import PseudoLabels
 from episodic.semi.wrapper import layers
 
 STREAMS = {"train": 0, "val": 1, "test": 2}  # the sampler's epoch: training never moves the episodes of an evaluation
@@ -77,6 +79,7 @@ def load_start(cfg: DictConfig, learner: AbstractLearner) -> str:
         return ""
     run = Run(Path(cfg.start))
     check_held_out(run.config(), cfg.task, cfg.start)
+    check_labels_unseen(run.config(), cfg.task, cfg.start)
     theirs = {bare(name): value for name, value in run.weights().items()}
     mine = learner.state_dict()
     fit = {
@@ -110,6 +113,21 @@ def check_held_out(saved: DictConfig, task: DictConfig, folder: str) -> None:
         )
 
 
+def check_labels_unseen(saved: DictConfig, task: DictConfig, folder: str) -> None:
+    """Refuse a run that was trained with labels which `task` hides.
+
+    **Raises:** `ConfigError`.
+    """
+    theirs = (saved.task.get("labeled_fraction", 1.0), saved.task.get("labeled_seed", 0))
+    ours = (task.labeled_fraction, task.labeled_seed)
+    same_data = saved.task.dataset.get("_target_") == task.dataset.get("_target_")
+    if same_data and ours[0] < 1 and (theirs[0] > ours[0] or theirs[1] != ours[1]):
+        raise ConfigError(
+            f"{folder} was trained with task.labeled_fraction={theirs[0]} and task.labeled_seed={theirs[1]}; this task, with "
+            f"{ours[0]} and {ours[1]}, hides some of its labels"
+        )
+
+
 def build_training(cfg: DictConfig, parts: Parts) -> Training:
     """Everything that a training step needs, at step 0."""
     trust = {"allow_any_target": cfg.allow_any_target}
@@ -118,16 +136,20 @@ def build_training(cfg: DictConfig, parts: Parts) -> Training:
             "mean_teacher trains what it wraps, so in training it comes last: semi=[...,mean_teacher]. In evaluation other "
             "wrappers can be put around it: semi=[saved,...]"
         )
+    if any(isinstance(inner, PseudoLabels) for inner in layers(parts.learner)[1:]):
+        raise ConfigError("pseudo_labels trains on its own, without another wrapper around it: semi=pseudo_labels")
     trainer: Trainer = make(cfg.trainer, **trust)
     augment: Augment = make(cfg.augment, **trust)
     store = parts.dataset.store("train")
     task = cfg.task
-    labeled = None
+    labels = store.labels.numpy()
+    seen = np.ones(len(labels), dtype=bool)
     if is_incremental(task):
-        labeled = held_out_masks(store.labels.numpy(), task.held_out)["train"]
+        seen = held_out_masks(labels, task.held_out)["train"]
         store = dataclasses.replace(store, n_base=len(store.class_names))
-    elif task.labeled_fraction < 1:
-        labeled = labeled_mask(store.labels.numpy(), task.labeled_fraction, task.labeled_seed)
+    labeled = seen.copy()
+    if task.labeled_fraction < 1:
+        labeled[seen] = labeled_mask(labels[seen], task.labeled_fraction, task.labeled_seed)
     sampler = build_sampler(
         task,
         store,
@@ -136,9 +158,12 @@ def build_training(cfg: DictConfig, parts: Parts) -> Training:
         stream="train",
         episodes=trainer.steps * trainer.episodes_per_step,
         episodes_per_batch=trainer.episodes_per_step,
-        labeled=labeled,
+        labeled=None if labeled.all() else labeled,
     )
-    return Training(
+    pseudo = isinstance(parts.learner, PseudoLabels)
+    kind, masks = (PseudoLabelTraining, {"labeled": labeled, "seen": seen}) if pseudo else (Training, {})
+    return kind(
+        **masks,
         learner=parts.learner,
         store=store,
         sampler=sampler,

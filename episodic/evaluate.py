@@ -18,6 +18,7 @@ from episodic.manifest import Episodes, read_manifest, write_manifest
 from episodic.metrics import paired_interval
 from episodic.run import Run
 from episodic.score import DETAIL_HEADER, SCORE_HEADER, detail_rows, percent, record, score_row, table
+from episodic.semi.pseudo_labels import PseudoLabels
 
 
 def with_saved_parts(arguments: list[str]) -> list[str]:
@@ -52,8 +53,9 @@ def load_parts(cfg: DictConfig, folder: str, *, as_saved: bool = False) -> Parts
     if not as_saved:
         saved.learner, saved.semi = cfg.learner, cfg.semi
     parts = build_parts(saved)
-    same = list(saved.semi) == list(run.config().semi)
-    run.restore("best" if run.has("best") else "last", parts.learner, spare=not same)
+    # Pseudo-labels are part of a checkpoint, for a training that goes on, but of no learner that is only asked.
+    spare = list(saved.semi) != list(run.config().semi) or isinstance(parts.learner, PseudoLabels)
+    run.restore("best" if run.has("best") else "last", parts.learner, spare=spare)
     return parts
 
 

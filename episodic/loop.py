@@ -267,6 +267,11 @@ class Training:
     def __post_init__(self):
         self.base_rates = [group.setdefault("initial_lr", group["lr"]) for group in self.optimizer.param_groups]
 
+    @property
+    def measured(self) -> dict[str, float]:
+        """What there is to report beside the loss, by name."""
+        return {}
+
     def advance(self) -> tuple[Tensor, Tensor]:
         """One optimiser step; returns `(loss, accuracy)`, detached, still on the device."""
         # Keyed by the step, so that dropout and augmentation need no state to resume.
@@ -333,7 +338,8 @@ def fit(
         rate = (training.step - first) * trainer.episodes_per_step / (time.perf_counter() - began)
         values = {"loss": losses.mean().item(), "accuracy": corrects.mean().item(), "episodes_per_second": rate}
         bar.set_postfix(loss=f"{values['loss']:.3f}", acc=f"{values['accuracy']:.1%}", eps=f"{rate:.1f}/s")
-        on_log(training.step, {**values, "learning_rate": training.optimizer.param_groups[0]["lr"]})
+        rates = {"learning_rate": training.optimizer.param_groups[0]["lr"]}
+        on_log(training.step, {**values, **rates, **training.measured})
 
     quiet = None if progress else True
     with tqdm(total=trainer.steps, initial=first, desc="training", unit="step", disable=quiet) as bar:

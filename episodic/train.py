@@ -98,6 +98,7 @@ def train(cfg: DictConfig) -> None:
         raise SystemExit(stop.exit_code)
 
     seconds = time.perf_counter() - began
+    measured = {f"train/{name}": round(value, 4) for name, value in training.measured.items()}  # of the last step
     run.restore("best", training.learner)
     metrics = {
         "seed": cfg.seed,
@@ -106,6 +107,7 @@ def train(cfg: DictConfig) -> None:
         "train/seconds": round(seconds, 1),
         "train/episodes_per_second": round(training.step * training.trainer.episodes_per_step / seconds, 1),
         "train/peak_memory_gib": round(parts.hardware.peak_memory() / 2**30, 2),
+        **measured,
         "train/classes": len(training.store.class_names),
         "train/class_hash": training.store.class_hash,
         "hardware": parts.hardware.describe(),

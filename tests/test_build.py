@@ -19,6 +19,7 @@ from episodic.build import (
 )
 from episodic.checkpoint import CheckpointError
 from episodic.config import ConfigError, compose_config, conf_dir
+from episodic.data.held_out import held_out_masks
 from episodic.data.labeled import labeled_mask
 from episodic.evaluate import load_parts, with_saved_parts
 from episodic.loop import evaluate
@@ -321,3 +322,77 @@ def test_semi_supervised_tasks_of_real_data(task, labeled, of, query, most):
     other = compose_config("train", [*options, "task.labeled_seed=1"])
     again = build_training(other, parts).sampler[0:1000]
     assert np.setdiff1d(again.support, kept).size > 0, "another split labels other images"
+
+
+FEW = [
+    "learner=base_classifier",
+    *INCREMENTAL,
+    "task.labeled_fraction=0.5",
+    "task.train.n_way=3",
+    "task.train.n_query=1",
+]
+
+
+def test_labels_are_hidden_among_the_images_that_an_incremental_task_trains_on(config):
+    cfg = config(*FEW)
+    training = build_training(cfg, build_parts(cfg))
+    labels = training.store.labels.numpy()
+    seen = held_out_masks(labels, 0.5)["train"]
+    labeled = seen.copy()
+    labeled[seen] = labeled_mask(labels[seen], 0.5, seed=0)
+    assert np.bincount(labels[labeled]).tolist() == [2] * 16
+    drawn = training.sampler[0:2]
+    assert labeled[np.concatenate([drawn.support, drawn.query], axis=1)].all()
+    pseudo = config(*FEW, "semi=pseudo_labels")
+    training = build_training(pseudo, build_parts(pseudo))
+    assert np.array_equal(training.seen, seen)
+    assert np.array_equal(training.labeled, labeled)
+    assert training.learner.labels.shape == (64,)
+    assert (training.learner.labels >= 0).sum() == 32
+    assert training.advance()[0].isfinite()
+
+
+def test_pseudo_labels_take_one_learner_and_no_wrapper_around_them(config):
+    with pytest.raises(ValueError, match="takes learner=base_classifier, got Prototypical"):
+        build_parts(config("semi=pseudo_labels", "task.labeled_fraction=0.5"))
+    cfg = config("learner=base_classifier", "semi=[pseudo_labels,mean_teacher]", *UNLABELED)
+    with pytest.raises(ConfigError, match="without another wrapper around it"):
+        build_training(cfg, build_parts(cfg))
+    cfg = config("learner=base_classifier", "semi=pseudo_labels")
+    with pytest.raises(ValueError, match=r"task\.labeled_fraction must leave"):
+        build_training(cfg, build_parts(cfg))
+    cfg = config(*FEW, "semi=pseudo_labels")
+    with pytest.raises(ConfigError, match=r"PseudoLabels goes on .* learner=base_classifier .* then start="):
+        load_start(cfg, build_parts(cfg).learner)
+
+
+@pytest.mark.parametrize(
+    ("first", "fine"),
+    [
+        ("task.labeled_fraction=0.5", True),
+        ("task.labeled_fraction=0.25", True),
+        ("task.labeled_fraction=0.75", False),
+        ("task.labeled_seed=1", False),
+    ],
+)
+def test_a_start_that_saw_labels_which_are_hidden_now_is_refused(config, tmp_path, first, fine):
+    saved(tmp_path, config(*FEW, first))
+    cfg = config(*FEW, "semi=pseudo_labels", f"start={tmp_path}")
+    learner = build_parts(cfg).learner
+    if fine:
+        assert f"tensors from {tmp_path}" in load_start(cfg, learner)
+    else:
+        with pytest.raises(ConfigError, match=r"this task, with 0\.5 and 0, hides some of its labels"):
+            load_start(cfg, learner)
+
+
+@pytest.mark.realdata
+def test_two_drawings_in_twelve_are_labelled():
+    if not (REAL / "omniglot").is_dir():
+        pytest.skip("needs omniglot in ../shared/data")
+    cfg = compose_config("train", ["experiment=pseudo_labels_omniglot", f"data_dir={REAL}"])
+    count_train_classes(cfg)
+    training = build_training(cfg, build_parts(cfg))
+    labels = training.store.labels.numpy()
+    assert np.bincount(labels[training.seen]).tolist() == [12] * 1028
+    assert np.bincount(labels[training.labeled]).tolist() == [2] * 1028

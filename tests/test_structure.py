@@ -24,6 +24,7 @@ FLOW = [
     ["semi"],
     ["manifest", "metrics", "hardware", "schedule", "signals", "checkpoint"],
     ["loop"],
+    ["pseudo_training"],
     ["config", "score", "curves"],
     ["build", "run"],
     ["train", "evaluate"],

@@ -61,7 +61,9 @@ def metric(learner: AbstractLearner, wrapper: str) -> AbstractMetricLearner:
             f"semi={wrapper} works on embeddings, but {type(learner).__name__} has none: it adapts the backbone to each "
             "episode. Take a learner that compares embeddings, e.g. learner=prototypical"
         )
-    inner = [type(layer).__name__ for layer in layers(learner) if isinstance(layer, AbstractWrapper) and layer.uses_unlabeled]
+    inner = [
+        type(layer).__name__ for layer in layers(learner) if isinstance(layer, AbstractWrapper) and layer.uses_unlabeled
+    ]
     if inner:
         raise ValueError(
             f"semi={wrapper} cannot go around {inner[0]}: unlabeled items are used once, so {inner[0]} would see none. Take one "

@@ -1,0 +1,165 @@
+"""Labels spread over a whole data set, along a sparse graph of its features."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import torch
+from jaxtyping import Float, Integer
+from scipy.sparse import coo_array, csr_array
+from torch import Tensor
+
+ROWS = 512  # items whose similarities to all others are in memory at once
+COLUMNS = 32  # classes spread at once: a block that stays in the processor's cache
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PseudoLabels:
+    """What a diffusion says of the items of a data set.
+
+    - `labels [n]`: the true label of a labelled item, else the likeliest class; -1 where no label arrives.
+    - `weights [n]`: 1 for a labelled item, else 1 - entropy / log(n_classes), 0 where no label arrives.
+    - `class_weights [n_classes]`: see `class_weights`.
+    - `residual`: how far the diffusion is from its end, see `diffuse`.
+    """
+
+    labels: np.ndarray
+    weights: np.ndarray
+    class_weights: np.ndarray
+    residual: float
+
+
+def neighbour_graph(features: Float[Tensor, "n dim"], neighbours: int = 50, gamma: float = 3.0) -> csr_array:
+    """The graph `S = D^-1/2 W D^-1/2` of items and their nearest neighbours by the cosine of their features.
+
+        A_ij = max(cos(f_i, f_j), 0)^gamma where j is among the `neighbours` nearest items of i, not i itself;  W = A + A^T
+
+    D holds the sums of W's rows; the row of an item without edges is 0. The search is exact, in the type and on the device of
+    `features`. It is a matrix product and `topk`: scikit-learn's brute force takes as long for 64-dimensional features, and 1.7
+    times as long for 1600-dimensional ones (38,400 items, one thread).
+
+    **Raises:** `ValueError` for fewer than one neighbour, or a gamma that is not positive.
+    """
+    if neighbours < 1 or gamma <= 0:
+        raise ValueError(f"neighbours must be at least 1 and gamma positive, got {neighbours} and {gamma}")
+    x = torch.nn.functional.normalize(features.detach(), dim=1)
+    n, found = len(x), []
+    for start in range(0, n, ROWS):
+        similarity = x[start : start + ROWS] @ x.T
+        # By name, not as the first hit: copies of an item are as near as the item itself.
+        similarity.diagonal(start).fill_(-torch.inf)
+        found.append(similarity.topk(min(neighbours, n - 1), dim=1))
+    weights, columns = (torch.cat(part).cpu().numpy() for part in zip(*found, strict=True))
+    rows = np.repeat(np.arange(n), columns.shape[1])
+    directed = coo_array((weights.clip(min=0).reshape(-1) ** gamma, (rows, columns.reshape(-1))), shape=(n, n)).tocsr()
+    return normalized(directed + directed.T)
+
+
+def normalized(weights: csr_array) -> csr_array:
+    """`D^-1/2 W D^-1/2` of a symmetric W without negative entries, as in `core.graph`; a row of 0 stays so."""
+    weights = weights.copy()
+    weights.eliminate_zeros()
+    degree = weights.sum(axis=1)
+    scale = np.where(degree > 0, degree, 1) ** -0.5
+    weights.data *= np.repeat(scale, np.diff(weights.indptr)) * scale[weights.indices]
+    return weights
+
+
+def diffuse(
+    graph: csr_array,
+    labels: Integer[np.ndarray, " n"],
+    n_classes: int,
+    alpha: float = 0.99,
+    iterations: int = 20,
+    tolerance: float = 1e-6,
+) -> tuple[Float[np.ndarray, "n n_classes"], float]:
+    """`Z = (I - alpha S)^-1 Y` by conjugate gradients, Y one-hot where `labels` are not -1, else 0; in the type of `graph`.
+
+    A column ends when its residual is `tolerance` times its right-hand side, or after `iterations`: that many reach the items
+    at most `iterations - 1` edges away. Returns Z and the largest relative residual of a column. Beside Z it needs memory for
+    `COLUMNS` of its columns.
+    """
+    if not 0 <= alpha < 1:
+        raise ValueError(f"alpha must be at least 0 and below 1, where there is a solution, got {alpha}")
+    z, largest = np.empty((len(labels), n_classes), dtype=graph.dtype), 0.0
+    for start in range(0, n_classes, COLUMNS):
+        y = (labels[:, None] == np.arange(start, min(start + COLUMNS, n_classes))).astype(graph.dtype)
+        z[:, start : start + COLUMNS], residual = _conjugate_gradients(graph, y, alpha, iterations, tolerance)
+        largest = max(largest, residual)
+    return z, largest
+
+
+def pseudo_labels(
+    graph: csr_array,
+    labels: Integer[np.ndarray, " n"],
+    n_classes: int,
+    alpha: float = 0.99,
+    iterations: int = 20,
+    tolerance: float = 1e-6,
+    *,
+    relative: bool = False,
+) -> PseudoLabels:
+    """Labels for the items that have none, -1 in `labels`, from those that have one; how they are spread, see `diffuse`.
+
+    `relative`: the weights of unlabelled items are divided by the largest of them.
+    """
+    if n_classes < 2:
+        raise ValueError(f"pseudo-labels need at least 2 classes, got {n_classes}")
+    z, residual = diffuse(graph, labels, n_classes, alpha, iterations, tolerance)
+    weights, known = certainties(z), labels >= 0
+    if relative and not known.all():
+        weights = weights / max(weights[~known].max(), np.finfo(weights.dtype).tiny)
+    reached = z.max(axis=1) > 0
+    spread = np.where(known, labels, np.where(reached, z.argmax(axis=1), -1))
+    return PseudoLabels(spread, np.where(known, 1, weights), class_weights(spread, n_classes), residual)
+
+
+def certainties(z: Float[np.ndarray, "n n_classes"]) -> Float[np.ndarray, " n"]:
+    """`1 - H(p) / log(n_classes)` of each row, p the row over its sum; 0 for a row of 0.
+
+    An unfinished solution may have negative entries; they count as 0.
+    """
+    p = z.clip(min=0)
+    mass = p.sum(axis=1, keepdims=True)
+    p /= np.where(mass > 0, mass, 1)
+    entropy = -(p * np.log(np.where(p > 0, p, 1))).sum(axis=1)
+    return np.where(mass[:, 0] > 0, (1 - entropy / math.log(z.shape[1])).clip(0, 1), 0)
+
+
+def class_weights(labels: Integer[np.ndarray, " n"], n_classes: int) -> Float[np.ndarray, " n_classes"]:
+    """One over the number of items with each label, scaled so that the mean over items is 1 if every class has some; 0 for a
+    class without. Items of label -1 do not count.
+    """
+    counts = np.bincount(labels[labels >= 0], minlength=n_classes)
+    return np.where(counts > 0, counts.sum() / n_classes / counts.clip(min=1), 0.0)
+
+
+def _conjugate_gradients(
+    graph: csr_array, y: np.ndarray, alpha: float, iterations: int, tolerance: float
+) -> tuple[np.ndarray, float]:
+    """The columns x of `(I - alpha S) x = y`, each with steps of its own, and the largest relative residual."""
+    x, residual, direction = np.zeros_like(y), y.copy(), y.copy()
+    first = square = _squares(y)
+    for _ in range(iterations):
+        active = square > tolerance**2 * first
+        if not active.any():
+            break
+        image = direction - y.dtype.type(alpha) * (graph @ direction)
+        bend = _products(direction, image)
+        length = np.where(active, square / np.where(active, bend, 1), 0)
+        x += length * direction
+        residual -= length * image
+        before, square = square, _squares(residual)
+        direction *= np.where(active, square / np.where(active, before, 1), 0)
+        direction += residual
+    return x, float(np.sqrt(square / np.where(first > 0, first, 1)).max())
+
+
+def _products(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.einsum("ij,ij->j", a, b)
+
+
+def _squares(a: np.ndarray) -> np.ndarray:
+    return _products(a, a)

@@ -1,0 +1,112 @@
+"""Pseudo-labels for the training images of a whole data set, spread anew before every epoch."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from episodic.core import diffusion
+from episodic.episode import Task
+from episodic.learners.base_classifier import BaseClassifier
+from episodic.learners.learner import AbstractLearner
+from episodic.prediction import Prediction
+from episodic.semi.wrapper import AbstractWrapper
+
+
+class PseudoLabels(AbstractWrapper):
+    """Trains a linear classifier and its backbone on labelled images, and on unlabelled ones with labels spread to them.
+
+    Before every epoch, all training images are embedded, joined to a graph and given labels (`core.diffusion`):
+
+        S: graph of the `neighbours` nearest by cosine, weights cos^gamma;   Z = (I - alpha S)^-1 Y
+        y_i = argmax_c Z_ic,   w_i = 1 - entropy(Z_i / sum of Z_i) / log(n_classes), over the largest of them
+        labelled: the true label, 1
+        zeta_c = 1 / (number of items with the label or pseudo-label c), scaled to a mean of 1
+
+    Then each step takes images of both kinds, drawn uniformly, and goes down the gradient of
+
+        (sum over labelled of zeta_y CE + unlabeled_weight * sum over unlabelled of w zeta_y CE) / batch
+
+    The training is `pseudo_training.PseudoLabelTraining`. In evaluation this is the learner itself: nothing happens inside an
+    episode. It begins with a run of the learner on the labelled images alone (`start=<run>`).
+
+    Iscen, Tolias, Avrithis, Chum: *Label Propagation for Deep Semi-supervised Learning*, CVPR 2019,
+    https://arxiv.org/abs/1904.04717. The paper's equations, but for w over its maximum, which is from the authors' code: with
+    alpha near 1 all w are small. That code also keeps negative cosines, divides the columns of Y by the number of labels, and
+    embeds augmented images. Departure: an item that no label arrives at has weight 0. Not here: the combination with Mean Teacher.
+
+    **Arguments:** `learner`: a `BaseClassifier`. `iterations`: at most, of conjugate gradients. `batch`: images of a step,
+    `labeled_per_batch` of them labelled. `refresh_every`: steps of an epoch; None for one pass over the unlabelled images.
+    `relative_weights`: False for w as in the paper. `unlabeled_weight`: 1 in the paper; 0 trains on labelled images alone,
+    which then fill the batch.
+
+    **Raises:** `ValueError` for another learner, or settings that make no sense.
+    """
+
+    uses_unlabeled = False
+
+    def __init__(
+        self,
+        learner: AbstractLearner,
+        neighbours: int = 50,
+        gamma: float = 3.0,
+        alpha: float = 0.99,
+        iterations: int = 20,
+        batch: int = 100,
+        labeled_per_batch: int = 50,
+        refresh_every: int | None = None,
+        relative_weights: bool = True,
+        unlabeled_weight: float = 1.0,
+    ):
+        super().__init__()
+        if not isinstance(learner, BaseClassifier):
+            raise ValueError(
+                "semi=pseudo_labels trains a classifier of the training classes: it takes learner=base_classifier, got "
+                f"{type(learner).__name__}"
+            )
+        if neighbours < 1 or gamma <= 0 or iterations < 1 or not 0 <= alpha < 1:
+            raise ValueError(
+                "need neighbours and iterations of at least 1, a positive gamma and alpha in [0, 1), got "
+                f"{neighbours}, {iterations}, {gamma} and {alpha}"
+            )
+        if not 1 <= labeled_per_batch < batch:
+            raise ValueError(f"labeled_per_batch must be at least 1 and below batch={batch}, got {labeled_per_batch}")
+        if refresh_every is not None and refresh_every < 1:
+            raise ValueError(f"refresh_every must be at least 1, or null for one pass, got {refresh_every}")
+        if unlabeled_weight < 0:
+            raise ValueError(f"unlabeled_weight must be at least 0 (labelled images alone), got {unlabeled_weight}")
+        self.learner = learner
+        self.neighbours = neighbours
+        self.gamma = gamma
+        self.alpha = alpha
+        self.iterations = iterations
+        self.batch = batch
+        self.labeled_per_batch = labeled_per_batch
+        self.refresh_every = refresh_every
+        self.relative_weights = relative_weights
+        self.unlabeled_weight = unlabeled_weight
+        for name in ("labels", "weights", "class_weights"):  # only training has them
+            self.register_buffer(name, None)
+
+    @property
+    def needs_start(self) -> str:
+        return "the same task and labels with learner=base_classifier and no semi="
+
+    def classify_with_unlabeled(self, features: Task) -> Prediction:
+        return self.learner.classify(features)
+
+    def take(self, found: diffusion.PseudoLabels) -> None:
+        """Train on these labels from now on."""
+        device = self.learner.base.weight.device  # copies: a checkpoint is loaded into these buffers in place
+        self.labels = torch.tensor(found.labels, dtype=torch.int64, device=device)
+        self.weights = torch.tensor(found.weights, dtype=torch.float32, device=device)
+        self.class_weights = torch.tensor(found.class_weights, dtype=torch.float32, device=device)
+
+    def loss(self, logits: Float[Tensor, "item n_classes"], items: Int64[Tensor, " item"], n_labeled: int) -> Tensor:
+        """The weighted cross-entropy of some `items` of the training set, the first `n_labeled` of them labelled."""
+        labels = self.labels[items]
+        weights = self.weights[items] * self.class_weights[labels]
+        weights = torch.cat([weights[:n_labeled], self.unlabeled_weight * weights[n_labeled:]])
+        return (weights * cross_entropy(logits, labels, ignore_index=-1, reduction="none")).mean()

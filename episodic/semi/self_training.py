@@ -1,0 +1,257 @@
+"""Self-training inside an episode, with learned weights of its pseudo-labels."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.nn.functional import cross_entropy, pad
+
+from episodic.core.functional import one_hot
+from episodic.episode import Episode, Task
+from episodic.learners.learner import AbstractLearner
+from episodic.prediction import Prediction
+from episodic.semi._weighting import SoftWeighting
+from episodic.semi.wrapper import AbstractWrapper, metric
+
+STOPPED = ("max_iter", "no_change", "all_labeled")
+
+
+class SelfTraining(AbstractWrapper):
+    """Labels the unlabeled items of an episode by itself and fits a linear layer to them, in stages; a network weighs the labels.
+
+        f(x) = g(x) + s x W,    g: the learner's logits,    W = 0 at the start of every stage
+
+    A stage labels the unlabeled items by the arg-max of the last stage's f (the first: of an f fitted to the support alone) and
+    keeps the `most_confident` of each class. Gradient descent then fits W, `retrain_steps` steps on the support and the items
+    kept, `finetune_steps` on the support alone, by the mean over these items of
+
+        cross-entropy of softmax(w_j * f(u_j) / s) and the label,    w = 1 for the support
+
+    with `w_j`, one weight a class, from a network that sees u_j beside each class (see `SoftWeighting`). Labels, and embeddings
+    of support and unlabeled items, are constants to W. In training there is one stage, which keeps all items; the queries'
+    cross-entropy after it trains the learner, whatever its own loss, and that after `retrain_steps` the network, and nothing else.
+
+    Li, Sun, Liu, Zheng, Zhou, Chua, Schiele: *Learning to Self-Train for Semi-Supervised Few-Shot Classification*, NeurIPS 2019,
+    https://arxiv.org/abs/1906.00562. No query sees another.
+
+    With a `threshold` it is plain self-training as in scikit-learn's `SelfTrainingClassifier`: in each stage the items without a
+    label whose most probable class is above it get that class for good. `self_train` says when each item got its label, and
+    why an episode stopped.
+
+    Departures:
+
+    - The paper learns where its linear classifier starts. Here it starts from the learner; for Prototypical Networks, whose
+      logits are linear in x up to a constant a query, that is the linear classifier of the prototypes.
+    - The fit depends neither on the scale of the embeddings nor on that of the logits. x is counted from the mean of the
+      episode's support and unlabeled items, in units of their root mean square distance to it, so that no direction that all
+      items share lets W favour whole classes; there is no bias for the same reason. s is the root mean square deviation of
+      their g from its mean over classes: a learner that is sure of every label leaves the cross-entropy of g itself nothing
+      to fit.
+    - The loss is a mean (code: a sum divided by the shots). The first labels come after as many steps as the others
+      (paper: 10). Missing items of a class are not made up for by repeats, and each stage sees all unlabeled items (paper: a
+      window of them). Batch norm of the network uses running statistics in evaluation.
+
+    **Arguments:**
+
+    - `stages`: 6 in the paper; 0 is the learner itself.
+    - `retrain_steps`, `finetune_steps`: in the paper 5 and 15 in training, 10 and 30 in each stage of its tests.
+    - `lr`: of W; from 4 on the steps may swing.
+    - `most_confident`: how many items of a class are kept, the surest by their odds, as a share of the unlabeled items over
+      the classes (paper: 20 of 30); null keeps all. With a `threshold`: how many join a class in one stage.
+    - `threshold`: a probability; null draws all labels anew in each stage.
+    - `weighting`: false for w = 1, without a network.
+
+    **Raises:** `ValueError` for a transductive learner.
+    """
+
+    incremental = False
+
+    def __init__(
+        self,
+        learner: AbstractLearner,
+        stages: int = 3,
+        retrain_steps: int = 20,
+        finetune_steps: int = 10,
+        lr: float = 3.0,
+        most_confident: float | None = 0.67,
+        threshold: float | None = None,
+        weighting: bool = True,
+    ):
+        super().__init__()
+        for name, steps in (("stages", stages), ("retrain_steps", retrain_steps), ("finetune_steps", finetune_steps)):
+            if not isinstance(steps, int) or steps < 0:
+                raise ValueError(f"{name} must be an integer, at least 0, got {steps!r}")
+        if lr <= 0:
+            raise ValueError(f"lr must be positive, got {lr}")
+        if most_confident is not None and not 0 < most_confident <= 1:
+            raise ValueError(f"most_confident must be a share above 0, up to 1, or null for all, got {most_confident}")
+        if threshold is not None and not 0 <= threshold < 1:
+            raise ValueError(f"threshold must be a probability, at least 0 and below 1, or null, got {threshold}")
+        if weighting and stages and not retrain_steps:
+            raise ValueError("weighting has nothing to weigh with retrain_steps=0; take weighting=false")
+        self.learner = metric(learner, "self_training")
+        if learner.transductive:
+            raise ValueError(
+                f"semi=self_training asks the learner about support and unlabeled items as if they were queries, which "
+                f"{type(learner).__name__} lets see each other: take an inductive learner, e.g. learner=prototypical"
+            )
+        self.stages = stages
+        self.retrain_steps, self.finetune_steps, self.lr = retrain_steps, finetune_steps, lr
+        self.most_confident, self.threshold = most_confident, threshold
+        self.weighting = SoftWeighting(learner.backbone.shape) if weighting else None
+
+    def self_train(self, features: Task) -> SelfTrained:
+        """`features`, with unlabeled items -> what became of them, and the answers to the queries."""
+        return self._self_train(self._linear_fit(features), self._weights(features).detach())
+
+    def classify_with_unlabeled(self, features: Task) -> Prediction:
+        if self.stages == 0:
+            return self.learner.classify(dataclasses.replace(features, unlabeled=None))
+        fit, weights = self._linear_fit(features), self._weights(features)
+        trained = self._self_train(fit, weights.detach())
+        pseudo = one_hot(trained.labels, features.n_way)
+
+        def weighting(episode: Episode) -> Float[Tensor, " episode"]:
+            constant = fit.detach()
+            retrained = constant.descend(constant.targets(pseudo), weights, self.retrain_steps)
+            return cross_entropy(constant.answer(retrained).mT, episode.query_y, reduction="none").mean(-1)
+
+        terms = {} if self.weighting is None else {"weighting": weighting}
+        n_support = features.support.shape[1]
+        return Prediction(trained.logits, terms=terms, unlabeled=pseudo * weights[:, n_support:].detach())
+
+    def _weights(self, features: Task) -> Float[Tensor, "episode item way"]:
+        """w of the support, which is 1, and of the unlabeled items."""
+        n_support, n_way = features.support.shape[1], features.n_way
+        if self.weighting is None:
+            weights = features.support.new_ones(*features.unlabeled.shape[:2], n_way)
+        else:
+            support, unlabeled = features.support.detach(), features.unlabeled.detach()
+            weights = self.weighting(unlabeled, support, features.support_y, n_way)
+        return pad(weights, (0, 0, n_support, 0), value=1.0)
+
+    def _linear_fit(self, features: Task) -> LinearFit:
+        items = torch.cat([features.support, features.unlabeled], dim=1).detach()
+        n_query = features.query.shape[1]
+        asked = dataclasses.replace(features, query=torch.cat([features.query, items], dim=1), unlabeled=None)
+        query_logits, logits = self.learner.classify(asked).logits.tensor_split([n_query], dim=1)
+        spread = (logits - logits.mean(-1, keepdim=True)).detach().square().mean((1, 2), keepdim=True).sqrt()
+        mean = items.flatten(2).mean(1, keepdim=True)
+        x, query = items.flatten(2) - mean, features.query.flatten(2) - mean
+        square = x.square().sum(-1).mean(1)[:, None, None]
+        rate = self.lr / torch.where(square > 0, square, 1)
+        return LinearFit(
+            known=one_hot(features.support_y, features.n_way),
+            logits=logits,
+            kernel=rate * (x @ x.mT),
+            query_logits=query_logits,
+            query_kernel=rate * (query @ x.mT),
+            spread=torch.where(spread > 0, spread, 1),
+        )
+
+    def _self_train(self, fit: LinearFit, weights: Tensor) -> SelfTrained:
+        n_support, n_way = fit.known.shape[1:]
+        labels = torch.full_like(fit.logits[:, n_support:, 0], -1, dtype=torch.long)
+        labeled_in = torch.zeros_like(labels)
+        settled = torch.zeros_like(labels[:, 0], dtype=torch.bool)
+        stages = min(self.stages, 1) if self.training else self.stages
+        coefficients = self._fitted(fit, one_hot(labels, n_way), weights) if stages else torch.zeros_like(fit.logits)
+        for stage in range(1, stages + 1):
+            found = self._label(fit.predict(coefficients)[:, n_support:].detach(), labels)
+            changed = found != labels
+            labeled_in = torch.where(changed, stage * (found >= 0), labeled_in)
+            labels = found
+            if stage < stages:
+                settled = ~changed.any(1)
+                if settled.all():
+                    break
+            coefficients = self._fitted(fit, one_hot(labels, n_way), weights)
+        done = (labels >= 0).all(1) & (self.threshold is not None)
+        return SelfTrained(fit.answer(coefficients), labels, labeled_in, torch.where(done, 2, settled.long()))
+
+    def _fitted(self, fit: LinearFit, pseudo: Tensor, weights: Tensor) -> Tensor:
+        retrained = fit.descend(fit.targets(pseudo), weights, self.retrain_steps)
+        return fit.descend(fit.targets(torch.zeros_like(pseudo)), weights, self.finetune_steps, retrained)
+
+    def _label(
+        self, logits: Float[Tensor, "episode unlabeled way"], labels: Int64[Tensor, "episode unlabeled"]
+    ) -> Int64[Tensor, "episode unlabeled"]:
+        """The labels of the next stage, −1 for none."""
+        best, guess = logits.max(-1)
+        if self.training:
+            return guess
+        chosen = torch.ones_like(guess, dtype=torch.bool)
+        if self.threshold is not None:
+            chosen = (labels < 0) & (logits.softmax(-1).amax(-1) > self.threshold)
+        if self.most_confident is not None:
+            own = one_hot(guess, logits.shape[-1]).bool() & chosen[..., None]
+            # Odds tell sure items apart whose probabilities are all rounded to 1.
+            odds = best[..., None] - logits.scatter(-1, guess[..., None], -torch.inf).logsumexp(-1, keepdim=True)
+            a_class = max(1, round(self.most_confident * own.shape[1] / own.shape[2]))
+            surest = odds.where(own, -torch.inf).topk(a_class, dim=1).indices
+            chosen = (own & torch.zeros_like(own).scatter(1, surest, True)).any(-1)
+        found = torch.where(chosen, guess, -1)
+        return found if self.threshold is None else torch.where(labels >= 0, labels, found)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SelfTrained:
+    """What became of the unlabeled items of each episode, and the answers after it.
+
+    - `logits [E, Q, n_way]`: of the queries.
+    - `labels [E, U]`: the last pseudo-labels, −1 for items without one.
+    - `labeled_in [E, U]`: the stage, from 1, since which an item has its label; 0 for items without one.
+    - `stopped [E]`: why no further stage followed, as a place in `STOPPED`: "max_iter", there was none left; "no_change", the
+      labels were as before; "all_labeled", all items had one, for good.
+    """
+
+    logits: Float[Tensor, "episode query way"]
+    labels: Int64[Tensor, "episode unlabeled"]
+    labeled_in: Int64[Tensor, "episode unlabeled"]
+    stopped: Int64[Tensor, " episode"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LinearFit:
+    """Gradient descent on W of `f(x) = g(x) + s x W` over the items of an episode, its support and then its unlabeled ones.
+
+    Every step adds to W a combination of the items, so that its coefficients A, a row an item, stand for it: `W = lr X^T A` and
+    `f(x) = g(x) + s k(x) A` with `k_i(x) = lr x . x_i`. One step subtracts the derivative of the loss by `f / s` from A.
+
+    `known`: the support's labels as rows; `logits`, `query_logits`: g; `kernel`, `query_kernel`: k; `spread`: s.
+    """
+
+    known: Float[Tensor, "episode support way"]
+    logits: Float[Tensor, "episode item way"]
+    kernel: Float[Tensor, "episode item item"]
+    query_logits: Float[Tensor, "episode query way"]
+    query_kernel: Float[Tensor, "episode query item"]
+    spread: Float[Tensor, "episode 1 1"]
+
+    def targets(self, pseudo: Float[Tensor, "episode unlabeled way"]) -> Float[Tensor, "episode item way"]:
+        return torch.cat([self.known, pseudo], dim=1)
+
+    def descend(self, targets: Tensor, weights: Tensor, steps: int, start: Tensor | None = None) -> Tensor:
+        """A after `steps` steps on the mean cross-entropy of softmax(weights * f / s) over the items with a target, a row of
+        `targets` that is not 0.
+        """
+        counts = targets.sum(-1, keepdim=True)
+        shares = weights * counts / counts.sum(1, keepdim=True)
+        initial = self.logits / self.spread
+        coefficients = torch.zeros_like(initial) if start is None else start
+        for _ in range(steps):
+            guess = (weights * (initial + self.kernel @ coefficients)).softmax(-1)
+            coefficients = coefficients - shares * (guess - targets)
+        return coefficients
+
+    def predict(self, coefficients: Tensor) -> Tensor:
+        return self.logits + self.spread * (self.kernel @ coefficients)
+
+    def answer(self, coefficients: Tensor) -> Tensor:
+        return self.query_logits + self.spread * (self.query_kernel @ coefficients)
+
+    def detach(self) -> LinearFit:
+        return LinearFit(*(getattr(self, field.name).detach() for field in dataclasses.fields(self)))
