@@ -1,13 +1,13 @@
 """Run a whole published table: train what is not trained yet, score it, keep the scores as a record.
 
     python scripts/reproduce.py semi_omniglot --splits 3 [--runs runs] [--options data_dir=... ...]
-    python scripts/reproduce.py paired_omniglot
+    python scripts/reproduce.py paired_omniglot | pseudo_labels_omniglot
     python scripts/table.py
 
 `semi_omniglot`, `semi_glyphs`, `semi_miniimagenet`: the table of Ren et al., *Meta-Learning for Semi-Supervised Few-Shot
 Classification*, ICLR 2018: five methods, without and with 5 distractor classes, over label splits (split s has
 `task.labeled_seed=s seed=s`). `paired_omniglot`: what each wrapper adds to a learner without it, on the same test episodes,
-label split 0.
+label split 0. `pseudo_labels_omniglot`: the stage of Iscen et al., what it starts from, and as many steps without pseudo-labels.
 
 Runs are `<runs>/<experiment>/<method>-<distractors>-<split>`; one that has ended is not run again,
 one that was stopped goes on. Records are `scripts/results/semi/<experiment>.json`.
@@ -35,6 +35,18 @@ KEPT = (
     "classes",
     "split_name",
     "class_hash",
+    "unlabeled",
+    "base_alone",
+    "novel_alone",
+)
+HOW = (
+    "seed",
+    "steps",
+    "best_step",
+    "train/seconds",
+    "train/pseudo_label_accuracy",
+    "train/refresh_seconds",
+    "hardware",
 )
 
 
@@ -102,15 +114,36 @@ def paired(runs: Path, options: list[str]) -> None:
             keep(RECORDS / "paired_omniglot.json", name, distractors, 0, run, scores)
 
 
+def pseudo_labels(runs: Path, options: list[str]) -> None:
+    """A classifier of 2 drawings a character, then with pseudo-labels for the others, and its control."""
+    where = runs / "pseudo_labels_omniglot"
+    rows = {
+        "labeled drawings only": ("labeled", "experiment=base_omniglot_labeled"),
+        "as many steps more, without pseudo-labels": (
+            "control",
+            "experiment=pseudo_labels_omniglot",
+            f"start={where / 'labeled'}",
+            "semi.pseudo_labels.unlabeled_weight=0",
+        ),
+        "as many steps more, with pseudo-labels": (
+            "pseudo_labels",
+            "experiment=pseudo_labels_omniglot",
+            f"start={where / 'labeled'}",
+        ),
+    }
+    for name, (run, *settings) in rows.items():
+        train(where / run, *settings, *options)
+        scores = score(where / run, "episodes=10000")
+        keep(RECORDS / "pseudo_labels_omniglot.json", name, 0, 0, where / run, scores)
+
+
 def keep(path: Path, method: str, distractors: int, split: int, run: Path, scores: Path) -> None:
     """Add the scores on the test classes (validation classes where there are none) to a record."""
     record = json.loads(path.read_text()) if path.exists() else {}
     trained, scored = json.loads((run / "metrics.json").read_text()), json.loads(scores.read_text())
     name = "test" if "test/accuracy" in scored else "val"
-    wanted = {
-        key: value for key, value in scored.items() if key.removeprefix(f"{name}/").startswith((*KEPT, "unlabeled"))
-    }
-    how = {key: trained[key] for key in ("seed", "steps", "best_step", "train/seconds", "hardware")}
+    wanted = {key: value for key, value in scored.items() if key.removeprefix(f"{name}/").startswith(KEPT)}
+    how = {key: trained[key] for key in HOW if key in trained}
     record.setdefault(method, {}).setdefault(str(distractors), {})[str(split)] = {**how, **wanted}
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(record, indent=1) + "\n")
@@ -118,7 +151,7 @@ def keep(path: Path, method: str, distractors: int, split: int, run: Path, score
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("experiment", choices=(*TABLES, "paired_omniglot"))
+    parser.add_argument("experiment", choices=(*TABLES, "paired_omniglot", "pseudo_labels_omniglot"))
     parser.add_argument("--splits", type=int, default=3)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--options", nargs="*", default=[])
@@ -126,7 +159,8 @@ def main() -> None:
     if arguments.experiment in TABLES:
         semi(arguments.experiment, arguments.runs, arguments.splits, arguments.options)
     else:
-        paired(arguments.runs, arguments.options)
+        alone = {"paired_omniglot": paired, "pseudo_labels_omniglot": pseudo_labels}
+        alone[arguments.experiment](arguments.runs, arguments.options)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,15 @@ LEARNERS = [
     "peak, GiB",
 ]
 SEMI_EXPERIMENTS = ("semi_omniglot", "semi_glyphs", "semi_miniimagenet")
+PAIRED = ["wrapper", "no distractors", "difference", "5 distractor classes", "difference"]
+PSEUDO = [
+    "training on 1,028 characters",
+    "its classifier, on held-out drawings",
+    "5-way 1-shot, new characters",
+    "pseudo-labels right, %",
+    "s a refresh",
+    "steps",
+]
 SEMI = ["method", "no distractors", "paper", "5 distractor classes", "paper", "splits", "right, of the weight given"]
 SEMI_PAPER = {  # Ren et al., 2018: without and with distractors
     "semi_omniglot": {
@@ -115,6 +124,36 @@ def semi_rows(experiment: str) -> list[list[str]]:
     return made
 
 
+def paired_rows() -> list[list[str]]:
+    """One row a wrapper: accuracy with it, and the paired difference to the learner without it."""
+    path = RESULTS / "semi" / "paired_omniglot.json"
+    made = []
+    for name, records in json.loads(path.read_text()).items() if path.exists() else ():
+        cells = []
+        for distractors in ("0", "5"):
+            scores = records[distractors]["0"]
+            difference, half = (100 * scores[f"test/{key}"] for key in ("difference", "difference_ci95"))
+            cells += [f"{100 * scores['test/accuracy']:.2f}", f"{difference:+.2f} ± {half:.2f}"]
+        made.append([name, *cells])
+    return made
+
+
+def pseudo_rows() -> list[list[str]]:
+    """One row a training: the classifier on images of its classes that it has not seen, and few-shot accuracy of new classes."""
+    path = RESULTS / "semi" / "pseudo_labels_omniglot.json"
+    made = []
+    for name, records in json.loads(path.read_text()).items() if path.exists() else ():
+        scores = records["0"]["0"]
+        cells = [
+            f"{100 * scores[f'test/{key}']:.2f} ± {100 * scores[f'test/{key}_ci95']:.2f}"
+            for key in ("base_alone", "novel_alone")
+        ]
+        right, seconds = (scores.get(f"train/{key}") for key in ("pseudo_label_accuracy", "refresh_seconds"))
+        cells += [f"{100 * right:.1f}" if right else "–", f"{seconds:.1f}" if seconds else "–"]
+        made.append([name, *cells, str(scores["steps"])])
+    return made
+
+
 def markdown(header: list[str], lines: list[list[str]]) -> str:
     """A table, as it stands in the README between its marks."""
     return "\n".join("| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *lines])
@@ -165,6 +204,8 @@ def main() -> None:
         (README, "results", HEADER, rows()),
         (RESULTS / "README.md", "learners", LEARNERS, learner_rows()),
         *((RESULTS / "README.md", name, SEMI, semi_rows(name)) for name in SEMI_EXPERIMENTS),
+        (RESULTS / "README.md", "paired_omniglot", PAIRED, paired_rows()),
+        (RESULTS / "README.md", "pseudo_labels_omniglot", PSEUDO, pseudo_rows()),
     ):
         text = page.read_text()
         before, rest = text.split(f"<!-- {mark} -->")

@@ -3,7 +3,14 @@ import pytest
 import torch
 from scipy import stats
 
-from episodic.metrics import accuracy, class_bootstrap, incremental_accuracies, mean_interval, paired_interval
+from episodic.metrics import (
+    accuracy,
+    class_bootstrap,
+    incremental_accuracies,
+    mean_interval,
+    paired_interval,
+    unlabeled_accuracies,
+)
 
 
 def test_accuracy_is_a_share_per_episode():
@@ -81,3 +88,12 @@ def test_incremental_accuracies_by_hand():
         "novel": 0.5, "base": 0.5, "novel alone": 0.5, "base alone": 1.0,
         "delta novel": 0.0, "delta base": -0.5, "delta": -0.25,
     }  # fmt: skip
+
+
+def test_how_unlabeled_items_were_used():
+    """A right one, one taken for another class, one not taken, and a distractor that is."""
+    taken = torch.tensor([[[0.6, 0.2], [0.3, 0.1], [0.0, 0.0], [0.0, 0.8]], [[0.0, 0.0]] * 4])
+    y = torch.tensor([[0, 1, 0, -1], [0, 1, 0, -1]])
+    found = unlabeled_accuracies(taken, y)
+    torch.testing.assert_close(found["unlabeled accuracy"], torch.tensor([1 / 3, 0.0]))
+    torch.testing.assert_close(found["unlabeled purity"], torch.tensor([0.7 / 2.0, 1.0]))

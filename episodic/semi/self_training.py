@@ -35,11 +35,11 @@ class SelfTraining(AbstractWrapper):
     cross-entropy after it trains the learner, whatever its own loss, and that after `retrain_steps` the network, and nothing else.
 
     Li, Sun, Liu, Zheng, Zhou, Chua, Schiele: *Learning to Self-Train for Semi-Supervised Few-Shot Classification*, NeurIPS 2019,
-    https://arxiv.org/abs/1906.00562. No query sees another.
+    https://arxiv.org/abs/1906.00562. No query sees another; base classes are no answers.
 
-    With a `threshold` it is plain self-training as in scikit-learn's `SelfTrainingClassifier`: in each stage the items without a
-    label whose most probable class is above it get that class for good. `self_train` says when each item got its label, and
-    why an episode stopped.
+    With a `threshold`, `most_confident=null` and `weighting=false` it is plain self-training as in scikit-learn's
+    `SelfTrainingClassifier`: in each stage the items without a label whose most probable class is above the threshold get that
+    class for good. `self_train` says when each item got its label, and why an episode stopped.
 
     Departures:
 

@@ -349,3 +349,9 @@ def test_settings_that_make_no_sense(settings, message):
 def test_a_transductive_learner_is_refused():
     with pytest.raises(ValueError, match="which TPN lets see each other: take an inductive learner"):
         SelfTraining(TPN(Features(3, 5, 5)))
+
+
+def test_base_classes_are_no_answers_whatever_the_learner_can():
+    learner = Prototypical(Features(6))
+    learner.incremental = True
+    assert not SelfTraining(learner).incremental
