@@ -49,8 +49,9 @@ def unlabeled_accuracies(
 ) -> dict[str, Float[Tensor, " episode"]]:
     """How well each episode used its unlabeled items, by how much each was `taken` for each class (label −1: distractor).
 
-    `unlabeled accuracy`: share of the items of the task's classes that were taken most for their own class; those not taken at all count as wrong. `unlabeled
-    purity`: the weight that went to the right class, of all weight that was given away; 1 where none was.
+    `unlabeled accuracy`: share of the items of the task's classes that were taken most for their own class; those not taken
+    at all count as wrong. `unlabeled purity`: the weight that went to the right class, of all weight that was given away; 1
+    where none was.
     """
     own = (unlabeled_y >= 0).float()
     right = ((taken.argmax(-1) == unlabeled_y) & (taken.amax(-1) > 0)).float()
