@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = {kind: re.findall(rf"```{kind}\n(.*?)```", README, re.DOTALL) for kind in ("bash", "python")}
 QUICK = ["trainer.steps=40", "trainer.validate_every=20", "trainer.validation_episodes=50", "trainer.save_every=20",
-         "task.train.n_way=5", "task.dataset.drawings=17"]  # fmt: skip
+         "task.train.n_way=5", "task.dataset.drawings=20"]  # fmt: skip
 
 
 def run(command, cwd, cache):

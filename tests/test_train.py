@@ -250,7 +250,7 @@ def test_incremental_learning_in_two_stages(place):
     metrics = json.loads((place / "attractor" / "metrics.json").read_text())
     assert metrics["test/base_classes"] == 16
     assert metrics["test/delta_ci95"] > 0
-    assert f"pictures test  delta novel              {100 * metrics['test/delta_novel']:.2f} ±" in output
+    assert f"pictures test  delta novel      {100 * metrics['test/delta_novel']:.2f} ±" in output
     compared = run(place, "evaluate", "run=attractor", "against=base", "episodes=40", "audit=true")
     assert "  difference   base alone" in compared
     assert "Audit: inductive" in compared
