@@ -49,12 +49,15 @@ def load_parts(cfg: DictConfig, folder: str, *, as_saved: bool = False) -> Parts
     check_held_out(saved, cfg.task, folder)
     for part in ("backbone", "learner", "semi"):
         OmegaConf.resolve(saved[part])
-    saved.task = cfg.task
+    saved.task, trained = cfg.task, OmegaConf.to_container(saved.semi)
     if not as_saved:
         saved.learner, saved.semi = cfg.learner, cfg.semi
     parts = build_parts(saved)
     # Pseudo-labels are part of a checkpoint, for a training that goes on, but of no learner that is only asked.
-    spare = list(saved.semi) != list(run.config().semi) or isinstance(parts.learner, PseudoLabels)
+    other = (
+        OmegaConf.to_container(saved.semi, resolve=True) != trained
+    )  # a wrapper, or a setting of one, that has fewer weights
+    spare = other or isinstance(parts.learner, PseudoLabels)
     run.restore("best" if run.has("best") else "last", parts.learner, spare=spare)
     return parts
 

@@ -16,7 +16,7 @@ from episodic.hardware import Hardware
 from episodic.learners.prototypical import Prototypical
 from episodic.semi.label_propagation import LabelPropagation
 
-EPISODES, BATCH = 1000, 250
+EPISODES, BATCH = 1000, 50  # a batch's graphs of 105 items are 2.2 MB and stay in the processor's cache
 WAY, QUERY, UNLABELED, DIM = 5, 15, 5, 64
 GAMMA = 1 / 32  # weights of exp(-2) within a class and exp(-6) between two
 CONVERGED = {"max_iter": 100_000, "tol": 1e-12}

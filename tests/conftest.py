@@ -1,9 +1,21 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from episodic import Task
 from episodic.data.store import ImageStore
+
+
+class Features(nn.Module):
+    """A backbone that leaves features as they are."""
+
+    def __init__(self, *shape: int):
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, x):
+        return x
 
 
 def random_task(seed=0, episodes=3, n_way=4, n_shot=2, n_query=5, n_unlabeled=0, item=(6,), imbalanced=False) -> Task:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from episodic.config import compose_config, conf_dir
+from tests.conftest import random_store
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "benchmark.py"
 DATA = SCRIPT.parents[2] / "shared" / "data"
@@ -126,6 +127,50 @@ def test_no_ratio_where_the_answers_of_label_propagation_differ(benchmark, monke
     assert not benchmark_propagation.compare(row, hardware)
     with pytest.raises(SystemExit, match="our results differ from the peer's"):
         benchmark.main(["--rows", "propagation"])
+
+
+@pytest.fixture
+def refresh(benchmark, monkeypatch):
+    """The rows of a refresh of 12 classes of 20 random images."""
+    import benchmark_refresh
+
+    class Random:
+        mean, std = [0.5], [0.25]
+
+        def __init__(self, data_dir):
+            pass
+
+        def store(self, split):
+            return random_store(classes=12, size=16, split=split, separation=0.5)
+
+    monkeypatch.setattr(benchmark_refresh, "MiniImageNet", Random)
+    monkeypatch.setattr(benchmark_refresh, "Conv4", lambda: benchmark_refresh.torch.nn.Flatten())
+    monkeypatch.setattr(benchmark_refresh, "NEIGHBOURS", 10)
+    return benchmark_refresh
+
+
+def test_a_refresh_is_told_by_stages(benchmark, refresh, tmp_path, capsys):
+    file = tmp_path / "rows.json"
+    benchmark.main(["--rows", "refresh", "--json", str(file)])
+    rows = json.loads(file.read_text())
+    assert [row["row"] for row in rows] == [f"refresh, {name}" for name in ("embedding", "graph", "diffusion", "total")]
+    assert all(row["items"] == 240 and row["unit"] == "s" for row in rows)
+    assert rows[3]["ours"] == pytest.approx(sum(row["ours"] for row in rows[:3]))
+    for row in rows[1:3]:
+        assert row["ratio"] == pytest.approx(row["peer"] / row["ours"])
+    assert "refresh of 240 items" in capsys.readouterr().out
+
+
+def test_no_ratio_where_a_refresh_finds_other_labels(benchmark, refresh, monkeypatch):
+    right = refresh.diffusion.diffuse
+    monkeypatch.setattr(refresh.diffusion, "diffuse", lambda graph, known, *rest: right(graph, known % 5, *rest))
+    with pytest.raises(SystemExit, match="our results differ from the peers'"):
+        benchmark.main(["--rows", "refresh"])
+
+
+def test_a_refresh_without_its_images_is_skipped(benchmark, tmp_path, capsys):
+    benchmark.main(["--rows", "refresh", "--data-dir", str(tmp_path)])
+    assert "refresh: skipped: miniimagenet has no train split on disk" in capsys.readouterr().out
 
 
 def test_a_learner_is_measured_at_its_papers_episode(monkeypatch):

@@ -276,6 +276,12 @@ def test_a_run_is_evaluated_in_other_wrappers_than_it_was_trained_in(config, tmp
         loaded(plain, "semi=masked_soft_kmeans")
     with pytest.raises(CheckpointError, match="made for another model"):
         loaded(plain, "semi=mean_teacher")
+    weighted = saved(tmp_path / "weighted", config("semi=self_training", *UNLABELED))
+    without = loaded(tmp_path / "weighted", "semi.self_training.weighting=false")
+    assert without.weighting is None
+    assert all(
+        torch.equal(v, without.state_dict()[n]) for n, v in weighted.state_dict().items() if "weighting" not in n
+    )
 
 
 def test_a_start_fits_whatever_wraps_it(config, tmp_path):

@@ -17,12 +17,8 @@ from episodic.hardware import Hardware
 from episodic.learners.anil import ANIL
 from episodic.learners.maml import MAML
 from episodic.loop import evaluate
-from tests.conftest import random_store, random_task
+from tests.conftest import Features, random_store, random_task
 from tests.learners.laws import check_laws
-
-
-class Flat(nn.Identity):
-    shape = (6,)
 
 
 class Body(nn.Sequential):
@@ -32,7 +28,7 @@ class Body(nn.Sequential):
         super().__init__(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3), nn.Tanh())
 
 
-def anil(backbone=Flat, seed=0, **settings):
+def anil(backbone=lambda: Features(6), seed=0, **settings):
     torch.manual_seed(seed)
     return ANIL(backbone(), 4, **{"inner_lr": 0.3, "inner_steps": 3, "test_inner_steps": 2, **settings})
 
@@ -179,11 +175,8 @@ def test_a_support_given_twice_changes_nothing():
 
 
 def test_maps_are_flattened():
-    class Maps(nn.Identity):
-        shape = (2, 3, 1)
-
     flat = random_task()
-    learner, maps = anil(Maps).eval(), flat.map(lambda items: items.view(-1, 2, 3, 1))
+    learner, maps = anil(lambda: Features(2, 3, 1)).eval(), flat.map(lambda items: items.view(-1, 2, 3, 1))
     torch.testing.assert_close(learner(maps).logits, anil().eval()(flat).logits)
 
 
@@ -251,10 +244,10 @@ def test_a_task_of_another_number_of_ways_is_refused():
 )
 def test_settings_are_checked(settings, message):
     with pytest.raises(ValueError, match=message):
-        ANIL(Flat(), **{"n_way": 4, **settings})
+        ANIL(Features(6), **{"n_way": 4, **settings})
 
 
 def test_without_learn2learn_one_line_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "learn2learn.algorithms", None)
     with pytest.raises(ImportError, match=r"^learner=anil needs learn2learn: pip install 'episodic\[learn2learn\]' \("):
-        ANIL(Flat(), 4)
+        ANIL(Features(6), 4)

@@ -12,17 +12,13 @@ from episodic import Task
 from episodic.core.backbones.conv4 import Conv4
 from episodic.learners.attention_attractor import AttentionAttractor, Attractor
 from episodic.learners.base_classifier import BaseClassifier
-from tests.conftest import random_task
+from tests.conftest import Features, random_task
 from tests.learners.laws import check_laws
-
-
-class Flat(nn.Identity):
-    shape = (6,)
 
 
 def attractor_network(seed=0, **settings):
     torch.manual_seed(seed)
-    learner = AttentionAttractor(Flat(), n_classes=7, **{"hidden": 3, **settings}).eval()
+    learner = AttentionAttractor(Features(6), n_classes=7, **{"hidden": 3, **settings}).eval()
     with torch.no_grad():  # far enough from the start for attention to matter
         for module in learner.modules():
             if isinstance(module, Attractor):
@@ -89,7 +85,7 @@ def test_a_strong_attractor_decides_alone_and_a_weak_one_leaves_plain_regression
         u = where_it_pulls(learner.linear, means[e], learner.base.weight)
         torch.testing.assert_close(logits[e, :, :4], linear(task.query[e], u[:, :6], u[:, 6]), atol=1e-4, rtol=1e-4)
     nn.init.constant_(learner.linear.log_precision, -30)
-    plain = BaseClassifier(Flat(), 7, weight_decay=0.01).eval()
+    plain = BaseClassifier(Features(6), 7, weight_decay=0.01).eval()
     plain.base.load_state_dict(learner.base.state_dict())
     torch.testing.assert_close(learner.classify(task).logits, plain.classify(task).logits, atol=1e-4, rtol=1e-4)
 
@@ -216,7 +212,7 @@ def test_keys_are_dropped_out_in_training_only():
 
 
 def test_an_episode_of_all_base_classes_leaves_nothing_to_attend_to():
-    learner = AttentionAttractor(Flat(), n_classes=4)
+    learner = AttentionAttractor(Features(6), n_classes=4)
     task = dataclasses.replace(random_task(), class_ids=torch.tensor([[3, 2, 0, 1]] * 3))
     with pytest.raises(ValueError, match="an episode has all 4 training classes"):
         learner.classify(task)

@@ -11,17 +11,13 @@ from episodic import Episode
 from episodic.core.implicit import minimize
 from episodic.learners import base_classifier as base_classifier_module
 from episodic.learners.base_classifier import BaseClassifier
-from tests.conftest import random_task
+from tests.conftest import Features, random_task
 from tests.learners.laws import check_laws
-
-
-class Flat(nn.Identity):
-    shape = (6,)
 
 
 def base_classifier(seed=0, **settings):
     torch.manual_seed(seed)
-    return BaseClassifier(Flat(), n_classes=7, **{"weight_decay": 0.01, **settings}).eval()
+    return BaseClassifier(Features(6), n_classes=7, **{"weight_decay": 0.01, **settings}).eval()
 
 
 def test_laws():

@@ -10,21 +10,15 @@ from episodic.core.backbones.conv4 import Conv4
 from episodic.core.backbones.resnet12 import ResNet12
 from episodic.learners import cross_attention
 from episodic.learners.cross_attention import CrossAttention, PairAttention
-from tests.conftest import random_task
+from tests.conftest import Features, random_task
 from tests.learners.laws import check_laws
 
 MAP = (8, 3, 4)
 
 
-class Maps(nn.Identity):
-    def __init__(self, shape=MAP):
-        super().__init__()
-        self.shape = shape
-
-
 def can(shape=MAP, seed=0, **settings):
     torch.manual_seed(seed)
-    learner = CrossAttention(Maps(shape), n_classes=7, **settings)
+    learner = CrossAttention(Features(*shape), n_classes=7, **settings)
     nn.init.uniform_(learner.attention.norm.running_mean, -0.1, 0.1)
     nn.init.uniform_(learner.attention.norm.weight, 0.5, 2)
     return learner.eval()

@@ -7,7 +7,7 @@ from torch import nn
 
 from episodic import Task
 from episodic.learners.matching import Matching
-from tests.conftest import random_task
+from tests.conftest import Features, random_task
 from tests.learners.laws import check_laws
 
 
@@ -48,7 +48,7 @@ def test_gradient_is_finite_where_a_class_is_far():
     # The support of class 1 is opposite to the query: its share of a softmax, e^-600, is no float32.
     support = torch.tensor([[[1.0, 0.0], [-1.0, 0.0]]], requires_grad=True)
     task = Task(support, torch.tensor([[0, 1]]), torch.tensor([[[1.0, 0.1]]]), n_way=2)
-    logits = Matching(Flat(), scale=300.0).classify(task).logits
+    logits = Matching(Features(6), scale=300.0).classify(task).logits
     assert -601 < logits[0, 0, 1] < -590
     logits[0, 0, 1].backward()
     assert support.grad.isfinite().all()
@@ -60,13 +60,9 @@ def test_scale_must_be_positive():
         Matching(nn.Identity(), scale=-1)
 
 
-class Flat(nn.Identity):
-    shape = (6,)
-
-
 def with_full_context(seed=0, **settings):
     torch.manual_seed(seed)
-    return Matching(Flat(), full_context=True, **settings).eval()
+    return Matching(Features(6), full_context=True, **settings).eval()
 
 
 def test_laws_with_full_context():
@@ -98,7 +94,7 @@ def test_full_context_with_zero_weights_is_the_learner_without():
     for parameter in learner.context.parameters():
         nn.init.zeros_(parameter)
     task = random_task(imbalanced=True)
-    torch.testing.assert_close(learner.classify(task).logits, Matching(Flat()).classify(task).logits)
+    torch.testing.assert_close(learner.classify(task).logits, Matching(Features(6)).classify(task).logits)
 
 
 def test_full_context_equals_an_explicit_loop():
@@ -135,4 +131,4 @@ def test_full_context_equals_an_explicit_loop():
 
 def test_steps_must_be_positive():
     with pytest.raises(ValueError, match="steps of the attention LSTM must be at least 1"):
-        Matching(Flat(), full_context=True, steps=0)
+        Matching(Features(6), full_context=True, steps=0)

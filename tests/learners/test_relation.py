@@ -13,22 +13,16 @@ from episodic.config import compose_config
 from episodic.core.backbones.conv4 import Conv4
 from episodic.learners import relation as relation_module
 from episodic.learners.relation import Relation, RelationModule
-from tests.conftest import random_task
+from tests.conftest import Features, random_task
 from tests.learners.laws import check_laws
 
 MAP = (6, 5, 5)
 
 
-class Maps(nn.Identity):
-    def __init__(self, shape=MAP):
-        super().__init__()
-        self.shape = shape
-
-
 def relation(shape=MAP, seed=0, **settings):
     """In evaluation mode, with weights and statistics that no two channels share."""
     torch.manual_seed(seed)
-    learner = Relation(Maps(shape), **settings)
+    learner = Relation(Features(*shape), **settings)
     for module in learner.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.running_mean, -0.2, 0.2)
@@ -179,7 +173,7 @@ def test_large_episodes_are_answered_in_pieces(monkeypatch):
 
 def test_training_keeps_few_maps_of_each_pair():
     """Kept for the gradient: the sum of both maps, its norm, and what is pooled; nothing of 2 C channels a pair."""
-    learner = Relation(Maps((64, 5, 5)))
+    learner = Relation(Features(64, 5, 5))
     task = random_task(item=(64, 5, 5), n_query=20)
     kept = {}
     with saved_tensors_hooks(lambda x: kept.__setitem__(x.data_ptr(), x.numel() * x.element_size()) or x, lambda x: x):
@@ -211,7 +205,7 @@ def test_needs_maps_and_a_known_loss():
     with pytest.raises(ValueError, match=r"looks at maps .*of shape \[64\]: take backbone\.output=map"):
         Relation(Conv4(1, 28))
     with pytest.raises(ValueError, match="loss must be one of squared_error, cross_entropy, got 'mse'"):
-        Relation(Maps(), loss="mse")
+        Relation(Features(*MAP), loss="mse")
 
 
 def test_its_configuration_asks_for_maps_and_for_tasks_as_they_are_tested():

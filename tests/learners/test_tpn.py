@@ -13,22 +13,16 @@ from episodic import Episode, Task
 from episodic.config import compose_config
 from episodic.core.backbones.conv4 import Conv4
 from episodic.learners.tpn import TPN, LengthScale
-from tests.conftest import random_task
+from tests.conftest import Features, random_task
 from tests.learners.laws import check_laws
 
 MAP = (6, 3, 3)
 
 
-class Maps(nn.Identity):
-    def __init__(self, shape=MAP):
-        super().__init__()
-        self.shape = shape
-
-
 def tpn(shape=MAP, sigma=None, **settings):
     """In evaluation mode, with length scales for random features: near 0.7, or with `sigma` that for every item."""
     torch.manual_seed(0)
-    learner = TPN(Maps(shape), **settings).eval()
+    learner = TPN(Features(*shape), **settings).eval()
     last = learner.length_scale.layers[-1]
     nn.init.constant_(last.bias, 2.0)
     if sigma is not None:
@@ -164,7 +158,7 @@ def test_needs_maps():
 @pytest.mark.parametrize(("setting", "value"), [("neighbours", 0), ("alpha", 1.0), ("alpha", -0.5)])
 def test_settings_are_checked(setting, value):
     with pytest.raises(ValueError, match=f"{setting}.* must be at least"):
-        TPN(Maps(), **{setting: value})
+        TPN(Features(*MAP), **{setting: value})
 
 
 def test_its_configuration_asks_for_maps_and_for_tasks_as_they_are_tested():

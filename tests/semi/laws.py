@@ -5,12 +5,11 @@ import dataclasses
 from collections.abc import Callable
 
 import torch
-from torch import nn
 
 from episodic import Episode, Task
 from episodic.learners.learner import AbstractMetricLearner
 from episodic.learners.prototypical import Prototypical
-from tests.conftest import random_task
+from tests.conftest import Features, random_task
 from tests.learners.laws import (
     check_class_permutation,
     check_episodes_are_alone,
@@ -19,17 +18,6 @@ from tests.learners.laws import (
     check_same,
     log_probabilities,
 )
-
-
-class Features(nn.Module):
-    """A backbone that leaves features as they are."""
-
-    def __init__(self, *shape: int):
-        super().__init__()
-        self.shape = shape
-
-    def forward(self, x):
-        return x
 
 
 def tasks(item=(6,)):

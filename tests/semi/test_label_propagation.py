@@ -15,8 +15,8 @@ from episodic.learners.prototypical import Prototypical
 from episodic.learners.tpn import TPN
 from episodic.prediction import Prediction
 from episodic.semi.label_propagation import LabelPropagation
-from tests.conftest import random_task
-from tests.semi.laws import Features, check_gradients, check_wrapper_laws
+from tests.conftest import Features, random_task
+from tests.semi.laws import check_gradients, check_wrapper_laws
 
 ALPHAS = [0.2, 0.5, 0.9, 0.99]
 EXACT = {"tol": 1e-12, "max_iter": 100_000}

@@ -6,8 +6,8 @@ from scipy import stats
 from episodic.learners.prototypical import Prototypical
 from episodic.semi.masked_soft_kmeans import MaskedSoftKMeans, normalized_distances, statistics
 from episodic.semi.soft_kmeans import SoftKMeans
-from tests.conftest import random_task
-from tests.semi.laws import Features, check_wrapper_laws
+from tests.conftest import Features, random_task
+from tests.semi.laws import check_wrapper_laws
 from tests.semi.test_soft_kmeans import line
 
 

@@ -6,8 +6,7 @@ from episodic.core.diffusion import PseudoLabels as Found
 from episodic.learners.base_classifier import BaseClassifier
 from episodic.learners.prototypical import Prototypical
 from episodic.semi.pseudo_labels import PseudoLabels
-from tests.conftest import random_task
-from tests.semi.laws import Features
+from tests.conftest import Features, random_task
 
 
 def classifier(n_classes=3):

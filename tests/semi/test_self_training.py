@@ -15,8 +15,8 @@ from episodic.learners.tpn import TPN
 from episodic.semi import _weighting
 from episodic.semi._weighting import SoftWeighting
 from episodic.semi.self_training import STOPPED, LinearFit, SelfTraining
-from tests.conftest import random_task
-from tests.semi.laws import Features, check_wrapper_laws, tasks
+from tests.conftest import Features, random_task
+from tests.semi.laws import check_wrapper_laws, tasks
 
 
 @pytest.fixture(autouse=True)

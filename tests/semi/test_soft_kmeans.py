@@ -7,8 +7,8 @@ from episodic import Task
 from episodic.learners.matching import Matching
 from episodic.learners.prototypical import Prototypical
 from episodic.semi.soft_kmeans import SoftKMeans
-from tests.conftest import random_task
-from tests.semi.laws import Features, check_wrapper_laws
+from tests.conftest import Features, random_task
+from tests.semi.laws import check_wrapper_laws
 
 
 def line(support, unlabeled, query) -> Task:

@@ -6,8 +6,8 @@ import torch
 from episodic.learners.prototypical import Prototypical
 from episodic.semi.soft_kmeans import SoftKMeans
 from episodic.semi.soft_kmeans_cluster import SoftKMeansCluster
-from tests.conftest import random_task
-from tests.semi.laws import Features, check_wrapper_laws
+from tests.conftest import Features, random_task
+from tests.semi.laws import check_wrapper_laws
 from tests.semi.test_soft_kmeans import line
 
 
