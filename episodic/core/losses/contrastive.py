@@ -1,0 +1,57 @@
+"""Contrastive loss: positive pairs near each other, negative pairs beyond a margin."""
+
+from __future__ import annotations
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from episodic.core.losses.loss import AbstractPairLoss
+from episodic.core.pairs import mean_of_positive, mean_where
+
+FORMS = ("hinge", "squared", "xbm")
+
+
+class Contrastive(AbstractPairLoss):
+    """Penalises distances of positive pairs above `positive_margin`, of negative pairs below `negative_margin`.
+
+        hinge:    [d - positive_margin]+  and  [negative_margin - d]+,  the mean of what is above 0, of each kind, added
+        squared:  1/2 [d - positive_margin]+^2  and  1/2 [negative_margin - d]+^2,  the mean over all pairs
+        xbm:      1 - s = d  and  s = 1 - d where that is above `negative_margin`,  the sum over pairs by the number of anchors
+
+    Hadsell, Chopra, LeCun: *Dimensionality Reduction by Learning an Invariant Mapping*, CVPR 2006,
+    http://yann.lecun.com/exdb/publis/pdf/hadsell-chopra-lecun-06.pdf, has the `squared` form with a positive margin of 0. `hinge`
+    is what metric learning means by it since, as in Musgrave et al., *A Metric Learning Reality Check*, ECCV 2020. `xbm`, for
+    `distance="cosine"`, is that of the authors of cross-batch memory: the value of a negative pair is s, not s - margin, and
+    its sums grow with the number of references.
+
+    **Arguments:** `distance`: one of `core.pairs.DISTANCES`. `normalize`: compare vectors of length 1. `form`: see above.
+    """
+
+    def __init__(
+        self,
+        positive_margin: float = 0.0,
+        negative_margin: float = 1.0,
+        form: str = "hinge",
+        distance: str = "euclidean",
+        normalize: bool = True,
+    ):
+        super().__init__(distance, normalize)
+        if form not in FORMS:
+            raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
+        self.positive_margin = positive_margin
+        self.negative_margin = negative_margin
+        self.form = form
+
+    def of_matrix(
+        self,
+        matrix: Float[Tensor, "anchor reference"],
+        positive: Bool[Tensor, "anchor reference"],
+        negative: Bool[Tensor, "anchor reference"],
+    ) -> Float[Tensor, ""]:
+        if self.form == "xbm":
+            far = (negative & (1 - matrix.detach() > self.negative_margin)) * (1 - matrix)
+            return (positive * matrix + far).sum() / max(len(matrix), 1)
+        too_far, too_near = (matrix - self.positive_margin).relu(), (self.negative_margin - matrix).relu()
+        if self.form == "hinge":
+            return mean_of_positive(too_far, positive) + mean_of_positive(too_near, negative)
+        return mean_where((positive * too_far + negative * too_near).square() / 2, positive | negative)

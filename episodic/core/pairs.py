@@ -1,0 +1,102 @@
+"""Every anchor beside every reference: what all pairwise losses, miners and memories stand on.
+
+Matrices are `[anchor, reference]`. The references are the batch itself, a memory of past embeddings, the support of an episode or
+what other processes gathered; a pair of an item with itself is neither positive nor negative.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+from torch.nn.functional import normalize
+
+SMALLEST_SQUARE = 1e-12  # below it a distance has no slope
+SMALLEST_VARIANCE = 1e-8  # of an anchor's coordinates
+
+
+def masks(
+    labels: Int64[Tensor, " anchor"],
+    reference_labels: Int64[Tensor, " reference"],
+    own: Int64[Tensor, " anchor"] | None = None,
+) -> tuple[Bool[Tensor, "anchor reference"], Bool[Tensor, "anchor reference"]]:
+    """`(positive, negative)`: which pairs have the same label, and which have not.
+
+    `own`: which reference each anchor itself is, or None where it is none of them. By place, not by distance: a copy of an item
+    is a positive of it.
+    """
+    same = labels[:, None] == reference_labels
+    if own is None:
+        return same, ~same
+    return same.scatter(1, own[:, None], False), ~same
+
+
+def precise(x: Tensor) -> Tensor:
+    """At least float32: similarities are small differences of large sums."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def unit(x: Float[Tensor, "*axes dim"]) -> Float[Tensor, "*axes dim"]:
+    """Vectors of length 1 (0 stays 0), at least in float32."""
+    return normalize(precise(x), dim=-1)
+
+
+def dot(x: Float[Tensor, "n dim"], y: Float[Tensor, "m dim"]) -> Float[Tensor, "n m"]:
+    return precise(x) @ precise(y).mT
+
+
+def cosine(x: Float[Tensor, "n dim"], y: Float[Tensor, "m dim"]) -> Float[Tensor, "n m"]:
+    """Cosines of all pairs; a zero vector has cosine 0 with everything."""
+    return unit(x) @ unit(y).mT
+
+
+def squared_euclidean(x: Float[Tensor, "n dim"], y: Float[Tensor, "m dim"]) -> Float[Tensor, "n m"]:
+    """`||x - y||^2` by one matrix product, clamped at 0."""
+    x, y = precise(x), precise(y)
+    return (x.square().sum(-1)[:, None] - 2 * (x @ y.mT) + y.square().sum(-1)).clamp(min=0)
+
+
+def euclidean(x: Float[Tensor, "n dim"], y: Float[Tensor, "m dim"]) -> Float[Tensor, "n m"]:
+    """`||x - y||`; no gradient where two points coincide, where it has none."""
+    return squared_euclidean(x, y).clamp(min=SMALLEST_SQUARE).sqrt()
+
+
+def snr(x: Float[Tensor, "n dim"], y: Float[Tensor, "m dim"]) -> Float[Tensor, "n m"]:
+    """One over the signal-to-noise ratio: `var(y - x) / var(x)` over the coordinates, x the anchor. Not symmetric.
+
+    Yuan, Deng, Tang, Tang, Chen: *Signal-to-Noise Ratio: A Robust Distance Metric for Deep Metric Learning*, CVPR 2019,
+    https://arxiv.org/abs/1904.02616. On unit vectors with coordinates of mean 0 it is the squared Euclidean distance, so give it
+    embeddings as they are.
+    """
+    x, y = (precise(z) - precise(z).mean(-1, keepdim=True) for z in (x, y))
+    signal = x.square().mean(-1, keepdim=True).clamp(min=SMALLEST_VARIANCE)
+    return squared_euclidean(x, y) / x.shape[-1] / signal
+
+
+def cosine_distance(x: Float[Tensor, "n dim"], y: Float[Tensor, "m dim"]) -> Float[Tensor, "n m"]:
+    return 1 - cosine(x, y)
+
+
+DISTANCES = {"euclidean": euclidean, "squared_euclidean": squared_euclidean, "cosine": cosine_distance, "snr": snr}
+SIMILARITIES = {"cosine": cosine, "dot": dot, "snr": lambda x, y: -snr(x, y)}
+
+
+def masked_logsumexp(
+    x: Float[Tensor, "anchor reference"], mask: Bool[Tensor, "anchor reference"], *, one: bool = False
+) -> Float[Tensor, " anchor"]:
+    """log of the sum of `exp(x)` where `mask` holds, in each row; `one` adds 1 to the sum, so that it is 0 for an empty row.
+
+    Without it an empty row has the most negative number there is, not minus infinity, whose gradient is NaN.
+    """
+    x = x.masked_fill(~mask, torch.finfo(x.dtype).min)
+    return torch.nn.functional.pad(x, (0, 1)).logsumexp(-1) if one else x.logsumexp(-1)
+
+
+def mean_where(x: Tensor, mask: Tensor) -> Tensor:
+    """Mean of `x` where `mask` holds; 0, with a gradient of 0, where it holds nowhere."""
+    return torch.where(mask, x, 0).sum() / mask.sum().clamp(min=1)
+
+
+def mean_of_positive(x: Tensor, mask: Tensor) -> Tensor:
+    """Mean over what is above 0 where `mask` holds, so that terms without a loss do not dilute the others."""
+    return mean_where(x, mask & (x.detach() > 0))

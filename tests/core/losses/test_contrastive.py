@@ -1,0 +1,51 @@
+import pytest
+import torch
+from pytorch_metric_learning.distances import SNRDistance
+from pytorch_metric_learning.losses import ContrastiveLoss
+
+from episodic.core.losses.contrastive import Contrastive
+from tests.core.losses.laws import FOUR, FOUR_LABELS, batch, check_equal, check_pair_loss_laws
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"form": "squared"},
+        {"form": "xbm", "distance": "cosine", "negative_margin": 0.5},
+        {"distance": "snr", "normalize": False},
+    ],
+)
+def test_laws(settings):
+    check_pair_loss_laws(lambda: Contrastive(**settings))
+
+
+def test_four_vectors_by_hand():
+    assert Contrastive()(FOUR, FOUR_LABELS).item() == pytest.approx(1.689469, abs=1e-6)
+    assert Contrastive(form="squared")(FOUR, FOUR_LABELS).item() == pytest.approx(0.2693894, abs=1e-7)
+    xbm = Contrastive(form="xbm", distance="cosine", negative_margin=0.5)
+    assert xbm(FOUR, FOUR_LABELS).item() == pytest.approx(1.1830127, abs=1e-7)
+
+
+@pytest.mark.parametrize("margins", [(0.0, 1.0), (0.3, 0.9), (0.2, 1.6)])
+def test_equals_pytorch_metric_learning(margins):
+    embeddings, labels = batch()
+    check_equal(Contrastive(*margins), ContrastiveLoss(*margins), embeddings, labels)
+    theirs = ContrastiveLoss(*margins, distance=SNRDistance(normalize_embeddings=False))
+    check_equal(Contrastive(*margins, distance="snr", normalize=False), theirs, embeddings, labels)
+
+
+def test_length_matters_only_where_it_is_kept():
+    embeddings, labels = batch()
+    torch.testing.assert_close(Contrastive()(7 * embeddings, labels), Contrastive()(embeddings, labels))
+    raw = Contrastive(normalize=False)
+    assert not torch.allclose(raw(7 * embeddings, labels), raw(embeddings, labels))
+
+
+def test_odd_settings_are_refused():
+    with pytest.raises(ValueError, match="form must be one of hinge, squared, xbm, got 'cubic'"):
+        Contrastive(form="cubic")
+    with pytest.raises(
+        ValueError, match="Contrastive compares by one of euclidean, squared_euclidean, cosine, snr, got 'dot'"
+    ):
+        Contrastive(distance="dot")
