@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import math
 from pathlib import Path
 
 import numpy as np
 import torch
+from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from episodic.checkpoint import bare
 from episodic.config import ConfigError, make
+from episodic.core.losses.loss import AbstractPairLoss
+from episodic.core.sse import edges_of_groups
 from episodic.data.augment import Augment, Normalize
 from episodic.data.dataset import SPLITS, AbstractDataset
 from episodic.data.held_out import held_out_masks, join_base
@@ -20,6 +25,8 @@ from episodic.hardware import Hardware
 from episodic.incremental import IncrementalEpisodes
 from episodic.learners.learner import AbstractLearner
 from episodic.loop import Trainer, Training
+from episodic.metric_training import MetricTrainer, MetricTraining
+from episodic.objective import OWN, WithLosses
 from episodic.pseudo_training import PseudoLabelTraining
 from episodic.run import Run
 from episodic.sampler import EpisodeSampler
@@ -47,7 +54,8 @@ def build_parts(cfg: DictConfig) -> Parts:
     dataset = make(cfg.task.dataset, **trust)
     torch.manual_seed(cfg.seed)
     backbone = make(cfg.backbone, **trust)
-    learner = make(cfg.learner, backbone=backbone, **trust)
+    given = {"exchange": build_exchange(cfg, dataset)} if "exchange" in arguments_of(cfg.learner) else {}
+    learner = make(cfg.learner, backbone=backbone, **given, **trust)
     for wrapper in cfg.semi.values():  # in the order of semi=[inner,outer]
         learner = make(wrapper, learner, **trust)
     if is_incremental(cfg.task) and not learner.incremental:
@@ -150,31 +158,85 @@ def build_training(cfg: DictConfig, parts: Parts) -> Training:
     labeled = seen.copy()
     if task.labeled_fraction < 1:
         labeled[seen] = labeled_mask(labels[seen], task.labeled_fraction, task.labeled_seed)
-    sampler = build_sampler(
-        task,
-        store,
-        shape=task.train,
-        seed=cfg.seed,
-        stream="train",
-        episodes=trainer.steps * trainer.episodes_per_step,
-        episodes_per_batch=trainer.episodes_per_step,
-        labeled=None if labeled.all() else labeled,
-    )
-    pseudo = isinstance(parts.learner, PseudoLabels)
-    kind, masks = (PseudoLabelTraining, {"labeled": labeled, "seen": seen}) if pseudo else (Training, {})
+    mask = None if labeled.all() else labeled
+    if isinstance(trainer, MetricTrainer):
+        sampler = trainer.batches(labels, seed=cfg.seed, epoch=STREAMS["train"], labeled=mask)
+    else:
+        sampler = build_sampler(
+            task,
+            store,
+            shape=task.train,
+            seed=cfg.seed,
+            stream="train",
+            episodes=trainer.steps * trainer.episodes_per_step,
+            episodes_per_batch=trainer.episodes_per_step,
+            labeled=mask,
+        )
+    learner, kind, more = with_losses(cfg, parts.learner, parts.dataset), Training, {}
+    if isinstance(learner, PseudoLabels):
+        kind, more = PseudoLabelTraining, {"labeled": labeled, "seen": seen}
+    elif isinstance(trainer, MetricTrainer):
+        if not getattr(learner, "losses", None):
+            raise ConfigError(
+                "trainer=dml trains by losses of embeddings: choose one, e.g. loss=multi_similarity, or loss=classifier for "
+                "plain supervised pre-training"
+            )
+        kind = MetricTraining
     return kind(
-        **masks,
-        learner=parts.learner,
+        **more,
+        learner=learner,
         store=store,
         sampler=sampler,
         normalize=parts.normalize,
         augment=augment,
-        optimizer=make(cfg.optimizer, parts.learner.learned_parameters(), **trust),
+        optimizer=make(cfg.optimizer, learner.learned_parameters(), **trust),
         schedule=make(cfg.schedule, **trust),
         trainer=trainer,
         hardware=parts.hardware,
         seed=cfg.seed,
     )
+
+
+def with_losses(cfg: DictConfig, learner: AbstractLearner, dataset: AbstractDataset) -> AbstractLearner:
+    """The learner with the losses of `cfg.loss` around it, where there are others than its own, in their memory and with the
+    exchange of labels that `cfg.memory` and `cfg.sse` ask for.
+
+    **Raises:** `ConfigError` for a memory that no loss can use.
+    """
+    weights = {name: node.weight for name, node in cfg.loss.items()}
+    nodes = {name: node for name, node in cfg.loss.items() if name != OWN}
+    trust = {"allow_any_target": cfg.allow_any_target}
+    if not nodes:
+        return learner
+    dim, losses = math.prod(learner.backbone.shape), {}
+    for name, node in nodes.items():
+        settings = OmegaConf.to_container(node, resolve=True)
+        settings = OmegaConf.create({key: value for key, value in settings.items() if key not in ("weight", "rate")})
+        given = {"dim": dim, "exchange": build_exchange(cfg, dataset)}
+        losses[name] = make(settings, **{key: given[key] for key in arguments_of(node) & given.keys()}, **trust)
+        if isinstance(losses[name], AbstractPairLoss):
+            losses[name] = make(cfg.memory, losses[name], dim=dim, **trust)
+    rates = {name: node.rate for name, node in nodes.items() if "rate" in node}
+    return WithLosses(learner, losses, weights, rates)
+
+
+def build_exchange(cfg: DictConfig, dataset: AbstractDataset) -> torch.nn.Module:
+    """The exchange of rows of a table with a row for each training class; its graph joins the classes of a super-class.
+
+    **Raises:** `ConfigError` where a graph is asked for and the data set has no super-classes.
+    """
+    given = {"n_rows": cfg.task.train_classes}
+    if "edges" in arguments_of(cfg.sse):
+        groups = dataset.store("train").super_classes
+        if groups is None:
+            raise ConfigError(f"{dataset.name} has no super-classes, so it gives no graph to sse=graph; take sse=se")
+        given["edges"] = edges_of_groups(groups)
+    return make(cfg.sse, **given, allow_any_target=cfg.allow_any_target)
+
+
+def arguments_of(node: DictConfig) -> set[str]:
+    """What the target of `node` takes, by name."""
+    return set(inspect.signature(get_object(node._target_)).parameters)
 
 
 def build_sampler(

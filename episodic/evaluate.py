@@ -13,11 +13,23 @@ from episodic.build import Parts, build_parts, build_sampler, check_held_out, ep
 from episodic.config import ConfigError, command
 from episodic.data.dataset import SPLITS
 from episodic.data.store import ImageStore
-from episodic.loop import audit, evaluate, predictor
+from episodic.loop import audit, evaluate, predictor, retrieve
 from episodic.manifest import Episodes, read_manifest, write_manifest
 from episodic.metrics import paired_interval
+from episodic.objective import OWN
 from episodic.run import Run
-from episodic.score import DETAIL_HEADER, SCORE_HEADER, detail_rows, percent, record, score_row, table
+from episodic.score import (
+    DETAIL_HEADER,
+    RETRIEVAL_HEADER,
+    SCORE_HEADER,
+    detail_rows,
+    percent,
+    record,
+    retrieval_record,
+    retrieval_row,
+    score_row,
+    table,
+)
 from episodic.semi.pseudo_labels import PseudoLabels
 
 
@@ -52,12 +64,12 @@ def load_parts(cfg: DictConfig, folder: str, *, as_saved: bool = False) -> Parts
     saved.task, trained = cfg.task, OmegaConf.to_container(saved.semi)
     if not as_saved:
         saved.learner, saved.semi = cfg.learner, cfg.semi
+    OmegaConf.update(saved, "sse", {"_target_": "torch.nn.Identity"}, merge=False)  # in evaluation nothing is exchanged
     parts = build_parts(saved)
-    # Pseudo-labels are part of a checkpoint, for a training that goes on, but of no learner that is only asked.
-    other = (
-        OmegaConf.to_container(saved.semi, resolve=True) != trained
-    )  # a wrapper, or a setting of one, that has fewer weights
-    spare = other or isinstance(parts.learner, PseudoLabels)
+    # Evaluation may have fewer weights than the checkpoint: pseudo-labels and proxies are for training alone, and a wrapper, or a
+    # setting of one, may be left out.
+    changed = OmegaConf.to_container(saved.semi, resolve=True) != trained
+    spare = changed or isinstance(parts.learner, PseudoLabels) or bool(set(saved.get("loss", {})) - {OWN})
     run.restore("best" if run.has("best") else "last", parts.learner, spare=spare)
     return parts
 
@@ -83,7 +95,7 @@ def main(cfg: DictConfig) -> None:
     details: list[list[str]] = []
     metrics = {"run": str(cfg.run), "seed": cfg.seed, "hardware": parts.hardware.describe()}
     metrics |= {part: OmegaConf.to_container(cfg[part], resolve=True) for part in ("learner", "semi")}
-    rows, notes = [], []
+    rows, notes, found = [], [], []
     for store in stores.values():
         episodes = episodes_of(cfg, store)
         if cfg.save_episodes:
@@ -103,6 +115,10 @@ def main(cfg: DictConfig) -> None:
             rows.append(["  difference", "", "same episodes", percent(difference), "", ""])
             metrics[f"{store.split}/difference"] = difference.mean
             metrics[f"{store.split}/difference_ci95"] = difference.half_width
+        if cfg.retrieval:
+            retrieved = retrieve(parts.learner, store, parts.normalize, parts.hardware, progress=True)
+            metrics |= retrieval_record(retrieved, store)
+            found.append(retrieval_row(retrieved, store))
         if cfg.audit:
             exact = dataclasses.replace(parts.hardware, dtype=torch.float32)
             predict, _ = predictor(parts.learner, store, parts.normalize, exact, cached=False)
@@ -114,6 +130,8 @@ def main(cfg: DictConfig) -> None:
     print(table(SCORE_HEADER, rows))
     if details:
         print("\n" + table(DETAIL_HEADER, details))
+    if found:
+        print("\n" + table(RETRIEVAL_HEADER, found))
     print("".join(f"\n{note}" for note in notes), end="\n" if notes else "")
     Run(Path(cfg.run)).write_metrics(metrics, "evaluation.json")
 

@@ -29,6 +29,7 @@ from episodic.metrics import (
     unlabeled_accuracies,
 )
 from episodic.prediction import Prediction
+from episodic.retrieval import Retrieval, retrieval
 from episodic.sampler import EpisodeSampler
 from episodic.schedule import Schedule
 from episodic.signals import StopRequest
@@ -129,6 +130,19 @@ def evaluate(
         seconds=time.perf_counter() - started,
         details=details,
     )
+
+
+def retrieve(
+    learner: AbstractLearner, store: ImageStore, normalize: Normalize, hardware: Hardware, *, progress: bool = False
+) -> Retrieval:
+    """How well each image of `store` finds others of its class by the cosine of the learner's embeddings; see `retrieval`.
+
+    **Raises:** `ValueError` for a learner without embeddings.
+    """
+    if not isinstance(learner, AbstractMetricLearner):
+        raise ValueError(f"retrieval compares embeddings, and {type(learner).__name__} has none of its own")
+    features = embed(learner.backbone, store, normalize, hardware, progress=progress)
+    return retrieval(features.flatten(1), store.labels.to(features.device))
 
 
 def predictor(
@@ -265,7 +279,8 @@ class Training:
     base_rates: list[float] = dataclasses.field(default_factory=list)
 
     def __post_init__(self):
-        self.base_rates = [group.setdefault("initial_lr", group["lr"]) for group in self.optimizer.param_groups]
+        groups = self.optimizer.param_groups
+        self.base_rates = [group.setdefault("initial_lr", group["lr"] * group.get("rate", 1.0)) for group in groups]
 
     @property
     def measured(self) -> dict[str, float]:

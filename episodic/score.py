@@ -8,6 +8,7 @@ from typing import Any
 from episodic.data.store import ImageStore
 from episodic.loop import Evaluation
 from episodic.metrics import Interval, mean_interval, paired_interval
+from episodic.retrieval import Retrieval
 
 
 def protocol(shape: dict[str, Any], transductive: bool) -> str:
@@ -70,6 +71,23 @@ def detail_rows(evaluation: Evaluation, store: ImageStore, rival: Evaluation | N
     return rows
 
 
+def retrieval_record(found: Retrieval, store: ImageStore) -> dict[str, Any]:
+    """What the records say of a retrieval: the mean of each metric, half its interval, and how many queries count."""
+    values: dict[str, Any] = {}
+    for name, interval in found.intervals.items():
+        values |= {name: interval.mean, f"{name}_ci95": interval.half_width}
+    values |= {"queries": len(found.values["map@r"]), "queries_skipped": found.skipped}
+    return {f"{store.split}/{key}": value for key, value in values.items()}
+
+
+def retrieval_row(found: Retrieval, store: ImageStore) -> list[str]:
+    """One row under `RETRIEVAL_HEADER`."""
+    shown = [percent(found.intervals[name]) for name in ("recall@1", "r_precision", "map@r")]
+    more = " / ".join(f"{100 * found.recall_at[k]:.1f}" for k in (2, 4, 8))
+    return [f"{store.dataset} {store.split}", f"{len(found.values['map@r']):,}", *shown, more]
+
+
+RETRIEVAL_HEADER = ["retrieval", "queries", "Recall@1 %", "R-precision %", "MAP@R %", "Recall@2 / 4 / 8 %"]
 DETAIL_HEADER = ["data", "of each episode", "%"]
 SCORE_HEADER = ["data", "classes (split, hash)", "episodes (hash)", "accuracy %", "over classes %", "seconds"]
 

@@ -20,11 +20,23 @@ from episodic.build import (
 from episodic.config import command
 from episodic.curves import Curves
 from episodic.data.store import ImageStore
-from episodic.loop import NonFiniteLossError, evaluate, fit
+from episodic.loop import NonFiniteLossError, evaluate, fit, retrieve
 from episodic.manifest import Episodes
+from episodic.metric_training import MetricTraining
 from episodic.metrics import Interval
 from episodic.run import Run
-from episodic.score import DETAIL_HEADER, SCORE_HEADER, detail_rows, percent, record, score_row, table
+from episodic.score import (
+    DETAIL_HEADER,
+    RETRIEVAL_HEADER,
+    SCORE_HEADER,
+    detail_rows,
+    percent,
+    record,
+    retrieval_record,
+    retrieval_row,
+    score_row,
+    table,
+)
 from episodic.signals import StopRequest
 
 
@@ -43,16 +55,17 @@ def train(cfg: DictConfig) -> None:
     # All samplers before the first step: an impossible episode should not show after an hour.
     val_episodes = episodes_of(val_store, "val", training.trainer.validation_episodes)
     scored = {s.split: (s, episodes_of(s, "test", cfg.episodes)) for s in (val_store, test_store)}
-    wrappers = "+".join(cfg.semi)
-    run = Run.open(cfg, "-".join([choices.task, choices.learner, *(name for name in cfg.semi if name != "supervised")]))
+    wrappers, losses = "+".join(cfg.semi), "+".join(cfg.loss)
+    added = [name for name in (*cfg.semi, *cfg.loss) if name not in ("supervised", "cross_entropy")]
+    run = Run.open(cfg, "-".join([choices.task, choices.learner, *added]))
     state = {"step": 0, "best": None, "seconds": 0.0}
     if cfg.resume and run.has("last"):
         state = run.restore("last", training.learner, training.optimizer)
         training.step, begun = state["step"], f"from step {state['step']}"
     else:
-        begun = load_start(cfg, parts.learner)
+        begun = load_start(cfg, training.learner)
     parameters = sum(p.numel() for p in training.learner.parameters())
-    print(f"{choices.task}: {choices.learner} on {choices.backbone} ({parameters:,} parameters), {wrappers}")
+    print(f"{choices.task}: {choices.learner} on {choices.backbone} ({parameters:,} parameters), {wrappers}, {losses}")
     print("; ".join([parts.hardware.describe(), str(run.folder), *([begun] if begun else [])]))
 
     curves = Curves(run.folder, training)
@@ -115,18 +128,25 @@ def train(cfg: DictConfig) -> None:
         "learner": choices.learner,
         "backbone": choices.backbone,
         "semi": wrappers,
+        "loss": losses,
     }
-    rows, details = [], []
+    rows, details, found = [], [], []
     for store, episodes in scored.values():
         evaluation = evaluate(training.learner, store, episodes, parts.normalize, parts.hardware, progress=True)
         metrics |= record(evaluation, store, episode_shape(cfg.task))
         rows.append(score_row(evaluation, store))
         details += detail_rows(evaluation, store)
+        if isinstance(training, MetricTraining):
+            retrieved = retrieve(training.learner, store, parts.normalize, parts.hardware)
+            metrics |= retrieval_record(retrieved, store)
+            found.append(retrieval_row(retrieved, store))
     run.write_metrics(metrics)
     print(f"\n{metrics[f'{store.split}/protocol']}; best of step {state['best']['step']}; {seconds / 60:.1f} min\n")
     print(table(SCORE_HEADER, rows))
     if details:
         print("\n" + table(DETAIL_HEADER, details))
+    if found:
+        print("\n" + table(RETRIEVAL_HEADER, found))
     print(f"\nMore episodes, other tasks, comparisons: python -m episodic.evaluate run={run.folder}")
 
 

@@ -22,9 +22,10 @@ FLOW = [
     ["core"],
     ["learners"],
     ["semi"],
-    ["manifest", "metrics", "hardware", "schedule", "signals", "checkpoint"],
+    ["manifest", "metrics", "retrieval", "hardware", "schedule", "signals", "checkpoint"],
+    ["objective"],
     ["loop"],
-    ["pseudo_training"],
+    ["pseudo_training", "metric_training"],
     ["config", "score", "curves"],
     ["build", "run"],
     ["train", "evaluate"],
@@ -60,8 +61,8 @@ def test_a_file_is_one_room(path):
 
 def test_every_method_and_data_set_has_a_test_and_a_configuration_of_its_name():
     tests = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
-    groups = {"learners": "learner", "semi": "semi", "core/backbones": "backbone"}
-    not_methods = {"learner", "wrapper"}
+    groups = {"learners": "learner", "semi": "semi", "core/backbones": "backbone", "core/losses": "loss"}
+    not_methods = {"learner", "wrapper", "loss"}
     for folder, group in groups.items():
         for path in (PACKAGE / folder).glob("[!_]*.py"):
             if path.stem not in not_methods:
@@ -87,5 +88,9 @@ def test_importing_is_quiet_and_leaves_optional_and_slow_parts_out():
 def test_no_pickle_but_the_restricted_one_and_no_eval():
     for path in FILES:
         tree = ast.parse(path.read_text())
-        called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+        restricted = {"weights_only=True"}  # torch's own restricted unpickler
+        called = {
+            ast.unparse(c.func) for c in calls if not restricted & {ast.unparse(keyword) for keyword in c.keywords}
+        }
         assert not called & {"pickle.load", "pickle.loads", "torch.load", "eval", "exec", "os.system"}, path

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from episodic.core.functional import prototypes
 from episodic.core.implicit import implicit_gradient, in_full, minimize
+from episodic.core.sse import exchange_of
 from episodic.episode import Task
 from episodic.learners.base_classifier import base_logits_of, forgotten, joint_cross_entropy, support_problem, with_one
 from episodic.learners.learner import AbstractMetricLearner
@@ -43,6 +44,9 @@ class AttentionAttractor(AbstractMetricLearner):
     released code (paper: a sum). With `fast="mlp"` each of the three attractors has V and tau of its own.
 
     In a task that is not incremental the base logits are left out, and the base weights only serve the attractor.
+
+    `exchange` (see `core.sse`; None for none): in training, which row of W_a is attended to in the place of each, drawn once a
+    step; the base logits keep theirs.
     """
 
     incremental = True
@@ -56,6 +60,7 @@ class AttentionAttractor(AbstractMetricLearner):
         hidden: int = 40,
         weight_decay: float = 1e-5,
         damping: float = 0.1,
+        exchange: nn.Module | None = None,
     ):
         super().__init__()
         if fast not in ("logistic", "mlp"):
@@ -65,6 +70,7 @@ class AttentionAttractor(AbstractMetricLearner):
         self.base = nn.Linear(dim, n_classes)
         for frozen in (*backbone.parameters(), *self.base.parameters()):
             frozen.requires_grad_(False)
+        self.exchange = exchange_of(n_classes, exchange)
         self.weight_decay, self.damping = weight_decay, damping
         precision = 0.1 if fast == "logistic" else 0.01
         self.linear = Attractor(dim, (dim + 1,), precision)
@@ -112,10 +118,13 @@ class AttentionAttractor(AbstractMetricLearner):
             )
         keys = prototypes(support, y, features.n_way), support.mean(1, keepdim=True)
         of_class, of_episode = (nn.functional.dropout(key, 0.1, self.training) for key in keys)
-        groups = [(self.linear, self.linear(of_class, self.base.weight, mask))]
+        rows = self.exchange(torch.arange(self.base.out_features, device=support.device))
+        base = self.base.weight[rows]
+        mask = None if mask is None else mask[:, rows]
+        groups = [(self.linear, self.linear(of_class, base, mask))]
         if self.layer is not None:
-            groups.append((self.output, self.output(of_class, self.base.weight, mask)))
-            groups.append((self.layer, self.layer(of_episode, self.base.weight, mask)[:, 0]))
+            groups.append((self.output, self.output(of_class, base, mask)))
+            groups.append((self.layer, self.layer(of_episode, base, mask)[:, 0]))
         return groups
 
 

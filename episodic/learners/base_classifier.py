@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from episodic.core.implicit import in_full, minimize
+from episodic.core.sse import exchange_of
 from episodic.episode import Episode, Task
 from episodic.learners.learner import AbstractMetricLearner
 from episodic.prediction import Prediction
@@ -29,17 +30,21 @@ class BaseClassifier(AbstractMetricLearner):
     attractor. Inductive. Features of any shape are flattened.
 
     **Arguments:** `n_classes`: training classes. `weight_decay`: of the regression on the support (1e-5 in Ren et al.).
+    `exchange`: in training, labels to labels (see `core.sse`); None for none.
     """
 
     incremental = True
 
-    def __init__(self, backbone: nn.Module, n_classes: int, weight_decay: float = 1e-5):
+    def __init__(
+        self, backbone: nn.Module, n_classes: int, weight_decay: float = 1e-5, exchange: nn.Module | None = None
+    ):
         super().__init__()
         if weight_decay <= 0:
             raise ValueError(f"weight_decay must be positive, or the regression has no minimum, got {weight_decay}")
         self.backbone = backbone
         self.base = nn.Linear(math.prod(backbone.shape), n_classes)
         self.weight_decay = weight_decay
+        self.exchange = exchange_of(n_classes, exchange)
 
     def classify(self, features: Task) -> Prediction:
         support, query = features.support.flatten(2), features.query.flatten(2)
@@ -70,7 +75,7 @@ class BaseClassifier(AbstractMetricLearner):
             )
             y = known.gather(1, torch.cat([features.support_y, episode.query_y], dim=1))
             scores = self.base(torch.cat([support, query], dim=1))
-            return cross_entropy(scores.mT, y, reduction="none").mean(-1)
+            return cross_entropy(scores.mT, self.exchange(y), reduction="none").mean(-1)
 
         return Prediction(logits, loss)
 

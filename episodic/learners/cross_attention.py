@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from episodic.core.functional import one_hot
+from episodic.core.sse import exchange_of
 from episodic.episode import Episode, Task
 from episodic.learners.learner import AbstractMetricLearner, map_shape
 from episodic.prediction import Prediction
@@ -39,6 +40,7 @@ class CrossAttention(AbstractMetricLearner):
 
     - `backbone`: with maps `(C, h, w)` of two positions at least.
     - `n_classes`: training classes.
+    - `exchange`: in training, labels of the classifier over all training classes to labels (see `core.sse`); None for none.
 
     **Raises:** `ValueError` for a backbone of vectors.
     """
@@ -51,6 +53,7 @@ class CrossAttention(AbstractMetricLearner):
         temperature: float = 0.025,
         nearest_weight: float = 0.5,
         candidates: float = 0.0,
+        exchange: nn.Module | None = None,
     ):
         super().__init__()
         channels, height, width = map_shape(backbone, "cross attention", positions=2)
@@ -61,6 +64,7 @@ class CrossAttention(AbstractMetricLearner):
         self.backbone = backbone
         self.attention = PairAttention(height * width, temperature)
         self.classifier = nn.Linear(channels, n_classes)
+        self.exchange = exchange_of(n_classes, exchange)
         self.scale, self.nearest_weight, self.candidates = scale, nearest_weight, candidates
         self.transductive = candidates > 0
 
@@ -93,7 +97,8 @@ class CrossAttention(AbstractMetricLearner):
         def among_all(episode: Episode) -> Tensor:
             own = episode.query_y[..., None, None].expand(-1, -1, 1, query.shape[-1])
             attended = query * on_query.gather(2, own)  # [E, Q, C, m], for the query's class
-            return _mean_cross_entropy(self.classifier(attended.mT), episode.class_ids.gather(1, episode.query_y))
+            labels = self.exchange(episode.class_ids.gather(1, episode.query_y))
+            return _mean_cross_entropy(self.classifier(attended.mT), labels)
 
         return logits, nearest, among_all
 

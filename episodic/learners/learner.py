@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+from typing import Any
 
 import torch
 from torch import nn
@@ -32,8 +33,8 @@ class AbstractLearner(nn.Module, abc.ABC):
     def forward(self, task: Task) -> Prediction:
         """`task` of images -> prediction with logits `[E, Q, n_way]`."""
 
-    def learned_parameters(self) -> list[nn.Parameter]:
-        """What the optimiser moves."""
+    def learned_parameters(self) -> list[nn.Parameter] | list[dict[str, Any]]:
+        """What the optimiser moves: weights, or groups of them, each with a `rate`, a factor on the learning rate."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def after_step(self) -> None:

@@ -10,13 +10,14 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from episodic.core.pairs import DISTANCES, masks, unit
+from episodic.core.sse import exchange_of
 
 
 class AbstractLoss(nn.Module, abc.ABC):
     """A function `(embeddings [N, D], labels [N]) -> scalar`, at least in float32, whatever autocast says.
 
-    Labels are integers; for losses with `proxies`, from 0 below their `n_classes`. Where nothing can be told of a batch (one class
-    only, no two items of a class) the loss is 0 with a gradient of 0, never NaN.
+    Labels are integers; for losses with `proxies`, from 0 below their `n_classes`. A batch without the pairs that a
+    loss learns from gives 0 with a gradient of 0, never NaN.
     """
 
     @abc.abstractmethod
@@ -58,9 +59,46 @@ class AbstractPairLoss(AbstractLoss):
         own: Int64[Tensor, " item"] | None = None,
     ) -> Float[Tensor, ""]:
         """The loss of a batch against itself, or against `references`, of which it is the rows `own`, or None for not one."""
+        with torch.autocast(embeddings.device.type, enabled=False):
+            return self.of_matrix(*self.compare(embeddings, labels, references, reference_labels, own))
+
+    def compare(
+        self,
+        embeddings: Float[Tensor, "item dim"],
+        labels: Int64[Tensor, " item"],
+        references: Float[Tensor, "reference dim"] | None = None,
+        reference_labels: Int64[Tensor, " reference"] | None = None,
+        own: Int64[Tensor, " item"] | None = None,
+    ) -> tuple[Float[Tensor, "item reference"], Bool[Tensor, "item reference"], Bool[Tensor, "item reference"]]:
+        """What `of_matrix` takes, of the arguments of `forward`."""
         if references is None:
             references, reference_labels = embeddings, labels
             own = torch.arange(len(labels), device=labels.device)
+        x, y = (unit(embeddings), unit(references)) if self.normalize else (embeddings, references)
+        return self.measures[self.measure](x, y), *masks(labels, reference_labels, own)
+
+
+class AbstractProxyLoss(AbstractLoss):
+    """A loss of items against what it learns for each of `n_classes` classes.
+
+    `exchange`: labels to labels, see `core.sse`, once an item; None for none.
+
+    **Raises:** `ValueError` for a label outside 0..n_classes-1.
+    """
+
+    def __init__(self, n_classes: int, exchange: nn.Module | None):
+        super().__init__()
+        if n_classes < 1:
+            raise ValueError(f"n_classes must be at least 1, got {n_classes}")
+        self.n_classes = n_classes
+        self.exchange = exchange_of(n_classes, exchange)
+
+    @abc.abstractmethod
+    def of_classes(self, embeddings: Float[Tensor, "item dim"], labels: Int64[Tensor, " item"]) -> Float[Tensor, ""]:
+        """The loss for labels that are in range, and exchanged."""
+
+    def forward(self, embeddings: Float[Tensor, "item dim"], labels: Int64[Tensor, " item"]) -> Float[Tensor, ""]:
+        if ((labels < 0) | (labels >= self.n_classes)).any():
+            raise ValueError(f"labels must lie in 0..{self.n_classes - 1}, got {labels.min()}..{labels.max()}")
         with torch.autocast(embeddings.device.type, enabled=False):
-            x, y = (unit(embeddings), unit(references)) if self.normalize else (embeddings, references)
-            return self.of_matrix(self.measures[self.measure](x, y), *masks(labels, reference_labels, own))
+            return self.of_classes(embeddings, self.exchange(labels))

@@ -1,0 +1,243 @@
+"""Networks of torchvision and timm without their classifier, with weights of ImageNet: what deep metric learning starts from."""
+
+from __future__ import annotations
+
+import difflib
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from episodic.core.backbones._output import check_choice, check_images
+from episodic.core.pairs import unit
+
+FILES = (".pth", ".pt", ".safetensors")
+AUXILIARY = ("aux1", "aux2", "AuxLogits")  # classifiers on earlier layers of GoogLeNet and Inception v3
+# DenseNets were once saved with `norm.1` for what is `norm1` now; torchvision's own files still are.
+OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
+
+
+class Pretrained(nn.Module):
+    """A network made for ImageNet up to its last linear layer (and the dropout before it), then an embedding layer.
+
+    `resnet50` (23.5 million parameters), `googlenet` (5.6) and `densenet201` (18.1) are those of metric learning. BN-Inception,
+    which many of its papers use, is in neither library; `googlenet` is Inception v1 with batch norm. Images are expected with
+    ImageNet's mean and standard deviation; GoogLeNet and Inception v3 of torchvision, which come from TensorFlow and want
+    another, change it themselves, with random weights too. Grey images are seen as colour images of three equal channels, which
+    is what summing the first convolution's weights over the colours gives.
+
+    Weights of ImageNet have seen the classes of mini- and tieredImageNet, and some of CUB's birds: not for few-shot numbers there.
+
+    **Arguments:**
+
+    - `name`, `source`: a model of `torchvision` (classification) or `timm` (to be installed: `pip install "episodic[timm]"`).
+    - `in_channels`, `image_size`: of the square images; 3 channels, or 1 for grey ones.
+    - `weights`: None for random ones; `"default"` for the library's (downloaded once); one of torchvision's names, as
+      `"IMAGENET1K_V1"`, the one that papers before 2022 mean; or a file, `.pth`, `.pt` or `.safetensors`, with the names of the
+      library, a classifier in it is left out.
+    - `embedding_dim`: of a linear layer on top, randomly initialised; None for none.
+    - `pooling`: `"avg"`, the network's own, over all pixels; `"avg_max"`, the sum of the average and the maximum over all pixels,
+      as in the code of Proxy-Anchor (Kim et al., 2020, https://arxiv.org/abs/2003.13911).
+    - `normalize`: embeddings have length 1.
+    - `frozen_batch_norm`: running statistics, scale and shift of batch norm stay as they are, in training too.
+
+    `shape` is that of one embedding: `(embedding_dim,)`, or the network's own width, as `(2048,)` for `resnet50`.
+
+    **Raises:** `ValueError` for unknown names, for files that do not fit (the first names that differ are said) and images
+    too small for the network; `FileNotFoundError`; `ImportError` where timm is not installed.
+    """
+
+    shape: tuple[int, ...]
+
+    def __init__(
+        self,
+        name: str,
+        source: str = "torchvision",
+        in_channels: int = 3,
+        image_size: int = 224,
+        weights: str | None = "default",
+        embedding_dim: int | None = None,
+        pooling: str = "avg",
+        normalize: bool = False,
+        frozen_batch_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        check_choice("source", source, ("torchvision", "timm"))
+        check_choice("pooling", pooling, ("avg", "avg_max"))
+        if in_channels not in (1, 3):
+            raise ValueError(
+                f"in_channels must be 3 (colour) or 1 (grey), as the network sees three, got {in_channels}"
+            )
+        if embedding_dim is not None and embedding_dim < 1:
+            raise ValueError(f"embedding_dim must be at least 1, or null for no linear layer, got {embedding_dim}")
+        file = Path(weights).expanduser() if weights is not None and weights.endswith(FILES) else None
+        if file is not None and not file.is_file():
+            raise FileNotFoundError(f"weights: there is no file {file}")
+        self.in_channels, self.image_size = in_channels, image_size
+        self.normalize, self.frozen_batch_norm = normalize, frozen_batch_norm
+        build = _torchvision if source == "torchvision" else _timm
+        self.network, spare = build(name, None if file else weights, pooling)
+        if file is not None:
+            _load(self.network, file, name, spare)
+        width = self._width(name)
+        self.head = nn.Identity() if embedding_dim is None else nn.Linear(width, embedding_dim)
+        self.shape = (embedding_dim or width,)
+        if frozen_batch_norm:
+            for norm in self._batch_norms():
+                norm.requires_grad_(False)
+        self.train()
+        if weights is not None:
+            tensors = self.network.state_dict().values()
+            size = sum(tensor.numel() * tensor.element_size() for tensor in tensors) / 1e6
+            parameters = sum(parameter.numel() for parameter in self.network.parameters())
+            print(f"{name} of {source}, weights {weights}: {parameters:,} parameters, {size:.1f} MB")
+
+    def forward(self, images: Float[Tensor, "item channels height width"]) -> Float[Tensor, "item dim"]:
+        check_images(images, self.in_channels, self.image_size)
+        embeddings = self.head(self.network(images.expand(-1, 3, -1, -1)))
+        return unit(embeddings) if self.normalize else embeddings
+
+    def train(self, mode: bool = True) -> Pretrained:
+        super().train(mode)
+        if self.frozen_batch_norm:
+            for norm in self._batch_norms():
+                norm.eval()
+        return self
+
+    def _batch_norms(self) -> list[nn.Module]:
+        return [module for module in self.network.modules() if isinstance(module, _BatchNorm)]
+
+    def _width(self, name: str) -> int:
+        """Of the features of one image; that it has any shows that the network can take such images."""
+        self.network.eval()
+        try:
+            with torch.no_grad():
+                features = self.network(torch.zeros(1, 3, self.image_size, self.image_size))
+        except (RuntimeError, AssertionError, ValueError) as error:
+            raise ValueError(f"{name} cannot take images of {self.image_size} pixels a side: {error}") from error
+        return features.shape[1]
+
+
+class AverageAndMaximum(nn.Module):
+    """The sum of the average and the maximum of each channel, `[item, dim, 1, 1]`."""
+
+    def forward(self, maps: Float[Tensor, "item dim height width"]) -> Float[Tensor, "item dim 1 1"]:
+        return maps.mean((2, 3), keepdim=True) + maps.amax((2, 3), keepdim=True)
+
+
+def _torchvision(name: str, weights: str | None, pooling: str) -> tuple[nn.Module, tuple[str, ...]]:
+    """Images -> features by a network of torchvision, and the names of the parts that are left out."""
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if name not in known:
+        near = ", ".join(difflib.get_close_matches(name, known, n=4)) or "resnet50, googlenet, densenet201"
+        raise ValueError(f"torchvision has no classifier {name!r}; it has {near} and others")
+    if weights is not None:
+        names = tuple(models.get_model_weights(name).__members__)
+        check_choice(f"weights of {name}, unless a file ({', '.join(FILES)}),", weights.upper(), names)
+    from_tensorflow = name in ("googlenet", "inception_v3")
+    more = {"init_weights": weights is None} if from_tensorflow else {}
+    network = models.get_model(name, weights=weights and weights.upper(), **more)
+    if from_tensorflow:
+        network.aux_logits, network.transform_input = False, True
+        for part in set(AUXILIARY) & set(dict(network.named_children())):
+            setattr(network, part, None)
+    classifier = _cut(network, name)
+    if pooling == "avg_max":
+        network = _pool_by_both(network, name)
+    return network, (*AUXILIARY, classifier)
+
+
+def _cut(network: nn.Module, name: str) -> str:
+    """Take the last linear layer away, and the dropout right before it; its name."""
+    leaves = [(path, module) for path, module in network.named_modules() if not any(module.children())]
+    path, last = leaves[-1]
+    if not isinstance(last, nn.Linear):
+        raise ValueError(f"{name} ends in {type(last).__name__}, not in a linear classifier that could be taken away")
+    network.set_submodule(path, nn.Identity())
+    if isinstance(leaves[-2][1], nn.Dropout):
+        network.set_submodule(leaves[-2][0], nn.Identity())
+    return path
+
+
+def _pool_by_both(network: nn.Module, name: str) -> nn.Module:
+    from torchvision.models import DenseNet
+
+    if isinstance(network, DenseNet):  # it pools in its `forward`
+        features, network = network.features, nn.Sequential()
+        steps = {
+            "features": features,
+            "relu": nn.ReLU(inplace=True),
+            "avgpool": AverageAndMaximum(),
+            "flatten": nn.Flatten(),
+        }
+        for path, step in steps.items():
+            network.add_module(path, step)
+        return network
+    path = "avgpool" if hasattr(network, "avgpool") else "global_pool.pool"  # as torchvision and timm call it
+    pool = dict(network.named_modules()).get(path)
+    if not (isinstance(pool, nn.AdaptiveAvgPool2d) and pool.output_size in (1, (1, 1))):
+        raise ValueError(f"{name} has no average over all pixels to which a maximum could be added; take pooling=avg")
+    network.set_submodule(path, AverageAndMaximum())
+    return network
+
+
+def _timm(name: str, weights: str | None, pooling: str) -> tuple[nn.Module, tuple[str, ...]]:
+    """Images -> features by a network of timm, and the names of the parts that are left out."""
+    try:
+        import timm
+    except ImportError:
+        raise ImportError('source=timm needs timm: pip install "episodic[timm]"') from None
+
+    if not timm.is_model(name):
+        near = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=4))
+        raise ValueError(f"timm has no model {name!r}; near it: {near or 'nothing'}")
+    if weights is not None:
+        check_choice(f"weights of timm, unless a file ({', '.join(FILES)}),", weights, ("default",))
+    network = timm.create_model(name, pretrained=weights is not None, num_classes=0)
+    classifier = network.pretrained_cfg.get("classifier") or ()
+    if pooling == "avg_max":
+        network = _pool_by_both(network, name)
+    return network, (classifier,) if isinstance(classifier, str) else tuple(classifier)
+
+
+def _load(network: nn.Module, file: Path, name: str, spare: tuple[str, ...]) -> None:
+    """Put the weights in `file` into `network`; parts named in `spare` are left out."""
+    loaded = {OLD_DENSENET.sub(r"\1\2", key): value for key, value in _read(file).items()}
+    own = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+    theirs = {key: tuple(value.shape) for key, value in loaded.items() if key in own or not _within(key, spare)}
+    # Old files do not count batches, and nothing depends on it.
+    uncounted = {key for key in own.keys() - theirs.keys() if key.endswith("num_batches_tracked")}
+    differ = [key for key in {**own, **theirs} if own.get(key) != theirs.get(key) and key not in uncounted]
+    if differ:
+        shown = ", ".join(f"{key} ({name} {own.get(key)}, file {theirs.get(key)})" for key in differ[:3])
+        raise ValueError(f"{file} does not fit {name}; {len(differ)} tensors differ: {shown}")
+    network.load_state_dict({key: loaded[key] for key in theirs}, strict=not uncounted)
+
+
+def _within(key: str, parts: tuple[str, ...]) -> bool:
+    return any(key.startswith(f"{part}.") for part in parts)
+
+
+def _read(file: Path) -> Mapping[str, Tensor]:
+    if file.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(file)
+        except SafetensorError as error:
+            raise ValueError(f"{file} cannot be read as safetensors: {error}") from None
+    try:
+        loaded = torch.load(file, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{file} cannot be read as a file of weights and nothing else: {error}") from None
+    if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise ValueError(f"{file} holds no state_dict, a mapping of names to tensors")
+    return loaded

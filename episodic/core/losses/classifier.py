@@ -1,0 +1,51 @@
+"""Classifier: the cross-entropy of a linear layer over the training classes, plain supervised pre-training."""
+
+from __future__ import annotations
+
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, linear
+
+from episodic.core.losses.loss import AbstractProxyLoss
+from episodic.core.pairs import cosine, precise
+
+
+class Classifier(AbstractProxyLoss):
+    """`mean over items of CE(W x + b, y)`, or with a `scale` `CE(scale cos(x, w_c), y)`.
+
+    Chen, Liu, Kira, Wang, Huang: *A Closer Look at Few-shot Classification*, ICLR 2019, https://arxiv.org/abs/1904.04232: the
+    training stage of their Baseline, and with a `scale` of their Baseline++. The second is Proxy-NCA in its form `probability` with
+    half the scale, and the normalised softmax of temperature `1 / scale` (Zhai, Wu, BMVC 2019).
+
+    **Arguments:** `dim`: of the embeddings. `n_classes`: training classes. `label_smoothing`: PyTorch's. `scale`: of cosines; None
+    for a linear layer with a bias. The authors' code has 2 up to 200 classes and 10 above. `exchange`: see `AbstractProxyLoss`;
+    on average it smooths labels too.
+
+    **Departures**: the authors' code gives each class of Baseline++ a learned factor on its cosines, which the paper does not have;
+    left out.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        n_classes: int,
+        label_smoothing: float = 0.0,
+        scale: float | None = None,
+        exchange: nn.Module | None = None,
+    ):
+        super().__init__(n_classes, exchange)
+        if not 0 <= label_smoothing <= 1:
+            raise ValueError(f"label_smoothing must lie in 0..1, got {label_smoothing}")
+        if scale is not None and scale <= 0:
+            raise ValueError(f"scale must be positive, or None for a linear layer, got {scale}")
+        self.label_smoothing = label_smoothing
+        self.scale = scale
+        self.linear = nn.Linear(dim, n_classes, bias=scale is None)
+
+    def of_classes(self, embeddings: Float[Tensor, "item dim"], labels: Int64[Tensor, " item"]) -> Float[Tensor, ""]:
+        if self.scale is None:
+            logits = linear(precise(embeddings), precise(self.linear.weight), precise(self.linear.bias))
+        else:
+            logits = self.scale * cosine(embeddings, self.linear.weight)
+        loss = cross_entropy(logits, labels, reduction="sum", label_smoothing=self.label_smoothing)
+        return loss / max(len(labels), 1)

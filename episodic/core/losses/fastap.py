@@ -1,0 +1,60 @@
+"""FastAP: average precision of each anchor's ranking, through histograms of its distances."""
+
+from __future__ import annotations
+
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from episodic.core.losses.loss import AbstractPairLoss
+from episodic.core.pairs import mean_where
+
+FARTHEST = 4.0  # squared distance of opposite unit vectors
+
+
+class FastAP(AbstractPairLoss):
+    """One minus the average precision of anchors, where squared distances of unit vectors, in [0, 4], are binned softly. Each is
+    shared between the two of the nodes `z_l = 4 l / L`, l = 0 .. L, beside it, by nearness. With the histogram h+ of an anchor's
+    positives, its running sum H+, and H that of all references:
+
+        FastAP = 1/N+ sum_l h+_l H+_l / H_l,  0 where H_l = 0;   the loss is the mean of 1 - FastAP over anchors with N+ > 0
+
+    Cakir, He, Xia, Kulis, Sclaroff: *Deep Metric Learning to Rank*, CVPR 2019,
+    https://openaccess.thecvf.com/content_CVPR_2019/html/Cakir_Deep_Metric_Learning_to_Rank_CVPR_2019_paper.html.
+
+    **Departures:** none from the paper. The backward pass of the authors' PyTorch code is N/2 times the gradient of the mean, N the
+    size of the batch, so that their learning rates do not carry over. Their batches, whole classes of two meta-classes, are the
+    sampler's business.
+
+    **Arguments:** `n_bins`: L; more follow the ranking closer, and each has fewer distances to learn from.
+    """
+
+    def __init__(self, n_bins: int = 10):
+        super().__init__("squared_euclidean", normalize=True)
+        if n_bins < 1:
+            raise ValueError(f"n_bins must be at least 1, got {n_bins}")
+        self.n_bins = n_bins
+
+    def of_matrix(
+        self,
+        matrix: Float[Tensor, "anchor reference"],
+        positive: Bool[Tensor, "anchor reference"],
+        negative: Bool[Tensor, "anchor reference"],
+    ) -> Float[Tensor, ""]:
+        place = matrix.clamp(max=FARTHEST) * (self.n_bins / FARTHEST)
+        left = place.detach().long().clamp(max=self.n_bins - 1)
+        of_positives = histogram(place - left, left, positive, self.n_bins)
+        seen = histogram(place - left, left, positive | negative, self.n_bins).cumsum(1)
+        precision = of_positives.cumsum(1) / seen.where(seen > 0, 1)
+        average = (of_positives * precision).sum(1) / positive.sum(1).clamp(min=1)
+        return mean_where(1 - average, positive.any(1))
+
+
+def histogram(
+    share: Float[Tensor, "anchor reference"],
+    left: Int64[Tensor, "anchor reference"],
+    mask: Bool[Tensor, "anchor reference"],
+    n_bins: int,
+) -> Float[Tensor, "anchor node"]:
+    """Votes of the references in `mask`: `share` for the node right of `left`, the rest for `left`."""
+    votes = share.new_zeros(len(share), n_bins + 1)
+    return votes.scatter_add(1, left, mask * (1 - share)).scatter_add(1, left + 1, mask * share)

@@ -1,0 +1,56 @@
+"""Lifted structure loss: a positive pair against all negatives of both of its items."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from episodic.core.losses.loss import AbstractPairLoss
+from episodic.core.pairs import masked_logsumexp, mean_where
+
+FORMS = ("pairs", "generalised")
+
+
+class LiftedStructure(AbstractPairLoss):
+    """A soft maximum over negatives, so that near ones weigh most.
+
+        pairs:        1/2 [d(i,j) + log(sum over negatives k of i of exp(margin - d(i,k))
+                                      + sum over negatives k of j of exp(margin - d(k,j)))]+^2,    the mean over positive pairs
+        generalised:  [log(sum over positives p of i of exp(d(i,p)))
+                       + log(sum over negatives n of i of exp(margin - d(i,n)))]+,                 the mean over anchors with both
+
+    Oh Song, Xiang, Jegelka, Savarese: *Deep Metric Learning via Lifted Structured Feature Embedding*, CVPR 2016,
+    https://arxiv.org/abs/1511.06452, has `pairs`, with a margin of 1. `generalised`, for all positives at once, is from Hermans
+    et al., *In Defense of the Triplet Loss for Person Re-Identification*, 2017, https://arxiv.org/abs/1703.07737.
+
+    A reference's negatives are sought among the anchors: in a batch against itself these are all of its negatives, as in the paper;
+    against other references they are those whose distance to it is at hand. So references need no distances among themselves, and
+    the loss takes N^2 operations, as each item's sum serves all of its pairs.
+
+    **Departures:** the paper does not bring vectors to length 1; `normalize` says.
+
+    **Arguments:** `margin`: above. `form`: see above. `distance`: one of `core.pairs.DISTANCES`. `normalize`: compare vectors of
+    length 1.
+    """
+
+    def __init__(self, margin: float = 1.0, form: str = "pairs", distance: str = "euclidean", normalize: bool = True):
+        super().__init__(distance, normalize)
+        if form not in FORMS:
+            raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
+        self.margin = margin
+        self.form = form
+
+    def of_matrix(
+        self,
+        matrix: Float[Tensor, "anchor reference"],
+        positive: Bool[Tensor, "anchor reference"],
+        negative: Bool[Tensor, "anchor reference"],
+    ) -> Float[Tensor, ""]:
+        near = masked_logsumexp(self.margin - matrix, negative)
+        if self.form == "generalised":
+            far = masked_logsumexp(matrix, positive)
+            return mean_where((far + near).relu(), positive.any(1) & negative.any(1))
+        near_reference = masked_logsumexp(self.margin - matrix.mT, negative.mT)
+        violation = matrix + torch.logaddexp(near[:, None], near_reference)
+        return mean_where(violation.relu().square() / 2, positive)

@@ -1,0 +1,85 @@
+"""Margin loss: positives nearer, negatives farther than a learnable boundary."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from episodic.core.losses.loss import AbstractPairLoss
+from episodic.core.miners import make_miner
+
+
+class Margin(AbstractPairLoss):
+    """Penalises the distances of a triplet's positive pair above `beta - alpha`, of its negative pair below `beta + alpha`.
+
+        [alpha + d(a,p) - beta]+  and  [alpha - d(a,n) + beta]+,   the sum over triplets of both, and of nu * beta where it is
+                                                                   learned, by the number of those of both that are above 0
+
+    Wu, Manmatha, Smola, Krähenbühl: *Sampling Matters in Deep Embedding Learning*, ICCV 2017, https://arxiv.org/abs/1706.07567,
+    with its distance-weighted negatives, `core.miners.distance_weighted`. A pair counts as often as it is in a triplet.
+
+    **Departures:** the boundary of an anchor is one number for each class, or one for all, where the paper adds one for all, one
+    for each class and one for each image. An anchor that `rho` makes its own positive costs nothing by it, whatever its boundary.
+
+    **Arguments:** `alpha`: half the width of the gap. `beta`: the boundary, or where it starts. `triplets`: "all" or one of
+    `core.miners.MINERS`. `learn_beta`: `beta` is a parameter, which weight decay should leave alone. `n_classes`: then there is one
+    for each class of anchors, or one for all if None. `nu`: weight of the sum of learned boundaries. `rho`: the probability of
+    `core.miners.rho_swap`. `distance`: one of `core.pairs.DISTANCES`. `normalize`: compare vectors of length 1. `dim`: of the
+    embeddings, for distance-weighted triplets.
+    """
+
+    def __init__(
+        self,
+        alpha: float = 0.2,
+        beta: float = 1.2,
+        triplets: str = "distance_weighted",
+        learn_beta: bool = False,
+        n_classes: int | None = None,
+        nu: float = 0.0,
+        rho: float = 0.0,
+        distance: str = "euclidean",
+        normalize: bool = True,
+        dim: int | None = None,
+    ):
+        super().__init__(distance, normalize)
+        if nu and not learn_beta:
+            raise ValueError(f"nu weighs learned boundaries, so it must be 0 without learn_beta, got {nu}")
+        self.miner = make_miner(triplets, distance, normalize, dim, rho)
+        self.alpha = alpha
+        self.per_class = learn_beta and n_classes is not None
+        self.beta = nn.Parameter(torch.full((n_classes or 1,), float(beta))) if learn_beta else beta
+        self.nu = nu
+
+    def forward(
+        self,
+        embeddings: Float[Tensor, "item dim"],
+        labels: Int64[Tensor, " item"],
+        references: Float[Tensor, "reference dim"] | None = None,
+        reference_labels: Int64[Tensor, " reference"] | None = None,
+        own: Int64[Tensor, " item"] | None = None,
+    ) -> Float[Tensor, ""]:
+        """As that of any pair loss, but that the anchors' labels tell their boundaries."""
+        with torch.autocast(embeddings.device.type, enabled=False):
+            return self.of_matrix(*self.compare(embeddings, labels, references, reference_labels, own), labels)
+
+    def of_matrix(
+        self,
+        matrix: Float[Tensor, "anchor reference"],
+        positive: Bool[Tensor, "anchor reference"],
+        negative: Bool[Tensor, "anchor reference"],
+        labels: Int64[Tensor, " anchor"] | None = None,
+    ) -> Float[Tensor, ""]:
+        """As that of any pair loss; `labels` of the anchors where each class has a boundary."""
+        if self.miner is None:
+            as_positive = positive * negative.sum(-1, keepdim=True)
+            as_negative = negative * positive.sum(-1, keepdim=True)
+        else:
+            as_positive, as_negative = self.miner(matrix.detach(), positive, negative).counts()
+        beta = self.beta[labels][:, None] if self.per_class else self.beta
+        too_far, too_near = (self.alpha + matrix - beta).relu(), (self.alpha + beta - matrix).relu()
+        total = (as_positive * too_far + as_negative * too_near).sum()
+        if self.nu:
+            total = total + self.nu * (as_negative * beta).sum()  # each triplet has one negative
+        active = (as_positive * (too_far > 0) + as_negative * (too_near > 0)).sum()
+        return total * (active > 0) / active.clamp(min=1)

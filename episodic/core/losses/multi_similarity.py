@@ -1,0 +1,76 @@
+"""Multi-similarity loss: the pairs that disagree with an anchor's hardest others, weighted by self and relative similarity."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn.functional import pad
+
+from episodic.core.losses.loss import AbstractPairLoss
+from episodic.core.pairs import SIMILARITIES, masked_logsumexp
+
+
+class MultiSimilarity(AbstractPairLoss):
+    """A soft hinge on each side of `base`, for the positives P and negatives N of an anchor that mining keeps:
+
+        L = 1/alpha log(1 + sum_P exp(-alpha (s - base))) + 1/beta log(1 + sum_N exp(beta (s - base)))
+
+    A negative is kept if `s + epsilon` is above the anchor's lowest positive, a positive if `s - epsilon` is below its highest
+    negative. The mean is over all anchors; one that keeps nothing counts as 0.
+
+    Wang, Han, Huang, Dong, Scott: *Multi-Similarity Loss with General Pair Weighting for Deep Metric Learning*, CVPR 2019,
+    https://arxiv.org/abs/1904.06627.
+
+    **Departures:** `base`, their lambda, is 0.5 as in their code, where the paper has 1; their code also has beta = 40. Who is a
+    pair with itself is told by place, where their code drops every positive with a cosine of 1, copies too.
+
+    **Arguments:** `alpha`, `beta`: sharpness for positives and negatives. `base`: where a similarity should lie above or below.
+    `epsilon`: how much easier than the hardest a pair may be; None keeps all pairs. `similarity`: one of
+    `core.pairs.SIMILARITIES`. `normalize`: compare vectors of length 1.
+    """
+
+    measures = SIMILARITIES
+
+    def __init__(
+        self,
+        alpha: float = 2.0,
+        beta: float = 50.0,
+        base: float = 0.5,
+        epsilon: float | None = 0.1,
+        similarity: str = "cosine",
+        normalize: bool = True,
+    ):
+        super().__init__(similarity, normalize)
+        if min(alpha, beta) <= 0:
+            raise ValueError(f"alpha and beta must be above 0, got {alpha} and {beta}")
+        self.alpha = alpha
+        self.beta = beta
+        self.base = base
+        self.epsilon = epsilon
+
+    def of_matrix(
+        self,
+        matrix: Float[Tensor, "anchor reference"],
+        positive: Bool[Tensor, "anchor reference"],
+        negative: Bool[Tensor, "anchor reference"],
+    ) -> Float[Tensor, ""]:
+        if self.epsilon is not None:
+            positive, negative = kept(matrix.detach(), positive, negative, self.epsilon)
+        above = matrix - self.base
+        pull = masked_logsumexp(-self.alpha * above, positive, one=True) / self.alpha
+        push = masked_logsumexp(self.beta * above, negative, one=True) / self.beta
+        return (pull + push).sum() / max(len(matrix), 1)
+
+
+def kept(
+    similarity: Float[Tensor, "anchor reference"],
+    positive: Bool[Tensor, "anchor reference"],
+    negative: Bool[Tensor, "anchor reference"],
+    epsilon: float,
+) -> tuple[Bool[Tensor, "anchor reference"], Bool[Tensor, "anchor reference"]]:
+    """The positives and negatives worth learning from; none of an anchor that lacks one of the two."""
+    # The padding stands for who is missing, and gives a row without references something to reduce.
+    lowest = pad(similarity.masked_fill(~positive, torch.inf), (0, 1), value=torch.inf).amin(1, keepdim=True)
+    highest = pad(similarity.masked_fill(~negative, -torch.inf), (0, 1), value=-torch.inf).amax(1, keepdim=True)
+    return positive & (similarity - epsilon < highest), negative & (similarity + epsilon > lowest)

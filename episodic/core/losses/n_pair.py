@@ -1,0 +1,58 @@
+"""N-pair loss: an anchor's positive told from one item of every other class."""
+
+from __future__ import annotations
+
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from episodic.core.losses.loss import AbstractPairLoss
+from episodic.core.pairs import SIMILARITIES, masked_logsumexp, mean_where, precise
+
+
+class NPair(AbstractPairLoss):
+    """For the anchor i of a class and the item `+` that serves its class, against those that serve the others.
+
+        log(1 + sum over other classes j of exp(s(i, j+) - s(i, i+))),   the mean over anchors,  + l2 * mean ||x||^2
+
+    Sohn: *Improved Deep Metric Learning with Multi-class N-pair Loss Objective*, NeurIPS 2016,
+    https://papers.nips.cc/paper/6200-improved-deep-metric-learning-with-multi-class-n-pair-loss-objective. Vectors keep their
+    length, which only the term of `l2` holds.
+
+    **Departures:** the paper draws two items of each class. Here the last of a class among the references serves it, and every
+    other item of the class is an anchor; with two that is the paper's. So the order within a batch matters. A class without an
+    anchor is not told from.
+
+    **Arguments:** `l2`: weight of the mean squared length of the batch. `similarity`: one of `core.pairs.SIMILARITIES`.
+    `normalize`: compare vectors of length 1.
+    """
+
+    measures = SIMILARITIES
+
+    def __init__(self, l2: float = 0.005, similarity: str = "dot", normalize: bool = False):
+        super().__init__(similarity, normalize)
+        self.l2 = l2
+
+    def forward(
+        self,
+        embeddings: Float[Tensor, "item dim"],
+        labels: Int64[Tensor, " item"],
+        references: Float[Tensor, "reference dim"] | None = None,
+        reference_labels: Int64[Tensor, " reference"] | None = None,
+        own: Int64[Tensor, " item"] | None = None,
+    ) -> Float[Tensor, ""]:
+        """As that of any pair loss, and the term of the lengths of `embeddings`."""
+        length = precise(embeddings).square().sum() / max(len(embeddings), 1)
+        return super().forward(embeddings, labels, references, reference_labels, own) + self.l2 * length
+
+    def of_matrix(
+        self,
+        matrix: Float[Tensor, "anchor reference"],
+        positive: Bool[Tensor, "anchor reference"],
+        negative: Bool[Tensor, "anchor reference"],
+    ) -> Float[Tensor, ""]:
+        of_class = ~negative  # with the anchor itself
+        last = of_class & (of_class.flip(1).cumsum(1).flip(1) == 1)
+        pair = last & positive
+        to_positive = (pair * matrix).sum(1, keepdim=True)
+        others = masked_logsumexp(matrix - to_positive, negative & pair.any(0), one=True)
+        return mean_where(others, pair.any(1))

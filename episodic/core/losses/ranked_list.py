@@ -1,0 +1,102 @@
+"""Ranked list loss: all positives of a query inside a sphere, all negatives outside a wider one."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from episodic.core.losses.loss import AbstractPairLoss
+
+IMBALANCE = {"cvpr": 1.0, "tpami": 0.5}
+
+
+class RankedList(AbstractPairLoss):
+    """Of each query the positives farther than `alpha - m` and the negatives nearer than `alpha` are listed. With their
+    violations `v = d - (alpha - m)` of a positive and `v = alpha - d` of a negative, and weights `w = exp(T v)` on each list:
+
+        L_P = sum w v / sum w  over the positives listed,  L_N  likewise,  0 for an empty list
+        cvpr:   L = L_P + imbalance L_N
+        tpami:  L = (1 - imbalance) L_P + imbalance L_N
+
+    and the mean over all queries. A temperature T of 0 gives the plain mean, a high one the hardest.
+
+    Wang, Hua, Kodirov, Hu, Garnier, Robertson: *Ranked List Loss for Deep Metric Learning*, CVPR 2019,
+    https://arxiv.org/abs/1903.03238, extended in TPAMI 2021. The weights and the gallery are constants of the gradient there: a
+    query moves, what it is compared with does not. This is the loss of one head; their RLL-(L,M,H) is three of these, on three
+    heads at three stages of a network, added.
+
+    **Departures:** none.
+
+    **Arguments:** `alpha`: radius that negatives stay outside of. `margin`: m, between the two spheres. `temperature`,
+    `positive_temperature`: T for negatives and for positives. `form`: see above. `imbalance`: None for 1 in the form `cvpr` and 0.5
+    in `tpami`. `detach_weights`: no gradient through w. `gallery_grad`: whether references learn too. `distance`: one of
+    `core.pairs.DISTANCES`. `normalize`: compare vectors of length 1.
+    """
+
+    def __init__(
+        self,
+        alpha: float = 1.2,
+        margin: float = 0.4,
+        temperature: float = 10.0,
+        positive_temperature: float = 0.0,
+        form: str = "cvpr",
+        imbalance: float | None = None,
+        detach_weights: bool = True,
+        gallery_grad: bool = False,
+        distance: str = "euclidean",
+        normalize: bool = True,
+    ):
+        super().__init__(distance, normalize)
+        if form not in IMBALANCE:
+            raise ValueError(f"form must be one of {', '.join(IMBALANCE)}, got {form!r}")
+        self.imbalance = IMBALANCE[form] if imbalance is None else imbalance
+        if self.imbalance < 0 or (form == "tpami" and self.imbalance > 1):
+            raise ValueError(
+                f"imbalance must be at least 0, and at most 1 in the form tpami, got {imbalance} in the form {form}"
+            )
+        self.alpha = alpha
+        self.margin = margin
+        self.temperature = temperature
+        self.positive_temperature = positive_temperature
+        self.form = form
+        self.detach_weights = detach_weights
+        self.gallery_grad = gallery_grad
+
+    def forward(
+        self,
+        embeddings: Float[Tensor, "item dim"],
+        labels: Int64[Tensor, " item"],
+        references: Float[Tensor, "reference dim"] | None = None,
+        reference_labels: Int64[Tensor, " reference"] | None = None,
+        own: Int64[Tensor, " item"] | None = None,
+    ) -> Float[Tensor, ""]:
+        if references is None:
+            references, reference_labels = embeddings, labels
+            own = torch.arange(len(labels), device=labels.device)
+        if not self.gallery_grad:
+            references = references.detach()
+        return super().forward(embeddings, labels, references, reference_labels, own)
+
+    def of_matrix(
+        self,
+        matrix: Float[Tensor, "anchor reference"],
+        positive: Bool[Tensor, "anchor reference"],
+        negative: Bool[Tensor, "anchor reference"],
+    ) -> Float[Tensor, ""]:
+        pull = self.mean_violation(matrix - (self.alpha - self.margin), positive, self.positive_temperature)
+        push = self.mean_violation(self.alpha - matrix, negative, self.temperature)
+        pull_weight = 1.0 if self.form == "cvpr" else 1 - self.imbalance
+        return (pull_weight * pull + self.imbalance * push).sum() / max(len(matrix), 1)
+
+    def mean_violation(
+        self,
+        violation: Float[Tensor, "anchor reference"],
+        mask: Bool[Tensor, "anchor reference"],
+        temperature: float,
+    ) -> Float[Tensor, " anchor"]:
+        """The weighted mean over each anchor's list, what is above 0 where `mask` holds."""
+        listed = mask & (violation.detach() > 0)
+        exponents = temperature * (violation.detach() if self.detach_weights else violation)
+        weights = exponents.masked_fill(~listed, torch.finfo(violation.dtype).min).softmax(-1)
+        return torch.where(listed, weights * violation, 0).sum(-1)

@@ -1,0 +1,71 @@
+"""SoftTriple: a softmax over classes, each with several centres."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, one_hot
+
+from episodic.core.losses.loss import AbstractProxyLoss
+from episodic.core.pairs import cosine, unit
+
+SMALLEST = 1e-5  # added to squared distances of centres, whose root has no slope at 0
+
+
+class SoftTriple(AbstractProxyLoss):
+    """Cross-entropy of how similar an item is to each class, whose `n_centers` centres w_ck share the classes' modes.
+
+        S_c = sum over k of softmax_k(x . w_ck / gamma) x . w_ck
+        mean over items of  CE(scale (S - margin onehot(y)), y)
+        + tau / (C K (K - 1)) * sum over classes c and pairs k < l of its centres of  ||w_ck - w_cl||
+
+    for x and w of length 1. The second line draws the centres of a class together, so that it keeps as many as it needs: `tau / 2`
+    times their mean distance. Qian, Shang, Sun, Hu, Li, Jin: *SoftTriple Loss: Deep Metric Learning Without Triplet Sampling*,
+    ICCV 2019, https://arxiv.org/abs/1909.05235.
+
+    **Arguments:** `dim`: of the embeddings. `n_classes`: training classes. `n_centers`: K, 2 in the paper where classes are many
+    and small. `scale`: lambda in the paper; its authors advise 10 where the loss diverges. `gamma`: 0 would be the nearest centre,
+    infinity their mean. `margin`: delta in the paper. `tau`: see above. `exchange`: see `AbstractProxyLoss`; a class is
+    exchanged with all its centres.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        n_classes: int,
+        n_centers: int = 10,
+        scale: float = 20.0,
+        gamma: float = 0.1,
+        margin: float = 0.01,
+        tau: float = 0.2,
+        exchange: nn.Module | None = None,
+    ):
+        super().__init__(n_classes, exchange)
+        if n_centers < 1:
+            raise ValueError(f"n_centers must be at least 1, got {n_centers}")
+        if scale <= 0 or gamma <= 0:
+            raise ValueError(f"scale and gamma must be positive, got {scale} and {gamma}")
+        if tau < 0:
+            raise ValueError(f"tau must not be negative, got {tau}")
+        self.n_centers = n_centers
+        self.scale = scale
+        self.gamma = gamma
+        self.margin = margin
+        self.tau = tau
+        bound = (n_classes * n_centers) ** -0.5  # as the authors': the length matters to an optimiser alone
+        self.centers = nn.Parameter(torch.empty(n_classes, n_centers, dim).uniform_(-bound, bound))
+
+    def of_classes(self, embeddings: Float[Tensor, "item dim"], labels: Int64[Tensor, " item"]) -> Float[Tensor, ""]:
+        cosines = cosine(embeddings, self.centers.flatten(0, 1)).unflatten(1, (self.n_classes, self.n_centers))
+        similarities = ((cosines / self.gamma).softmax(-1) * cosines).sum(-1)
+        logits = self.scale * (similarities - self.margin * one_hot(labels, self.n_classes))
+        return cross_entropy(logits, labels, reduction="sum") / max(len(labels), 1) + self.tau * self._spread()
+
+    def _spread(self) -> Float[Tensor, ""]:
+        """Half the mean distance of two centres of a class; 0 where it has one."""
+        centers = unit(self.centers)
+        k = self.n_centers
+        first, second = torch.triu_indices(k, k, offset=1, device=centers.device)
+        cosines = (centers @ centers.mT)[:, first, second]
+        return (2 + SMALLEST - 2 * cosines).sqrt().sum() / (self.n_classes * max(k * (k - 1), 1))

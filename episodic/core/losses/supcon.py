@@ -1,0 +1,46 @@
+"""Supervised contrastive loss: each positive against all other references, by softmax."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from episodic.core.losses.loss import AbstractPairLoss
+from episodic.core.pairs import SIMILARITIES, masked_logsumexp, mean_where
+
+
+class SupCon(AbstractPairLoss):
+    """For an anchor with positives P and all other references A, itself not among them:
+
+        L = -1/|P| sum_{p in P} log(exp(s_p / t) / sum_{a in A} exp(s_a / t))
+
+    This is their L_out, with the mean over positives outside of the logarithm. The mean is over the anchors with a positive.
+
+    Khosla, Teterwak, Wang, Sarna, Tian, Isola, Maschinot, Liu, Krishnan: *Supervised Contrastive Learning*, NeurIPS 2020,
+    https://arxiv.org/abs/2004.11362.
+
+    **Departures:** the mean over anchors, where the paper writes their sum. The authors' code multiplies by t / 0.07 besides. In
+    the paper each image is in the batch twice, as two augmented views; that is for the data to do.
+
+    **Arguments:** `temperature`: t. `similarity`: one of `core.pairs.SIMILARITIES`. `normalize`: compare vectors of length 1.
+    """
+
+    measures = SIMILARITIES
+
+    def __init__(self, temperature: float = 0.1, similarity: str = "cosine", normalize: bool = True):
+        super().__init__(similarity, normalize)
+        if temperature <= 0:
+            raise ValueError(f"temperature must be above 0, got {temperature}")
+        self.temperature = temperature
+
+    def of_matrix(
+        self,
+        matrix: Float[Tensor, "anchor reference"],
+        positive: Bool[Tensor, "anchor reference"],
+        negative: Bool[Tensor, "anchor reference"],
+    ) -> Float[Tensor, ""]:
+        logits = matrix / self.temperature
+        surprise = masked_logsumexp(logits, positive | negative)[:, None] - logits
+        of_anchor = torch.where(positive, surprise, 0).sum(1) / positive.sum(1).clamp(min=1)
+        return mean_where(of_anchor, positive.any(1))

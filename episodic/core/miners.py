@@ -1,0 +1,227 @@
+"""Which triplets of anchor, positive and negative a loss is given.
+
+A miner is a function of distances `[anchor, reference]` and of who is positive and negative. It gives one negative for each pair
+of an anchor and a positive that it takes, so triplets are two matrices of the same shape, `Triplets`, whatever their number.
+What is random comes from torch's global generator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial, wraps
+from math import inf
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+NEAREST = 0.5  # distance-weighted sampling does not tell nearer negatives apart
+FARTHEST = 1.4  # and does not draw from here on, where the margin loss has no gradient
+
+# Euclidean distances of unit vectors from each kind of distance that tells them.
+TO_EUCLIDEAN = {
+    "euclidean": lambda distances: distances,
+    "squared_euclidean": lambda distances: distances.clamp(min=0).sqrt(),
+    "cosine": lambda distances: (2 * distances).clamp(min=0).sqrt(),
+}
+
+
+@dataclass(frozen=True)
+class Triplets:
+    """Where `valid`, a triplet of the row's anchor, the column's reference as its positive and the reference `negative`.
+
+    `itself`: in this triplet the positive is not the column's reference but the anchor itself.
+    """
+
+    valid: Bool[Tensor, "anchor reference"]
+    negative: Int64[Tensor, "anchor reference"]
+    itself: Bool[Tensor, "anchor reference"]
+
+    def distances(
+        self, distances: Float[Tensor, "anchor reference"]
+    ) -> tuple[Float[Tensor, "anchor reference"], Float[Tensor, "anchor reference"]]:
+        """From each triplet's anchor to its positive, 0 where that is itself, and to its negative."""
+        return distances.masked_fill(self.itself, 0), distances.gather(1, self.negative)
+
+    def counts(self) -> tuple[Int64[Tensor, "anchor reference"], Int64[Tensor, "anchor reference"]]:
+        """In how many triplets each reference is the anchor's positive, and in how many its negative."""
+        valid = self.valid.long()
+        return valid * ~self.itself, torch.zeros_like(valid).scatter_add(1, self.negative, valid)
+
+
+Miner = Callable[..., Triplets]
+
+
+def _miner(choose: Miner) -> Miner:
+    """`choose` without gradients, and without having to think of no anchors or no references."""
+
+    @wraps(choose)
+    def mine(distances: Tensor, positive: Tensor, negative: Tensor, **settings) -> Triplets:
+        if distances.numel() == 0:
+            return Triplets(positive, positive.long(), positive)
+        with torch.no_grad():
+            return choose(distances.contiguous(), positive, negative, **settings)
+
+    return mine
+
+
+def _with_any(x: Tensor, otherwise: Tensor) -> Tensor:
+    """The rows of `x`, those that are 0 or False throughout replaced by `otherwise`'s."""
+    return torch.where((x > 0).any(-1, keepdim=True), x, otherwise)
+
+
+def _draw(weights: Tensor, count: int) -> Int64[Tensor, "anchor draw"]:
+    """`count` columns for each row, with replacement, by its weights; any where a row has none."""
+    return _with_any(weights.float(), torch.ones_like(weights, dtype=torch.float)).multinomial(count, replacement=True)
+
+
+def _one_an_anchor(
+    positive_index: Int64[Tensor, "anchor 1"],
+    negative_index: Int64[Tensor, "anchor 1"],
+    positive: Bool[Tensor, "anchor reference"],
+    negative: Bool[Tensor, "anchor reference"],
+) -> Triplets:
+    """The triplets of one chosen positive and negative an anchor, where there are a positive and a negative at all."""
+    chosen = torch.zeros_like(positive).scatter(1, positive_index, True)
+    valid = chosen & positive & negative.any(-1, keepdim=True)
+    return Triplets(valid, negative_index.expand_as(positive), torch.zeros_like(valid))
+
+
+@_miner
+def batch_hard(
+    distances: Float[Tensor, "anchor reference"],
+    positive: Bool[Tensor, "anchor reference"],
+    negative: Bool[Tensor, "anchor reference"],
+) -> Triplets:
+    """One triplet an anchor, of its farthest positive and its nearest negative.
+
+    Hermans, Beyer, Leibe: *In Defense of the Triplet Loss for Person Re-Identification*, 2017, https://arxiv.org/abs/1703.07737.
+    """
+    farthest = distances.masked_fill(~positive, -inf).argmax(-1, keepdim=True)
+    nearest = distances.masked_fill(~negative, inf).argmin(-1, keepdim=True)
+    return _one_an_anchor(farthest, nearest, positive, negative)
+
+
+@_miner
+def semi_hard(
+    distances: Float[Tensor, "anchor reference"],
+    positive: Bool[Tensor, "anchor reference"],
+    negative: Bool[Tensor, "anchor reference"],
+) -> Triplets:
+    """For every positive pair the nearest negative that is farther than the positive, or the farthest of all where none is.
+
+    Schroff, Kalenichenko, Philbin: *FaceNet: A Unified Embedding for Face Recognition and Clustering*, CVPR 2015,
+    https://arxiv.org/abs/1503.03832. The paper wants them within the margin and does not say what to do where none is. This is
+    TensorFlow's reading: no such limit, as what is beyond the margin has a hinge of 0 anyway, and the farthest as a last resort.
+    """
+    ordered, order = distances.masked_fill(~negative, inf).sort(-1)
+    rank = torch.searchsorted(ordered, distances, right=True)
+    last = negative.sum(-1, keepdim=True) - 1
+    valid = positive & (last >= 0)
+    return Triplets(valid, order.gather(1, rank.minimum(last).clamp(min=0)), torch.zeros_like(valid))
+
+
+@_miner
+def soft_hard(
+    distances: Float[Tensor, "anchor reference"],
+    positive: Bool[Tensor, "anchor reference"],
+    negative: Bool[Tensor, "anchor reference"],
+) -> Triplets:
+    """One triplet an anchor: a random positive of those farther than its nearest negative, a random negative of those nearer
+    than its farthest positive; of all positives, or all negatives, where there are none such.
+
+    Roth, Brattoli: *Deep Metric Learning Baselines*, 2019, https://github.com/Confusezius/Deep-Metric-Learning-Baselines.
+    """
+    nearest = distances.masked_fill(~negative, inf).amin(-1, keepdim=True)
+    farthest = distances.masked_fill(~positive, -inf).amax(-1, keepdim=True)
+    positive_index = _draw(_with_any(positive & (distances > nearest), positive), 1)
+    negative_index = _draw(_with_any(negative & (distances < farthest), negative), 1)
+    return _one_an_anchor(positive_index, negative_index, positive, negative)
+
+
+def log_weights(distances: Float[Tensor, "*pairs"], dim: int) -> Float[Tensor, "*pairs"]:
+    """log of one over the density of distances between uniform points of the unit sphere in `dim` dimensions, but for a constant.
+
+    Beyond `NEAREST` and `FARTHEST` it is as at these.
+    """
+    distances = distances.clamp(NEAREST, FARTHEST)
+    return (2 - dim) * distances.log() - (dim - 3) / 2 * (1 - distances.square() / 4).log()
+
+
+@_miner
+def distance_weighted(
+    distances: Float[Tensor, "anchor reference"],
+    positive: Bool[Tensor, "anchor reference"],
+    negative: Bool[Tensor, "anchor reference"],
+    *,
+    dim: int,
+    distance: str = "euclidean",
+) -> Triplets:
+    """For every positive pair a random negative, so drawn that all distances below `FARTHEST` are about as frequent.
+
+    Wu, Manmatha, Smola, Krähenbühl: *Sampling Matters in Deep Embedding Learning*, ICCV 2017, https://arxiv.org/abs/1706.07567.
+    Embeddings have length 1. An anchor with no negative nearer than `FARTHEST` draws from all of its negatives evenly.
+    Weights span hundreds of powers of e at 512 dimensions, so each anchor's are brought to its own largest.
+
+    **Arguments:** `dim`: of the embeddings. `distance`: the kind of `distances`, one of `TO_EUCLIDEAN`.
+    """
+    distances = TO_EUCLIDEAN[distance](distances)
+    eligible = negative & (distances < FARTHEST)
+    weights = log_weights(distances, dim).masked_fill(~eligible, torch.finfo(distances.dtype).min).softmax(-1)
+    weights = _with_any(weights * eligible, negative.to(weights.dtype))
+    valid = positive & negative.any(-1, keepdim=True)
+    return Triplets(valid, _draw(weights, weights.shape[1]), torch.zeros_like(valid))
+
+
+@_miner
+def rho_swap(
+    distances: Float[Tensor, "anchor reference"],
+    positive: Bool[Tensor, "anchor reference"],
+    negative: Bool[Tensor, "anchor reference"],
+    *,
+    miner: Miner,
+    probability: float,
+) -> Triplets:
+    """`miner`'s triplets, each (a, p, n) with `probability` turned into (a, a, p'), p' a random positive of a.
+
+    The loss then pushes items of a class apart too, up to its margin, so that embeddings keep more directions.
+    Roth, Milbich, Sinha, Gupta, Ommer, Cohen: *Revisiting Training Strategies and Generalization Performance in Deep Metric
+    Learning*, ICML 2020, https://arxiv.org/abs/2002.08473.
+    """
+    found = miner(distances, positive, negative)
+    itself = found.valid & (torch.rand(distances.shape, device=distances.device) < probability)
+    return Triplets(found.valid, _draw(positive, positive.shape[1]).where(itself, found.negative), itself)
+
+
+MINERS = {
+    "hard": batch_hard,
+    "semi_hard": semi_hard,
+    "soft_hard": soft_hard,
+    "distance_weighted": distance_weighted,
+}
+
+
+def make_miner(triplets: str, distance: str, normalize: bool, dim: int | None, rho: float) -> Miner | None:
+    """The miner of a loss's settings, or None for all triplets.
+
+    **Arguments:** `triplets`: "all" or one of `MINERS`. `distance`: one of `core.pairs.DISTANCES`. `normalize`: whether embeddings
+    have length 1. `dim`: of the embeddings. `rho`: the probability of `rho_swap`.
+    """
+    if triplets not in ("all", *MINERS):
+        raise ValueError(f"triplets must be one of all, {', '.join(MINERS)}, got {triplets!r}")
+    if not 0 <= rho <= 1:
+        raise ValueError(f"rho must be a probability, got {rho}")
+    if triplets == "all":
+        if rho:
+            raise ValueError(f"rho swaps mined triplets, so it must be 0 for all of them, got {rho}")
+        return None
+    miner = MINERS[triplets]
+    if miner is distance_weighted:
+        if distance not in TO_EUCLIDEAN or not normalize or dim is None:
+            raise ValueError(
+                f"distance_weighted triplets need dim, normalize and a distance of {', '.join(TO_EUCLIDEAN)}, "
+                f"got dim={dim}, normalize={normalize}, distance={distance!r}"
+            )
+        miner = partial(miner, dim=dim, distance=distance)
+    return partial(rho_swap, miner=miner, probability=rho) if rho else miner

@@ -1,0 +1,170 @@
+"""Stochastic shared embeddings: in training, a table is sometimes read at another row than the one asked for.
+
+Wu, Li, Hsieh, Sharpnack: *Stochastic Shared Embeddings: Data-driven Regularization of Embedding Layers*, NeurIPS 2019,
+https://arxiv.org/abs/1905.10630. The loss is averaged over exchanges, by one draw a step: the row that is used gets the gradient,
+the one asked for gets none. Nothing is rescaled, and in evaluation nothing is exchanged.
+
+Tables of inputs (word vectors of class names) are read by a `SharedEmbedding`. Tables of outputs (proxies, weights of a
+classifier) exchange the label itself, once an item, and use it for positives and negatives alike: a softmax then has, on
+average, the loss of label smoothing by `probability * n / (n - 1)` in PyTorch's convention, for n rows.
+
+**Departures**: the authors' code draws the other row among all, so that a row stays itself a little more often than the paper's
+law, which is the one here, says.
+"""
+
+from __future__ import annotations
+
+import abc
+import math
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+
+class AbstractExchange(nn.Module, abc.ABC):
+    """`exchange(indices)`: in training each entry, on its own, becomes another of `n_rows` rows with `probability`.
+
+    Draws from PyTorch's own generator of the indices' device. In evaluation, and for a probability of 0, the indices as they are.
+    """
+
+    def __init__(self, n_rows: int, probability: float):
+        super().__init__()
+        if n_rows < 2:
+            raise ValueError(f"an exchange needs at least 2 rows, got {n_rows}")
+        if not 0 <= probability <= 1:
+            raise ValueError(f"probability, of an exchange, must lie in 0..1, got {probability}")
+        self.n_rows = n_rows
+        self.probability = probability
+
+    def forward(self, indices: Int64[Tensor, "*axes"]) -> Int64[Tensor, "*axes"]:
+        if not self.training or self.probability == 0:
+            return indices
+        exchanged = torch.rand(indices.shape, device=indices.device) < self.probability
+        return torch.where(exchanged, self.another(indices), indices)
+
+    @abc.abstractmethod
+    def another(self, indices: Int64[Tensor, "*axes"]) -> Int64[Tensor, "*axes"]:
+        """A row for each entry, never the entry itself."""
+
+    @abc.abstractmethod
+    def odds(self) -> Float[Tensor, "row row"]:
+        """How likely each other row is to be drawn, up to a factor of the row; what the diagonal holds does not count."""
+
+    def transition_matrix(self) -> Float[Tensor, "row row"]:
+        """`p(j, k)`, the probability that row k is read for row j, in float64."""
+        odds = self.odds().double().fill_diagonal_(0)
+        others = self.probability * odds / odds.sum(1, keepdim=True)
+        return others.fill_diagonal_(1 - self.probability)
+
+
+class SSE(AbstractExchange):
+    """SSE-SE, without knowledge of the rows: `p(j, k) = probability / (n_rows - 1)` for every other row k."""
+
+    def another(self, indices: Int64[Tensor, "*axes"]) -> Int64[Tensor, "*axes"]:
+        rank = torch.randint(self.n_rows - 1, indices.shape, device=indices.device)
+        return rank + (rank >= indices)
+
+    def odds(self) -> Float[Tensor, "row row"]:
+        return torch.ones(self.n_rows, self.n_rows)
+
+
+class GraphSSE(AbstractExchange):
+    """SSE-Graph: `p(j, k) / p(j, l) = ratio` for every neighbour k and every other row l that is not one.
+
+    A row with d neighbours, when exchanged, becomes one of them with probability `ratio d / (ratio d + n_rows - 1 - d)`.
+
+    **Arguments:** `edges`: pairs of rows, each for both directions; repeated ones and loops add nothing. `ratio`: at least 1, where
+    it is `SSE`.
+    """
+
+    def __init__(self, n_rows: int, probability: float, edges: Int64[Tensor, "n_edges 2"], ratio: float):
+        super().__init__(n_rows, probability)
+        if not 1 <= ratio < math.inf:
+            raise ValueError(
+                f"ratio, of a neighbour's probability to another's, must be finite and at least 1, got {ratio}"
+            )
+        if ((edges < 0) | (edges >= n_rows)).any():
+            raise ValueError(f"edges must join rows 0..{n_rows - 1}, got {edges.min()}..{edges.max()}")
+        self.ratio = ratio
+        # Each row's neighbours and itself, in order, one row after the other.
+        loops = torch.arange(n_rows, device=edges.device)[:, None].expand(-1, 2)
+        row, column = torch.cat([edges, edges.flip(1), loops]).unique(dim=0).unbind(1)
+        counts = row.bincount(minlength=n_rows)
+        starts = counts.cumsum(0) - counts
+        place = torch.arange(len(row), device=row.device) - starts[row]
+        near = ratio * (counts - 1) / (ratio * (counts - 1) + n_rows - counts)
+        # Learned by nobody and known from the data: not part of the state.
+        self.register_buffer("columns", column, persistent=False)
+        self.register_buffer("starts", starts, persistent=False)
+        self.register_buffer("degrees", counts - 1, persistent=False)
+        self.register_buffer("near", near, persistent=False)
+        self.register_buffer("gaps", row * n_rows + column - place, persistent=False)
+
+    def another(self, indices: Int64[Tensor, "*axes"]) -> Int64[Tensor, "*axes"]:
+        degree = self.degrees[indices]
+        near = torch.rand(indices.shape, device=indices.device) < self.near[indices]
+        size = torch.where(near, degree, self.n_rows - 1 - degree)
+        rank = torch.randint(2**62, indices.shape, device=indices.device) % size.clamp(min=1)
+        # A rank that points out of the other set is not used: keep it inside the table.
+        neighbour = self._neighbour(indices, rank.minimum(degree))
+        return torch.where(near, neighbour, self._stranger(indices, rank))
+
+    def _neighbour(self, rows: Int64[Tensor, "*axes"], rank: Int64[Tensor, "*axes"]) -> Int64[Tensor, "*axes"]:
+        """The one at `rank` among a row's neighbours and itself; the last, which no rank reaches, where that is itself."""
+        start = self.starts[rows]
+        drawn = self.columns[start + rank]
+        return torch.where(drawn == rows, self.columns[start + self.degrees[rows]], drawn)
+
+    def _stranger(self, rows: Int64[Tensor, "*axes"], rank: Int64[Tensor, "*axes"]) -> Int64[Tensor, "*axes"]:
+        """The one at `rank` among the rows that are neither neighbours nor itself.
+
+        The i-th of those left out, c_i, has `c_i - i` strangers before it; as many as have no more than `rank` come before.
+        """
+        passed = torch.searchsorted(self.gaps, rows * self.n_rows + rank, right=True) - self.starts[rows]
+        return rank + passed
+
+    def odds(self) -> Float[Tensor, "row row"]:
+        odds = torch.ones(self.n_rows, self.n_rows, device=self.columns.device)
+        rows = torch.arange(self.n_rows, device=self.columns.device).repeat_interleave(self.degrees + 1)
+        odds[rows, self.columns] = self.ratio
+        return odds
+
+
+def edges_of_groups(groups: Int64[Tensor, " row"]) -> Int64[Tensor, "n_edges 2"]:
+    """Edges between all rows of a group, such as the classes of a super-class."""
+    return (groups[:, None] == groups).triu(1).nonzero()
+
+
+def exchange_of(n_rows: int, exchange: nn.Module | None) -> nn.Module:
+    """`exchange` for a table of `n_rows` rows, by default none.
+
+    **Raises:** `ValueError` where it is of another number of rows.
+    """
+    if isinstance(exchange, AbstractExchange) and exchange.n_rows != n_rows:
+        raise ValueError(f"the exchange is of {exchange.n_rows} rows, the table has {n_rows}")
+    return nn.Identity() if exchange is None else exchange
+
+
+class SharedEmbedding(nn.Embedding):
+    """An `nn.Embedding` whose indices are exchanged first, each entry by its own draw.
+
+    **Arguments:** those of `nn.Embedding`, and `exchange`: of all rows, or with a `padding_idx` of all others, numbered without it;
+    None for none. Padding is neither exchanged nor drawn.
+    """
+
+    def __init__(self, *args, exchange: nn.Module | None = None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.exchange = exchange_of(self.num_embeddings - (self.padding_idx is not None), exchange)
+
+    def forward(self, indices: Int64[Tensor, "*axes"]) -> Float[Tensor, "*axes dim"]:
+        return super().forward(self._exchanged(indices))
+
+    def _exchanged(self, indices: Int64[Tensor, "*axes"]) -> Int64[Tensor, "*axes"]:
+        pad = self.padding_idx
+        if pad is None:
+            return self.exchange(indices)
+        padding = indices == pad
+        rows = (indices - (indices > pad).long()).masked_fill(padding, 0)  # padding draws like row 0, and is put back
+        rows = self.exchange(rows)
+        return torch.where(padding, indices, rows + (rows >= pad))
