@@ -18,6 +18,17 @@ class Features(nn.Module):
         return x
 
 
+class NextRow(nn.Module):
+    """An exchange of each of `n_rows` rows for the next one, in training."""
+
+    def __init__(self, n_rows: int):
+        super().__init__()
+        self.n_rows = n_rows
+
+    def forward(self, indices):
+        return (indices + 1) % self.n_rows if self.training else indices
+
+
 def random_task(seed=0, episodes=3, n_way=4, n_shot=2, n_query=5, n_unlabeled=0, item=(6,), imbalanced=False) -> Task:
     """Random features; labels class by class, or with unequal shots."""
     generator = torch.Generator().manual_seed(seed)

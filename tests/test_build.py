@@ -1,5 +1,6 @@
 """From configuration to objects: every learner trains and answers, and what does not go together is refused."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from episodic.build import (
+    build_exchange,
     build_parts,
     build_sampler,
     build_training,
@@ -16,9 +18,12 @@ from episodic.build import (
     episode_shape,
     load_start,
     load_store,
+    with_losses,
 )
 from episodic.checkpoint import CheckpointError
 from episodic.config import ConfigError, compose_config, conf_dir
+from episodic.core.losses.proxy_anchor import ProxyAnchor
+from episodic.core.memory import XBM
 from episodic.data.held_out import held_out_masks
 from episodic.data.labeled import labeled_mask
 from episodic.evaluate import load_parts, with_saved_parts
@@ -402,3 +407,50 @@ def test_two_drawings_in_twelve_are_labelled():
     labels = training.store.labels.numpy()
     assert np.bincount(labels[training.seen]).tolist() == [12] * 1028
     assert np.bincount(labels[training.labeled]).tolist() == [2] * 1028
+
+
+LOSSES = sorted(path.stem for path in (conf_dir() / "loss").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("loss", [name for name in LOSSES if name != "cross_entropy"])
+def test_every_loss_trains_on_batches_by_its_name_and_beside_an_episodes_own(config, loss):
+    for options in (
+        (f"loss={loss}", "trainer=dml", "trainer.classes_per_batch=3", "trainer.images_per_class=4", "trainer.steps=2"),
+        (f"loss=[cross_entropy,{loss}]", f"loss.{loss}.weight=0.5"),
+    ):
+        cfg = config(*options)
+        training = build_training(cfg, build_parts(cfg))
+        assert training.learner.weights[loss] == cfg.loss[loss].weight
+        before = {name: value.clone() for name, value in training.learner.named_parameters()}
+        losses = [training.advance()[0] for _ in range(2)]
+        assert torch.stack(losses).isfinite().all()
+        assert all((value != before[name]).any() for name, value in training.learner.named_parameters())
+
+
+def test_the_memory_wraps_losses_of_pairs_and_rows_are_exchanged_by_the_super_classes(config, monkeypatch):
+    cfg = config("loss=[circle,proxy_anchor]", "memory=xbm", "memory.size=7", "sse=se", "sse.probability=0.2")
+    learner = with_losses(cfg, (parts := build_parts(cfg)).learner, parts.dataset)
+    assert (type(learner.losses["circle"]), learner.losses["circle"].size) == (XBM, 7)
+    assert type(learner.losses["proxy_anchor"]) is ProxyAnchor
+    exchange = learner.losses["proxy_anchor"].exchange
+    assert (exchange.n_rows, exchange.probability) == (cfg.task.train_classes, 0.2)
+    assert learner.rates == {"proxy_anchor": cfg.loss.proxy_anchor.rate}
+    with pytest.raises(ConfigError, match="has no super-classes, so it gives no graph to sse=graph; take sse=se"):
+        build_parts(config("learner=base_classifier", "sse=graph"))
+    store = dataclasses.replace(parts.dataset.store("train"), super_classes=torch.arange(cfg.task.train_classes) // 3)
+    monkeypatch.setattr(parts.dataset, "store", lambda split: store)
+    graph = build_exchange(config("sse=graph"), parts.dataset)
+    assert graph.degrees[:3].tolist() == [2, 2, 2]
+
+
+@pytest.mark.parametrize("learner", ["base_classifier", "cross_attention", "attention_attractor"])
+def test_learners_with_a_table_are_given_the_exchange_of_its_rows(config, learner):
+    cfg = config(f"learner={learner}", "sse=se", "sse.probability=0.4")
+    built = build_parts(cfg).learner
+    assert (built.exchange.n_rows, built.exchange.probability) == (cfg.task.train_classes, 0.4)
+
+
+def test_batches_need_a_loss_of_embeddings(config):
+    cfg = config("trainer=dml", "trainer.classes_per_batch=3")
+    with pytest.raises(ConfigError, match="trainer=dml trains by losses of embeddings: choose one"):
+        build_training(cfg, build_parts(cfg))

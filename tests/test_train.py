@@ -255,3 +255,38 @@ def test_incremental_learning_in_two_stages(place):
     assert "  difference   base alone" in compared
     assert "Audit: inductive" in compared
     assert "cannot hold incremental" in run(place, "evaluate", "run=attractor", "save_episodes=x.jsonl", code=2)
+
+
+DML = [
+    *("trainer=dml", "trainer.classes_per_batch=5", "trainer.images_per_class=3", "loss=[multi_similarity,proxy_nca]"),
+    *("memory=xbm", "memory.start=2", "memory.size=40", "sse=se", "sse.probability=0.3"),
+]
+
+
+def test_metric_learning_reports_retrieval_and_gives_its_backbone_to_episodes(place):
+    output = run(place, "train", "run=dml", "trainer.steps=10", *DML)
+    assert "prototypical on conv4" in output
+    assert "supervised, multi_similarity+proxy_nca" in output
+    metrics = json.loads((place / "dml" / "metrics.json").read_text())
+    assert metrics["loss"] == "multi_similarity+proxy_nca"
+    assert metrics["test/queries"] == 8 * metrics["test/classes"]
+    assert 0 < metrics["test/map@r"] <= metrics["test/r_precision"] <= 1
+    shown = f"{100 * metrics['test/recall@1']:.2f} ± {100 * metrics['test/recall@1_ci95']:.2f}"
+    assert shown in output
+    again = run(place, "evaluate", "run=dml", "retrieval=true", "episodes=40")
+    assert shown in again
+    scores = json.loads((place / "dml" / "evaluation.json").read_text())
+    assert scores["test/accuracy"] == metrics["test/accuracy"]
+    assert scores["test/map@r"] == metrics["test/map@r"]
+    assert "28 of 28 tensors from dml" in run(place, "train", "run=after", "trainer.steps=1", "start=dml")
+
+
+def test_metric_learning_killed_and_resumed_equals_undisturbed(place):
+    run(place, "train", "run=dml-whole", "trainer.steps=10", *DML)
+    run(place, "train", "run=dml-two", "trainer.steps=5", *DML)
+    run(place, "train", "run=dml-two", "trainer.steps=10", "resume=true", *DML)
+    weights = [load_file(place / name / "last" / "model.safetensors") for name in ("dml-whole", "dml-two")]
+    assert weights[0].keys() == weights[1].keys()
+    assert "losses.multi_similarity.memory" in weights[0]
+    assert "losses.proxy_nca.proxies" in weights[0]
+    equal_weights(place / "dml-whole", place / "dml-two")

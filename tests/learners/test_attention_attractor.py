@@ -12,7 +12,7 @@ from episodic import Task
 from episodic.core.backbones.conv4 import Conv4
 from episodic.learners.attention_attractor import AttentionAttractor, Attractor
 from episodic.learners.base_classifier import BaseClassifier
-from tests.conftest import Features, random_task
+from tests.conftest import Features, NextRow, random_task
 from tests.learners.laws import check_laws
 
 
@@ -216,3 +216,18 @@ def test_an_episode_of_all_base_classes_leaves_nothing_to_attend_to():
     task = dataclasses.replace(random_task(), class_ids=torch.tensor([[3, 2, 0, 1]] * 3))
     with pytest.raises(ValueError, match="an episode has all 4 training classes"):
         learner.classify(task)
+
+
+def test_exchanged_rows_are_attended_to_in_training_and_play_no_new_classes(monkeypatch):
+    monkeypatch.setattr(nn.functional, "dropout", lambda keys, *_: keys)
+    task = incremental_task(training=True)
+    learner, plain = attractor_network(exchange=NextRow(7)), attractor_network()
+    seen = []
+    learner.linear.register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
+    plain.linear.register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
+    learner.train().classify(task)
+    plain.train().classify(task)
+    (_, rows, mask), (_, base, forgotten) = seen
+    assert torch.equal(rows, base.roll(-1, 0))
+    assert torch.equal(mask, forgotten.roll(-1, 1))
+    assert torch.equal(learner.eval().classify(task).logits, plain.eval().classify(task).logits)

@@ -9,9 +9,10 @@ from torch.nn.functional import cross_entropy
 
 from episodic import Episode
 from episodic.core.implicit import minimize
+from episodic.core.sse import SSE
 from episodic.learners import base_classifier as base_classifier_module
 from episodic.learners.base_classifier import BaseClassifier
-from tests.conftest import Features, random_task
+from tests.conftest import Features, NextRow, random_task
 from tests.learners.laws import check_laws
 
 
@@ -106,3 +107,16 @@ def test_wrong_settings_are_refused():
         base_classifier(weight_decay=0)
     with pytest.raises(ValueError, match="the task has 9 base classes, but the learner has 7 by heart"):
         base_classifier().classify(dataclasses.replace(random_task(), n_base=9))
+
+
+def test_exchanged_rows_are_those_of_the_labels_drawn_in_training():
+    task = dataclasses.replace(random_task(), class_ids=torch.tensor([[6, 2, 0, 1]] * 3))
+    episode = Episode(task, torch.tensor([[0, 3, 1, 1, 2]] * 3), task.class_ids)
+    learner, rolled = base_classifier(exchange=NextRow(7)).train(), base_classifier().train()
+    with torch.no_grad():
+        for mine, its in zip(rolled.base.parameters(), learner.base.parameters(), strict=True):
+            mine.copy_(its.roll(-1, 0))
+    found, expected = (each.classify(task).loss(episode) for each in (learner, rolled))
+    torch.testing.assert_close(found, expected)
+    with pytest.raises(ValueError, match="the exchange is of 6 rows, the table has 7"):
+        base_classifier(exchange=SSE(6, 0.1))

@@ -10,7 +10,7 @@ from episodic.core.backbones.conv4 import Conv4
 from episodic.core.backbones.resnet12 import ResNet12
 from episodic.learners import cross_attention
 from episodic.learners.cross_attention import CrossAttention, PairAttention
-from tests.conftest import Features, random_task
+from tests.conftest import Features, NextRow, random_task
 from tests.learners.laws import check_laws
 
 MAP = (8, 3, 4)
@@ -167,3 +167,14 @@ def test_training_reaches_every_weight():
 def test_settings_are_checked(settings, message):
     with pytest.raises(ValueError, match=message):
         can(**settings)
+
+
+def test_exchanged_rows_are_those_of_the_labels_drawn_in_training():
+    task, class_ids = random_task(item=MAP), torch.tensor([[6, 2, 0, 1]] * 3)
+    episode = Episode(task, torch.tensor([[0, 3, 1, 1, 2]] * 3), class_ids)
+    learner, rolled = can(exchange=NextRow(7)).train(), can().train()
+    with torch.no_grad():
+        for mine, its in zip(rolled.classifier.parameters(), learner.classifier.parameters(), strict=True):
+            mine.copy_(its.roll(-1, 0))
+    found, expected = (each.classify(task).terms["global"](episode) for each in (learner, rolled))
+    torch.testing.assert_close(found, expected)
