@@ -1,6 +1,6 @@
 """Ours against easyfsl, learn2learn and scikit-learn on the same work, measured in one run on this machine.
 
-    uv run python scripts/benchmark.py [--rows indices evaluation training propagation learners refresh]
+    uv run python scripts/benchmark.py [--rows indices evaluation training propagation learners refresh losses]
                                        [--data-dir ../shared/data] [--json FILE]
 
 Ours and the peer run in turn (ours, peer, ours, peer, ...), `--repeats` times; the table has the medians in episodes a
@@ -29,6 +29,9 @@ the ratios, not the rates. An episode is 5-way 1-shot with 15 queries a class.
 - `refresh`: new pseudo-labels for miniImageNet's 38,400 training images, 10 % of them labeled, as Iscen et al. make them before
   each epoch (Conv4 with random weights, 50 neighbours, alpha 0.99, 20 iterations), each stage once, in seconds. The peers:
   scikit-learn's exact neighbours, SciPy's conjugate gradients class after class. They must find the same to 0.1 %.
+- `losses`: forward and backward pass of each loss of embeddings that pytorch-metric-learning has too (4 items a class, float32):
+  its time and the most memory it takes, each side in a process of its own; and how far apart both are: value, gradient,
+  and gradient for embeddings in bf16, as shares of the largest entry.
 - `learners`: no peer. One forward and backward pass of each learner at its paper's miniImageNet episode (random images,
   random weights, in our precision), and the most memory that the process takes beside what it had before it.
 
@@ -60,6 +63,7 @@ import numpy as np
 import torch
 from benchmark_learners import HEADER as LEARNERS_HEADER
 from benchmark_learners import learners
+from benchmark_losses import losses
 from benchmark_propagation import CASES, compare, our_step, peer_step
 from benchmark_refresh import refresh
 from PIL import Image
@@ -348,7 +352,7 @@ ROWS = {"indices": indices, "evaluation": evaluation, "training": training, "pro
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    rows = [*ROWS, "learners", "refresh"]
+    rows = [*ROWS, "learners", "refresh", "losses"]
     parser.add_argument("--rows", nargs="+", choices=rows, default=rows, help="what to measure; default: all")
     parser.add_argument("--data-dir", default="../shared/data", help="the folder that holds miniimagenet/")
     parser.add_argument("--episodes", type=int, default=10_000, help="episodes of our evaluation")
@@ -381,13 +385,14 @@ def main(argv: list[str] | None = None) -> None:
         measured, lines = learners(args)
         entries += measured
         print("\n" + table(LEARNERS_HEADER, lines))
-    if "refresh" in args.rows:
-        try:
-            measured, text = refresh(args)
-            entries += measured
-            print("\n" + text)
-        except FileNotFoundError as error:
-            print(f"refresh: skipped: {str(error).splitlines()[0]}")
+    for name, measure in (("refresh", refresh), ("losses", losses)):
+        if name in args.rows:
+            try:
+                measured, text = measure(args)
+                entries += measured
+                print("\n" + text)
+            except (ImportError, FileNotFoundError) as error:
+                print(f"{name}: skipped: {str(error).splitlines()[0]}")
     if args.json:
         args.json.write_text(json.dumps(entries, indent=1) + "\n")
 

@@ -69,9 +69,8 @@ class XBM(AbstractLoss):
     def enqueue(self, embeddings: Float[Tensor, "item dim"], labels: Int64[Tensor, " item"]) -> Int64[Tensor, " item"]:
         """Write at most `size` items over the oldest; their slots."""
         slots = (self.pointer + torch.arange(len(labels), device=labels.device)) % self.size
-        # Not in place: where gradients are accumulated an earlier batch has yet to go backward through the memory it saw.
-        self.memory = self.memory.index_copy(0, slots, embeddings.to(self.memory.dtype))
-        self.memory_labels = self.memory_labels.index_copy(0, slots, labels)
+        self.memory[slots] = embeddings.to(self.memory.dtype)
+        self.memory_labels[slots] = labels
         self.pointer = (self.pointer + len(labels)) % self.size
         self.count = (self.count + len(labels)).clamp(max=self.size)
         return slots

@@ -41,24 +41,40 @@ def unit(x: Float[Tensor, "*axes dim"]) -> Float[Tensor, "*axes dim"]:
     return normalize(precise(x), dim=-1)
 
 
+class _Gram(torch.autograd.Function):
+    """`x @ x.mT`, whose backward pass takes one product where that of two factors takes two."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x @ x.mT
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return (gradient + gradient.mT) @ x
+
+
 def dot(x: Float[Tensor, "n dim"], y: Float[Tensor, "m dim"]) -> Float[Tensor, "n m"]:
-    return precise(x) @ precise(y).mT
+    """`x . y` of all pairs; faster to learn from where both are one tensor."""
+    return _Gram.apply(precise(x)) if x is y else precise(x) @ precise(y).mT
 
 
 def cosine(x: Float[Tensor, "n dim"], y: Float[Tensor, "m dim"]) -> Float[Tensor, "n m"]:
     """Cosines of all pairs; a zero vector has cosine 0 with everything."""
-    return unit(x) @ unit(y).mT
+    first = unit(x)
+    return dot(first, first if x is y else unit(y))
 
 
-def squared_euclidean(x: Float[Tensor, "n dim"], y: Float[Tensor, "m dim"]) -> Float[Tensor, "n m"]:
-    """`||x - y||^2` by one matrix product, clamped at 0."""
-    x, y = precise(x), precise(y)
-    return (x.square().sum(-1)[:, None] - 2 * (x @ y.mT) + y.square().sum(-1)).clamp(min=0)
+def squared_euclidean(x: Float[Tensor, "n dim"], y: Float[Tensor, "m dim"], least: float = 0.0) -> Float[Tensor, "n m"]:
+    """`||x - y||^2` by one matrix product, not below `least`."""
+    squares = [precise(z).square().sum(-1) for z in (x, y)]
+    return (squares[0][:, None] - 2 * dot(x, y) + squares[1]).clamp(min=least)
 
 
 def euclidean(x: Float[Tensor, "n dim"], y: Float[Tensor, "m dim"]) -> Float[Tensor, "n m"]:
     """`||x - y||`; no gradient where two points coincide, where it has none."""
-    return squared_euclidean(x, y).clamp(min=SMALLEST_SQUARE).sqrt()
+    return squared_euclidean(x, y, SMALLEST_SQUARE).sqrt()
 
 
 def snr(x: Float[Tensor, "n dim"], y: Float[Tensor, "m dim"]) -> Float[Tensor, "n m"]:
@@ -68,9 +84,10 @@ def snr(x: Float[Tensor, "n dim"], y: Float[Tensor, "m dim"]) -> Float[Tensor, "
     https://arxiv.org/abs/1904.02616. On unit vectors with coordinates of mean 0 it is the squared Euclidean distance, so give it
     embeddings as they are.
     """
-    x, y = (precise(z) - precise(z).mean(-1, keepdim=True) for z in (x, y))
-    signal = x.square().mean(-1, keepdim=True).clamp(min=SMALLEST_VARIANCE)
-    return squared_euclidean(x, y) / x.shape[-1] / signal
+    centred = precise(x) - precise(x).mean(-1, keepdim=True)
+    other = centred if x is y else precise(y) - precise(y).mean(-1, keepdim=True)
+    signal = centred.square().mean(-1, keepdim=True).clamp(min=SMALLEST_VARIANCE)
+    return squared_euclidean(centred, other) / x.shape[-1] / signal
 
 
 def cosine_distance(x: Float[Tensor, "n dim"], y: Float[Tensor, "m dim"]) -> Float[Tensor, "n m"]:
@@ -95,8 +112,3 @@ def masked_logsumexp(
 def mean_where(x: Tensor, mask: Tensor) -> Tensor:
     """Mean of `x` where `mask` holds; 0, with a gradient of 0, where it holds nowhere."""
     return torch.where(mask, x, 0).sum() / mask.sum().clamp(min=1)
-
-
-def mean_of_positive(x: Tensor, mask: Tensor) -> Tensor:
-    """Mean over what is above 0 where `mask` holds, so that terms without a loss do not dilute the others."""
-    return mean_where(x, mask & (x.detach() > 0))

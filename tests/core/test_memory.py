@@ -132,20 +132,6 @@ def test_evaluation_neither_uses_nor_fills_it():
     assert all(torch.equal(value, before[name]) for name, value in loss.state_dict().items())
 
 
-def test_gradients_may_be_accumulated():
-    """Embeddings compared as they are, so that what goes backward is the memory itself."""
-    settings = {"normalize": False, "distance": "squared_euclidean", "negative_margin": 30.0}
-    data = [(x.requires_grad_(), y) for x, y in batches(8, 8)]
-    loss = memory(8, settings)
-    sum(loss(x, y) for x, y in data).backward()
-    loss = memory(8, settings)
-    for x, y in data:
-        accumulated, x.grad = x.grad, None
-        loss(x, y).backward()
-        assert x.grad.abs().sum() > 0
-        torch.testing.assert_close(accumulated, x.grad)
-
-
 def test_bfloat16_embeddings_are_kept_in_float32():
     loss, (x, y) = XBM(Contrastive(), 16, size=8, start=0), batches(5)[0]
     assert loss(x.bfloat16(), y).dtype == torch.float32

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from episodic.core.pairs import DISTANCES, masks, unit
+from episodic.core.pairs import DISTANCES, masks, precise, unit
 from episodic.core.sse import exchange_of
 
 
@@ -74,7 +74,9 @@ class AbstractPairLoss(AbstractLoss):
         if references is None:
             references, reference_labels = embeddings, labels
             own = torch.arange(len(labels), device=labels.device)
-        x, y = (unit(embeddings), unit(references)) if self.normalize else (embeddings, references)
+        place = unit if self.normalize else precise
+        x = place(embeddings)
+        y = x if references is embeddings else place(references)
         return self.measures[self.measure](x, y), *masks(labels, reference_labels, own)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
@@ -42,6 +43,12 @@ class NPair(AbstractPairLoss):
     ) -> Float[Tensor, ""]:
         """As that of any pair loss, and the term of the lengths of `embeddings`."""
         length = precise(embeddings).square().sum() / max(len(embeddings), 1)
+        if references is None:  # a quarter of the products, where a class has two items
+            reference_labels, place = labels.unique(return_inverse=True)
+            items = torch.arange(len(labels), device=labels.device)
+            last = torch.zeros_like(reference_labels).scatter_reduce(0, place, items, "amax")
+            others = items != last[place]
+            references, embeddings, labels = embeddings[last], embeddings[others], labels[others]
         return super().forward(embeddings, labels, references, reference_labels, own) + self.l2 * length
 
     def of_matrix(
@@ -50,9 +57,11 @@ class NPair(AbstractPairLoss):
         positive: Bool[Tensor, "anchor reference"],
         negative: Bool[Tensor, "anchor reference"],
     ) -> Float[Tensor, ""]:
-        of_class = ~negative  # with the anchor itself
-        last = of_class & (of_class.flip(1).cumsum(1).flip(1) == 1)
-        pair = last & positive
-        to_positive = (pair * matrix).sum(1, keepdim=True)
-        others = masked_logsumexp(matrix - to_positive, negative & pair.any(0), one=True)
-        return mean_where(others, pair.any(1))
+        if not matrix.numel():
+            return matrix.sum()
+        place = torch.arange(1, matrix.shape[1] + 1, device=matrix.device)
+        last = (~negative * place).argmax(1, keepdim=True)  # of the anchor's class, itself among them
+        has_pair = positive.gather(1, last)
+        serves = torch.zeros_like(place, dtype=torch.bool).scatter(0, last[has_pair], True)
+        others = masked_logsumexp(matrix - matrix.gather(1, last), negative & serves, one=True)
+        return mean_where(others, has_pair[:, 0])

@@ -60,7 +60,8 @@ class SoftTriple(AbstractProxyLoss):
         cosines = cosine(embeddings, self.centers.flatten(0, 1)).unflatten(1, (self.n_classes, self.n_centers))
         similarities = ((cosines / self.gamma).softmax(-1) * cosines).sum(-1)
         logits = self.scale * (similarities - self.margin * one_hot(labels, self.n_classes))
-        return cross_entropy(logits, labels, reduction="sum") / max(len(labels), 1) + self.tau * self._spread()
+        loss = cross_entropy(logits, labels, reduction="sum") / max(len(labels), 1)
+        return loss + self.tau * self._spread() if self.tau else loss
 
     def _spread(self) -> Float[Tensor, ""]:
         """Half the mean distance of two centres of a class; 0 where it has one."""

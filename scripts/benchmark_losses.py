@@ -1,0 +1,197 @@
+"""Losses of embeddings beside pytorch-metric-learning: the rows `losses` of benchmark.py."""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from importlib import import_module
+from typing import Any
+
+import torch
+
+from episodic.core.losses.circle import Circle
+from episodic.core.losses.contrastive import Contrastive
+from episodic.core.losses.fastap import FastAP
+from episodic.core.losses.lifted_structure import LiftedStructure
+from episodic.core.losses.margin import Margin
+from episodic.core.losses.multi_similarity import MultiSimilarity
+from episodic.core.losses.n_pair import NPair
+from episodic.core.losses.proxy_anchor import ProxyAnchor
+from episodic.core.losses.proxy_nca import ProxyNCA
+from episodic.core.losses.ranked_list import RankedList
+from episodic.core.losses.soft_triple import SoftTriple
+from episodic.core.losses.supcon import SupCon
+from episodic.core.losses.triplet import Triplet
+from episodic.core.memory import XBM
+from episodic.hardware import Hardware
+from episodic.score import table
+
+SHAPES = ((256, 128), (256, 512), (1024, 128), (1024, 512))
+PER_CLASS = 4
+TOO_LARGE = {"lifted_structure": 256}  # items from which the peer wants tens of GiB
+HEADER = ["loss", "items x dim", "ours, ms", "peer, ms", "ratio", "ours, MiB", "peer, MiB", "value", "gradient", "bf16"]
+
+
+def ours(name: str, dim: int, n_classes: int) -> Callable:
+    """Our loss in the settings that the peer has too."""
+    return {
+        "contrastive": lambda: Contrastive(),
+        "triplet": lambda: Triplet(0.05, "all", distance="euclidean"),
+        "n_pair": lambda: NPair(l2=0),
+        "lifted_structure": lambda: LiftedStructure(),
+        "margin": lambda: Margin(triplets="all"),
+        "proxy_nca": lambda: ProxyNCA(dim, n_classes, form="probability"),
+        "proxy_anchor": lambda: ProxyAnchor(dim, n_classes),
+        "soft_triple": lambda: SoftTriple(dim, n_classes, tau=0),
+        "circle": lambda: Circle(),
+        "multi_similarity": lambda: MultiSimilarity(),
+        "ranked_list": lambda: RankedList(form="tpami", detach_weights=False, gallery_grad=True),
+        "fastap": lambda: FastAP(),
+        "supcon": lambda: SupCon(),
+        "contrastive, xbm": lambda: XBM(Contrastive(), dim, start=0),
+    }[name]()
+
+
+def peers(name: str, dim: int, n_classes: int) -> Callable:
+    """The same of pytorch-metric-learning."""
+    losses, distances, miners = (
+        import_module(f"pytorch_metric_learning.{part}") for part in ("losses", "distances", "miners")
+    )
+    if name == "multi_similarity":
+        loss, miner = losses.MultiSimilarityLoss(2, 50, 0.5), miners.MultiSimilarityMiner(0.1)
+        return lambda x, y: loss(x, y, miner(x, y))
+    if name == "contrastive, xbm":
+        memory = losses.CrossBatchMemory(losses.ContrastiveLoss(), dim, 8192)
+        batch = losses.ContrastiveLoss()
+        return lambda x, y: batch(x, y) + memory(x, y)
+    return {
+        "contrastive": lambda: losses.ContrastiveLoss(),
+        "triplet": lambda: losses.TripletMarginLoss(),
+        "n_pair": lambda: losses.NPairsLoss(distance=distances.DotProductSimilarity(normalize_embeddings=False)),
+        "lifted_structure": lambda: losses.LiftedStructureLoss(),
+        "margin": lambda: losses.MarginLoss(),
+        "proxy_nca": lambda: losses.ProxyNCALoss(n_classes, dim, softmax_scale=9),
+        "proxy_anchor": lambda: losses.ProxyAnchorLoss(n_classes, dim),
+        "soft_triple": lambda: losses.SoftTripleLoss(n_classes, dim),
+        "circle": lambda: losses.CircleLoss(),
+        "ranked_list": lambda: losses.RankedListLoss(margin=0.4, Tn=10, alpha=1.2),
+        "fastap": lambda: losses.FastAPLoss(),
+        "supcon": lambda: losses.SupConLoss(),
+    }[name]()
+
+
+NAMES = (
+    *(
+        "contrastive",
+        "contrastive, xbm",
+        "triplet",
+        "margin",
+        "n_pair",
+        "lifted_structure",
+        "proxy_nca",
+        "proxy_anchor",
+    ),
+    *("soft_triple", "circle", "multi_similarity", "ranked_list", "fastap", "supcon"),
+)
+
+
+def losses(args: argparse.Namespace) -> tuple[list[dict[str, Any]], str]:
+    """What the JSON says of each loss and shape, and the table. A process of its own for each loss and side of the comparison."""
+    import_module("pytorch_metric_learning")
+    entries, lines = [], []
+    for name in NAMES:
+        mine, its = (alone(measure, name, make, args.repeats) for make in (ours, peers))
+        for shape in SHAPES:
+            a, b = mine[shape], its.get(shape)
+            entry = {"row": f"loss, {name}", "items": shape[0], "dim": shape[1], "ours": a["seconds"], "unit": "s"}
+            entry["peak_mib"] = a["bytes"] / 2**20
+            cells = [name, f"{shape[0]:,} x {shape[1]}", f"{1e3 * a['seconds']:.3g}"]
+            if b is None:
+                lines.append([*cells, "-", "-", f"{entry['peak_mib']:.0f}", *"----"])
+            else:
+                value, gradient, half = (apart(a, b, what) for what in ("value", "gradient", "half"))
+                entry |= {
+                    "peer": b["seconds"],
+                    "ratio": b["seconds"] / a["seconds"],
+                    "peer_peak_mib": b["bytes"] / 2**20,
+                }
+                entry |= {"value_error": value, "gradient_error": gradient, "bf16_gradient_error": half}
+                memory = [f"{entry['peak_mib']:.0f}", f"{entry['peer_peak_mib']:.0f}"]
+                speed = [f"{1e3 * b['seconds']:.3g}", f"{entry['ratio']:.3g}"]
+                lines.append([*cells, *speed, *memory, *(f"{error:.0e}" for error in (value, gradient, half))])
+            entries.append(entry)
+    return entries, table(HEADER, lines)
+
+
+def apart(a: dict[str, Any], b: dict[str, Any], what: str) -> float:
+    """The largest difference, as a share of the largest entry."""
+    return float((a[what] - b[what]).abs().max() / b[what].abs().max().clamp(min=1e-12))
+
+
+def alone(function: Callable, *arguments: Any) -> Any:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        return process.submit(function, *arguments).result()
+
+
+def measure(name: str, make: Callable, repeats: int) -> dict[tuple[int, int], dict[str, Any]]:
+    """Seconds of a forward and backward pass, bytes taken at most beside those held before, value and gradient, for each shape.
+
+    `half`: the gradient for embeddings in bf16; the peer, which refuses these for most losses, sees the same numbers in float32.
+    """
+    hardware, found = Hardware.choose(), {}
+    for items, dim in SHAPES:
+        if make is peers and items > TOO_LARGE.get(name, items):
+            continue
+        x, y = batch(items, dim, 2 if name == "n_pair" else PER_CLASS)
+        loss = with_proxies(make(name, dim, int(y.max()) + 1))
+        before, times = hardware.peak_memory(), []
+        value, gradient = step(loss, x, y)  # the first with a memory that is empty
+        for _ in range(3 * repeats):
+            started = time.perf_counter()
+            step(loss, x, y)
+            times.append(time.perf_counter() - started)
+        peak = hardware.peak_memory() - before
+        again = with_proxies(make(name, dim, int(y.max()) + 1))
+        half = x.bfloat16() if make is ours else x.bfloat16().float()
+        found[items, dim] = {
+            "seconds": statistics.median(times),
+            "bytes": peak,
+            "value": value,
+            "gradient": gradient,
+            "half": step(again, half, y)[1].float(),
+        }
+    return found
+
+
+def step(loss: Callable, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    x = x.clone().requires_grad_()
+    value = loss(x, y)
+    value.backward()
+    return value.detach(), x.grad
+
+
+def batch(items: int, dim: int, per_class: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same embeddings, which overlap, in every process."""
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(items // per_class).repeat_interleave(per_class)
+    centres = torch.randn(items // per_class, dim, generator=generator)
+    x = 4 / dim**0.5 * centres[y] + torch.randn(items, dim, generator=generator)
+    return x / dim**0.5, y
+
+
+def with_proxies(loss: Any) -> Any:
+    """The loss with the same proxies, ours in rows and theirs in whatever order they keep them."""
+    for parameter in loss.parameters() if isinstance(loss, torch.nn.Module) else ():
+        # ours: [class, dim] or [class, centre, dim]; theirs the same, or [dim, class * centre]
+        generator = torch.Generator().manual_seed(1)
+        theirs = type(loss).__module__.startswith("pytorch_metric_learning")
+        flipped = theirs and type(loss).__name__ == "SoftTripleLoss"
+        shape = parameter.T.shape if flipped else parameter.flatten(0, -2).shape
+        rows = torch.randn(shape, generator=generator)
+        with torch.no_grad():
+            parameter.copy_(rows.T if flipped else rows.view_as(parameter))
+    return loss
