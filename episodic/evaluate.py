@@ -64,6 +64,8 @@ def load_parts(cfg: DictConfig, folder: str, *, as_saved: bool = False) -> Parts
     saved.task, trained = cfg.task, OmegaConf.to_container(saved.semi)
     if not as_saved:
         saved.learner, saved.semi = cfg.learner, cfg.semi
+    if "weights" in saved.backbone:
+        saved.backbone.weights = None  # all come from the checkpoint
     OmegaConf.update(saved, "sse", {"_target_": "torch.nn.Identity"}, merge=False)  # in evaluation nothing is exchanged
     parts = build_parts(saved)
     # Evaluation may have fewer weights than the checkpoint: pseudo-labels and proxies are for training alone, and a wrapper, or a

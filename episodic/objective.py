@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from episodic.core.losses.loss import AbstractLoss
 from episodic.episode import Episode, Task
 from episodic.learners.learner import AbstractLearner, AbstractMetricLearner
 from episodic.prediction import Prediction
@@ -29,9 +28,10 @@ class WithLosses(AbstractMetricLearner):
     data set: two episodes of a step that share a class have positive pairs between them. `trainer=dml` trains on batches by
     these losses alone (see `metric_training`). In evaluation the losses do nothing.
 
-    **Arguments:** `learner`: one that compares embeddings and trains on whole tasks. `losses`: by name. `weights`: a factor for
-    each, and for the learner's own under the name `cross_entropy`; without that the learner's own loss is left out. `rates`:
-    factors on the learning rate of the weights that a loss owns (proxies want up to 100), 1 where none is given.
+    **Arguments:** `learner`: one that compares embeddings and trains on whole tasks. `losses`: by name, of `core.losses` or any
+    module that is called with `(embeddings, labels)`, as those of pytorch-metric-learning. `weights`: a factor for each, and for
+    the learner's own under the name `cross_entropy`; without that the learner's own loss is left out. `rates`: factors on the
+    learning rate of the weights that a loss owns (proxies want up to 100), 1 where none is given.
 
     **Raises:** `ValueError` for a learner that has no embeddings, or trains in a way of its own.
     """
@@ -39,7 +39,7 @@ class WithLosses(AbstractMetricLearner):
     def __init__(
         self,
         learner: AbstractLearner,
-        losses: Mapping[str, AbstractLoss],
+        losses: Mapping[str, nn.Module],
         weights: Mapping[str, float],
         rates: Mapping[str, float] | None = None,
     ):

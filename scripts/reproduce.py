@@ -2,6 +2,7 @@
 
     python scripts/reproduce.py semi_omniglot --splits 3 [--runs runs] [--options data_dir=... ...]
     python scripts/reproduce.py paired_omniglot | pseudo_labels_omniglot
+    python scripts/reproduce.py dml_omniglot | dml_miniimagenet | sse_omniglot | pretrained_miniimagenet
     python scripts/table.py
 
 `semi_omniglot`, `semi_glyphs`, `semi_miniimagenet`: the table of Ren et al., *Meta-Learning for Semi-Supervised Few-Shot
@@ -9,8 +10,12 @@ Classification*, ICLR 2018: five methods, without and with 5 distractor classes,
 `task.labeled_seed=s seed=s`). `paired_omniglot`: what each wrapper adds to a learner without it, on the same test episodes,
 label split 0. `pseudo_labels_omniglot`: the stage of Iscen et al., what it starts from, and as many steps without pseudo-labels.
 
-Runs are `<runs>/<experiment>/<method>-<distractors>-<split>`; one that has ended is not run again,
-one that was stopped goes on. Records are `scripts/results/semi/<experiment>.json`.
+`dml_omniglot`, `dml_miniimagenet`: every loss of embeddings on the same budget, and the best five by Recall@1 on the validation
+classes with further seeds (`--splits` in all). `sse_omniglot`: what an exchange of rows adds to losses with a table, by seed.
+`pretrained_miniimagenet`: Prototypical Networks from a classifier of the training classes, and from scratch.
+
+Runs are `<runs>/<experiment>/<method>-<distractors>-<split>`, or `<runs>/<experiment>/<loss>-<seed>`; one that has ended is not run
+again, one that was stopped goes on. Records are `scripts/results/semi/<experiment>.json`, or `scripts/results/dml/`.
 """
 
 from __future__ import annotations
@@ -25,6 +30,22 @@ RECORDS = Path(__file__).parent / "results" / "semi"
 TABLES = ("semi_omniglot", "semi_glyphs", "semi_miniimagenet")
 TRAINED = ("soft_kmeans", "soft_kmeans_cluster", "masked_soft_kmeans")
 DISTRACTORS = (0, 5)
+DML = ("dml_omniglot", "dml_miniimagenet")
+BEST = 5
+LOSSES = (
+    *(
+        "triplet",
+        "multi_similarity",
+        "contrastive",
+        "margin",
+        "circle",
+        "supcon",
+        "proxy_nca",
+        "soft_triple",
+        "classifier",
+    ),
+    *("n_pair", "lifted_structure", "fastap", "ranked_list", "topk_precision", "upper_bound", "proxy_anchor"),
+)
 KEPT = (
     "accuracy",
     "ci95",
@@ -38,6 +59,10 @@ KEPT = (
     "unlabeled",
     "base_alone",
     "novel_alone",
+    "recall@",
+    "r_precision",
+    "map@r",
+    "queries",
 )
 HOW = (
     "seed",
@@ -74,12 +99,13 @@ def semi(experiment: str, runs: Path, splits: int, options: list[str]) -> None:
         train(plain, *seeds)
         for distractors in DISTRACTORS:
             task = f"task.n_distractors={distractors}"
-            keep(path, "supervised", distractors, split, plain, score(plain, task))
+            keep(path, "supervised", distractors, split, run=plain, scores=score(plain, task))
             inference = score(plain, task, "semi=soft_kmeans")
-            keep(path, "semi-supervised inference", distractors, split, plain, inference)
+            keep(path, "semi-supervised inference", distractors, split, run=plain, scores=inference)
             for method in TRAINED:
                 run = where / f"{method}-{distractors}-{split}"
-                keep(path, method, distractors, split, run, train(run, *seeds, f"semi={method}", task))
+                scores = train(run, *seeds, f"semi={method}", task)
+                keep(path, method, distractors, split, run=run, scores=scores)
 
 
 def paired(runs: Path, options: list[str]) -> None:
@@ -111,7 +137,7 @@ def paired(runs: Path, options: list[str]) -> None:
     for name, (run, rival, *settings) in rows.items():
         for distractors in DISTRACTORS:
             scores = score(run, f"against={rival}", f"task.n_distractors={distractors}", *settings)
-            keep(RECORDS / "paired_omniglot.json", name, distractors, 0, run, scores)
+            keep(RECORDS / "paired_omniglot.json", name, distractors, 0, run=run, scores=scores)
 
 
 def pseudo_labels(runs: Path, options: list[str]) -> None:
@@ -134,34 +160,93 @@ def pseudo_labels(runs: Path, options: list[str]) -> None:
     for name, (run, *settings) in rows.items():
         train(where / run, *settings, *options)
         scores = score(where / run, "episodes=10000")
-        keep(RECORDS / "pseudo_labels_omniglot.json", name, 0, 0, where / run, scores)
+        keep(RECORDS / "pseudo_labels_omniglot.json", name, 0, 0, run=where / run, scores=scores)
 
 
-def keep(path: Path, method: str, distractors: int, split: int, run: Path, scores: Path) -> None:
-    """Add the scores on the test classes (validation classes where there are none) to a record."""
+def dml(experiment: str, runs: Path, seeds: int, options: list[str]) -> None:
+    """Every loss once, then the best five with further seeds."""
+    path = RECORDS.with_name("dml") / f"{experiment}.json"
+
+    def one(loss: str, seed: int) -> float:
+        run = runs / experiment / f"{loss}-{seed}"
+        scores = train(run, f"experiment={experiment}", f"loss={loss}", f"seed={seed}", *options)
+        keep(path, loss, seed, run=run, scores=scores)
+        return json.loads(scores.read_text())["val/recall@1"]
+
+    found = {loss: one(loss, 0) for loss in LOSSES}
+    for loss in sorted(LOSSES, key=found.get)[-BEST:]:
+        for seed in range(1, seeds):
+            one(loss, seed)
+
+
+def sse(runs: Path, seeds: int, options: list[str]) -> None:
+    """Losses with a table, with each exchange of its rows and without, on the same test episodes, seed by seed."""
+    where = runs / "dml_omniglot"
+    for loss in ("proxy_nca", "classifier"):
+        for seed in range(seeds):
+            rivals = {"none": where / f"{loss}-{seed}"}
+            rivals |= {exchange: where / f"{loss}-{exchange}-{seed}" for exchange in ("se", "graph")}
+            for exchange, run in rivals.items():
+                settings = ("experiment=dml_omniglot", f"loss={loss}", f"sse={exchange}", f"seed={seed}")
+                train(run, *settings, *options)
+                scores = score(run, "retrieval=true", f"against={rivals['none']}")
+                keep(RECORDS.with_name("dml") / "sse_omniglot.json", loss, exchange, seed, run=run, scores=scores)
+
+
+def pretrained(runs: Path, options: list[str]) -> None:
+    """Prototypical Networks after a classifier of the training classes, and without, on the same episodes."""
+    where, path = runs / "dml_miniimagenet", RECORDS.with_name("dml") / "pretrained_miniimagenet.json"
+    first, scratch, after = (where / name for name in ("classifier-0", "protonet-scratch-0", "protonet-pretrained-0"))
+    train(first, "experiment=dml_miniimagenet", "loss=classifier", "seed=0", *options)
+    short = ("experiment=protonet_miniimagenet", "trainer.steps=1000", "trainer.validate_every=500", *options)
+    train(scratch, *short)
+    train(after, *short, f"start={first}")
+    for name, run in (
+        ("the classifier's features, by cosine", first),
+        ("Prototypical Networks from scratch", scratch),
+        ("Prototypical Networks from the classifier", after),
+    ):
+        keep(path, name, 0, run=run, scores=score(run, f"against={scratch}"))
+
+
+def keep(path: Path, *place: str | int, run: Path, scores: Path) -> None:
+    """Put the scores on the test classes (validation classes where there are none) at `place` in a record."""
     record = json.loads(path.read_text()) if path.exists() else {}
     trained, scored = json.loads((run / "metrics.json").read_text()), json.loads(scores.read_text())
     name = "test" if "test/accuracy" in scored else "val"
     wanted = {key: value for key, value in scored.items() if key.removeprefix(f"{name}/").startswith(KEPT)}
     how = {key: trained[key] for key in HOW if key in trained}
-    record.setdefault(method, {}).setdefault(str(distractors), {})[str(split)] = {**how, **wanted}
+    within = record
+    for key in place[:-1]:
+        within = within.setdefault(str(key), {})
+    within[str(place[-1])] = {**how, **wanted}
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(record, indent=1) + "\n")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("experiment", choices=(*TABLES, "paired_omniglot", "pseudo_labels_omniglot"))
+    parser.add_argument("experiment", choices=(*TABLES, *DML, *ALONE, "sse_omniglot"))
     parser.add_argument("--splits", type=int, default=3)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--options", nargs="*", default=[])
     arguments = parser.parse_args()
+    several = (arguments.runs, arguments.splits, arguments.options)
     if arguments.experiment in TABLES:
-        semi(arguments.experiment, arguments.runs, arguments.splits, arguments.options)
+        semi(arguments.experiment, *several)
+    elif arguments.experiment in DML:
+        dml(arguments.experiment, *several)
+    elif arguments.experiment == "sse_omniglot":
+        sse(*several)
     else:
-        alone = {"paired_omniglot": paired, "pseudo_labels_omniglot": pseudo_labels}
-        alone[arguments.experiment](arguments.runs, arguments.options)
+        ALONE[arguments.experiment](arguments.runs, arguments.options)
 
+
+ALONE = {
+    "paired_omniglot": paired,
+    "pseudo_labels_omniglot": pseudo_labels,
+    "pretrained_miniimagenet": pretrained,
+}
 
 if __name__ == "__main__":
     main()

@@ -57,6 +57,12 @@ SEMI_PAPER = {  # Ren et al., 2018: without and with distractors
 }
 HEADER = ["command", "protocol", "classes scored", "paper (test)", "ours", "over classes", "training"]
 
+DML = ["`loss=`", "Recall@1", "MAP@R", "5-way 1-shot", "seeds", "training, s"]
+SSE = ["", "5-way 1-shot", "difference", "Recall@1", "difference", "seeds"]
+PRETRAINED = ["training", "5-way 1-shot", "difference", "steps"]
+PAIRS = (("accuracy", "ci95", ""), ("difference", "difference_ci95", "+"))
+T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # Student's t by the number of seeds
+
 
 def rows() -> list[list[str]]:
     """One row a record, in the order of their file names."""
@@ -154,6 +160,52 @@ def pseudo_rows() -> list[list[str]]:
     return made
 
 
+def over_seeds(values: list[float]) -> str:
+    """Mean, and the standard deviation where there are several."""
+    mean = f"{100 * statistics.mean(values):.2f}"
+    return f"{mean} ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else mean
+
+
+def dml_rows(experiment: str) -> list[list[str]]:
+    """One row a loss, the best by Recall@1 first."""
+    path = RESULTS / "dml" / f"{experiment}.json"
+    rows = []
+    for loss, records in json.loads(path.read_text()).items() if path.exists() else ():
+        of = list(records.values())
+        name = "test" if "test/accuracy" in of[0] else "val"
+        values = [[scores[f"{name}/{key}"] for scores in of] for key in ("recall@1", "map@r", "accuracy")]
+        seconds = statistics.mean(scores["train/seconds"] for scores in of)
+        rows.append((values[0], [f"`{loss}`", *map(over_seeds, values), str(len(of)), f"{seconds:.0f}"]))
+    return [row for _, row in sorted(rows, key=lambda item: -statistics.mean(item[0]))]
+
+
+def sse_rows() -> list[list[str]]:
+    """One row a loss and exchange: means over seeds, and the mean difference to none with its 95 % interval over seeds."""
+    path, made = RESULTS / "dml" / "sse_omniglot.json", []
+    for loss, exchanges in json.loads(path.read_text()).items() if path.exists() else ():
+        for exchange, records in exchanges.items():
+            cells = []
+            for key in ("accuracy", "recall@1"):
+                values = {seed: scores[f"test/{key}"] for seed, scores in records.items()}
+                cells.append(over_seeds(list(values.values())))
+                gains = [100 * (values[seed] - exchanges["none"][seed][f"test/{key}"]) for seed in values]
+                wide = T_95[len(gains)] * statistics.stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else None
+                shown = f"{statistics.mean(gains):+.2f}" + (f" ± {wide:.2f}" if wide is not None else "")
+                cells.append("–" if exchange == "none" else shown)
+            made.append([f"`loss={loss} sse={exchange}`", *cells, str(len(records))])
+    return made
+
+
+def pretrained_rows() -> list[list[str]]:
+    """One row a training: accuracy, and the paired difference to training from scratch."""
+    path, made = RESULTS / "dml" / "pretrained_miniimagenet.json", []
+    for name, records in json.loads(path.read_text()).items() if path.exists() else ():
+        scores = records["0"]
+        cells = [f"{100 * scores[f'val/{a}']:{sign}.2f} ± {100 * scores[f'val/{b}']:.2f}" for a, b, sign in PAIRS]
+        made.append([name, cells[0], "–" if "scratch" in name else cells[1], str(scores["steps"])])
+    return made
+
+
 def markdown(header: list[str], lines: list[list[str]]) -> str:
     """A table, as it stands in the README between its marks."""
     return "\n".join("| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *lines])
@@ -206,6 +258,9 @@ def main() -> None:
         *((RESULTS / "README.md", name, SEMI, semi_rows(name)) for name in SEMI_EXPERIMENTS),
         (RESULTS / "README.md", "paired_omniglot", PAIRED, paired_rows()),
         (RESULTS / "README.md", "pseudo_labels_omniglot", PSEUDO, pseudo_rows()),
+        *((RESULTS / "README.md", name, DML, dml_rows(name)) for name in ("dml_omniglot", "dml_miniimagenet")),
+        (RESULTS / "README.md", "sse_omniglot", SSE, sse_rows()),
+        (RESULTS / "README.md", "pretrained_miniimagenet", PRETRAINED, pretrained_rows()),
     ):
         text = page.read_text()
         before, rest = text.split(f"<!-- {mark} -->")

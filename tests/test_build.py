@@ -454,3 +454,16 @@ def test_batches_need_a_loss_of_embeddings(config):
     cfg = config("trainer=dml", "trainer.classes_per_batch=3")
     with pytest.raises(ConfigError, match="trainer=dml trains by losses of embeddings: choose one"):
         build_training(cfg, build_parts(cfg))
+
+
+def test_a_run_with_a_downloaded_backbone_is_evaluated_without_downloading(config, tmp_path, monkeypatch):
+    cfg = config()
+    cfg.backbone = compose_config("train", ["backbone=pretrained", "backbone.name=resnet18"]).backbone
+    cfg.backbone.weights = None
+    learner = saved(tmp_path, cfg)
+    stored = tmp_path / "config.yaml"
+    stored.write_text(stored.read_text().replace("weights: null", "weights: default"))
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", lambda *_, **__: pytest.fail("downloaded"))
+    options = with_saved_parts([f"run={tmp_path}", "device=cpu", "episodes=5"])
+    found = load_parts(compose_config("evaluate", options), str(tmp_path)).learner
+    assert all(torch.equal(value, learner.state_dict()[name]) for name, value in found.state_dict().items())

@@ -1,9 +1,11 @@
 import pytest
 import torch
+from pytorch_metric_learning.losses import CircleLoss, ProxyAnchorLoss
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 from episodic import Episode, Task
+from episodic.core.losses.circle import Circle
 from episodic.core.losses.contrastive import Contrastive
 from episodic.core.losses.loss import AbstractLoss
 from episodic.hardware import Hardware
@@ -51,6 +53,18 @@ def test_the_loss_is_the_weighted_sum_of_the_learners_and_of_the_embeddings_with
     torch.testing.assert_close(
         both, 0.25 * cross_entropy(logits.flatten(0, 1), given.query_y.flatten()) + 0.5 * items.sum()
     )
+
+
+def test_losses_of_pytorch_metric_learning_can_stand_among_the_losses():
+    own = Prototypical(Features(6))
+    losses = [
+        WithLosses(own, {"circle": loss}, {"circle": 2.0}).train() for loss in (Circle(), CircleLoss(m=0.4, gamma=80))
+    ]
+    ours, theirs = (objective(learner, episode(), FP32)[0] for learner in losses)
+    torch.testing.assert_close(ours, theirs)
+    proxies = ProxyAnchorLoss(num_classes=12, embedding_size=6)
+    learner = WithLosses(own, {"proxies": proxies}, {"proxies": 1.0}, {"proxies": 30.0})
+    assert learner.learned_parameters()[1] == {"params": [proxies.proxies], "rate": 30.0}
 
 
 def test_base_queries_have_their_own_labels():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from episodic.config import check_overrides
+from episodic.config import check_overrides, conf_dir
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "reproduce.py"
 
@@ -75,3 +75,51 @@ def test_what_has_ended_is_not_run_again_and_what_was_stopped_goes_on(reproduce,
     assert commands == []
     reproduce.train(stopped, "seed=1")
     assert commands == [("episodic.train", [f"run={stopped}", "seed=1", "resume=true"])]
+
+
+@pytest.fixture
+def retrieved(reproduce, monkeypatch):
+    """What was trained and scored, each run better on validation than the one before."""
+    ran = []
+
+    def run(command, check):
+        name, options = command[2], command[3:]
+        if name == "episodic.train":
+            check_overrides("train", options)
+        folder = Path(options[0].removeprefix("run="))
+        folder.mkdir(parents=True, exist_ok=True)
+        value = len(ran) / 1000
+        scores = {f"{split}/{key}": value for split in ("val", "test") for key in ("accuracy", "recall@1", "map@r")}
+        scores |= {"seed": 0, "hardware": "x", "steps": 2, "best_step": 1, "train/seconds": 9.0}
+        (folder / ("metrics.json" if name == "episodic.train" else "evaluation.json")).write_text(json.dumps(scores))
+        ran.append((name, folder.name, options[1:]))
+
+    monkeypatch.setattr(reproduce.subprocess, "run", run)
+    return ran
+
+
+def test_every_loss_is_trained_once_and_the_best_five_on_validation_with_further_seeds(reproduce, retrieved, tmp_path):
+    losses = sorted(path.stem for path in (conf_dir() / "loss").glob("*.yaml") if path.stem != "cross_entropy")
+    assert sorted(reproduce.LOSSES) == losses
+    reproduce.dml("dml_omniglot", tmp_path / "runs", 3, [])
+    names = [name for _, name, _ in retrieved]
+    assert names[: len(losses)] == [f"{loss}-0" for loss in reproduce.LOSSES]
+    assert sorted(names[len(losses) :]) == sorted(f"{loss}-{seed}" for loss in reproduce.LOSSES[-5:] for seed in (1, 2))
+    record = json.loads((reproduce.RECORDS.with_name("dml") / "dml_omniglot.json").read_text())
+    assert [len(record[loss]) for loss in reproduce.LOSSES] == [1] * (len(losses) - 5) + [3] * 5
+    assert all("test/recall@1" in scores for of in record.values() for scores in of.values())
+
+
+def test_exchanges_and_pre_training_are_compared_with_what_goes_without(reproduce, retrieved, tmp_path):
+    reproduce.sse(tmp_path / "runs", 2, [])
+    scored = [(name, options) for kind, name, options in retrieved if kind == "episodic.evaluate"]
+    assert len(scored) == 2 * 2 * 3
+    for name, options in scored:
+        loss, *_, seed = name.split("-")
+        assert f"against={tmp_path / 'runs' / 'dml_omniglot' / f'{loss}-{seed}'}" in options
+    retrieved.clear()
+    reproduce.pretrained(tmp_path / "runs", [])
+    trained = [name for kind, name, _ in retrieved if kind == "episodic.train"]
+    assert trained == ["classifier-0", "protonet-scratch-0", "protonet-pretrained-0"]
+    start = tmp_path / "runs" / "dml_miniimagenet" / "classifier-0"
+    assert [f"start={start}" in options for kind, _, options in retrieved if kind == "episodic.train"] == [0, 0, 1]

@@ -7,6 +7,7 @@ import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.error import URLError
 
 import torch
 from jaxtyping import Float
@@ -49,7 +50,7 @@ class Pretrained(nn.Module):
     `shape` is that of one embedding: `(embedding_dim,)`, or the network's own width, as `(2048,)` for `resnet50`.
 
     **Raises:** `ValueError` for unknown names, for files that do not fit (the first names that differ are said) and images
-    too small for the network; `FileNotFoundError`; `ImportError` where timm is not installed.
+    too small for the network; `FileNotFoundError`; `OSError` where a download fails; `ImportError` where timm is not installed.
     """
 
     shape: tuple[int, ...]
@@ -81,7 +82,13 @@ class Pretrained(nn.Module):
         self.in_channels, self.image_size = in_channels, image_size
         self.normalize, self.frozen_batch_norm = normalize, frozen_batch_norm
         build = _torchvision if source == "torchvision" else _timm
-        self.network, spare = build(name, None if file else weights, pooling)
+        try:
+            self.network, spare = build(name, None if file else weights, pooling)
+        except URLError as error:
+            raise OSError(
+                f"the weights of {name} cannot be downloaded ({error.reason}); give those of a file, weights=<file.pth>, or "
+                "random ones, weights=null"
+            ) from error
         if file is not None:
             _load(self.network, file, name, spare)
         width = self._width(name)

@@ -1,4 +1,5 @@
 import sys
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -298,3 +299,12 @@ def test_pooling_and_names_of_timm(tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             make(**{"name": "resnet18", "source": "timm", **settings})
+
+
+def test_a_failed_download_says_what_else_there_is(monkeypatch):
+    def fail(*_, **__):
+        raise URLError("Name or service not known")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fail)
+    with pytest.raises(OSError, match=r"weights of resnet18 cannot be downloaded \(Name or .*give those of a file"):
+        make(weights="default")
