@@ -54,6 +54,8 @@ def build_parts(cfg: DictConfig) -> Parts:
     dataset = make(cfg.task.dataset, **trust)
     torch.manual_seed(cfg.seed)
     backbone = make(cfg.backbone, **trust)
+    if "head" in cfg:  # runs of older versions do not have it
+        backbone = make(cfg.head, backbone, **trust)
     given = {"exchange": build_exchange(cfg, dataset)} if "exchange" in arguments_of(cfg.learner) else {}
     learner = make(cfg.learner, backbone=backbone, **given, **trust)
     for wrapper in cfg.semi.values():  # in the order of semi=[inner,outer]
@@ -97,7 +99,8 @@ def load_start(cfg: DictConfig, learner: AbstractLearner) -> str:
     }
     inner = layers(learner)[-1]
     needed = {name for name, parameter in inner.named_parameters() if not parameter.requires_grad}
-    needed |= {name for name in inner.state_dict() if name.startswith("backbone.")}
+    needed |= {name for name in inner.state_dict() if name.startswith("backbone.") and "backbone.head." not in name}
+    needed = {bare(name) for name in needed}
     lost = [bare(name) for name in mine if name not in fit and bare(name) in needed]
     if lost:
         wanted = f"; wanted: {learner.needs_start}" if learner.needs_start else ""

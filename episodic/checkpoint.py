@@ -77,10 +77,12 @@ def has_checkpoint(folder: Path) -> bool:
 
 
 def bare(name: str) -> str:
-    """The name of a weight without the wrappers around the learner, `learner.` each, so that it is the same in any of them."""
+    """The name of a weight without the wrappers around the learner, `learner.` each, so that it is the same in any of them, and
+    without the head on the backbone, whose `body` that is.
+    """
     while name.startswith("learner."):
         name = name.removeprefix("learner.")
-    return name
+    return name.replace("backbone.body.", "backbone.", 1)
 
 
 def load_weights(model: torch.nn.Module, weights: Mapping[str, Tensor], source: object, spare: bool = False) -> None:

@@ -13,21 +13,25 @@ from episodic.build import Parts, build_parts, build_sampler, check_held_out, ep
 from episodic.config import ConfigError, command
 from episodic.data.dataset import SPLITS
 from episodic.data.store import ImageStore
-from episodic.loop import audit, evaluate, predictor, retrieve
+from episodic.loop import audit, embeddings_of, evaluate, predictor
 from episodic.manifest import Episodes, read_manifest, write_manifest
 from episodic.metrics import paired_interval
 from episodic.objective import OWN
+from episodic.retrieval import clustering, density, retrieval, spectral_decay
 from episodic.run import Run
 from episodic.score import (
     DETAIL_HEADER,
     RETRIEVAL_HEADER,
     SCORE_HEADER,
+    SPREAD_HEADER,
     detail_rows,
     percent,
     record,
     retrieval_record,
     retrieval_row,
     score_row,
+    spread_record,
+    spread_row,
     table,
 )
 from episodic.semi.pseudo_labels import PseudoLabels
@@ -97,7 +101,7 @@ def main(cfg: DictConfig) -> None:
     details: list[list[str]] = []
     metrics = {"run": str(cfg.run), "seed": cfg.seed, "hardware": parts.hardware.describe()}
     metrics |= {part: OmegaConf.to_container(cfg[part], resolve=True) for part in ("learner", "semi")}
-    rows, notes, found = [], [], []
+    rows, notes, found, clustered = [], [], [], []
     for store in stores.values():
         episodes = episodes_of(cfg, store)
         if cfg.save_episodes:
@@ -117,10 +121,16 @@ def main(cfg: DictConfig) -> None:
             rows.append(["  difference", "", "same episodes", percent(difference), "", ""])
             metrics[f"{store.split}/difference"] = difference.mean
             metrics[f"{store.split}/difference_ci95"] = difference.half_width
+        if cfg.retrieval or cfg.clustering:
+            embeddings, labels = embeddings_of(parts.learner, store, parts.normalize, parts.hardware, progress=True)
         if cfg.retrieval:
-            retrieved = retrieve(parts.learner, store, parts.normalize, parts.hardware, progress=True)
+            retrieved = retrieval(embeddings, labels)
             metrics |= retrieval_record(retrieved, store)
             found.append(retrieval_row(retrieved, store))
+        if cfg.clustering:
+            spread = clustering(embeddings, labels, n_init=1), density(embeddings, labels), spectral_decay(embeddings)
+            metrics |= spread_record(*spread, store)
+            clustered.append(spread_row(*spread, store))
         if cfg.audit:
             exact = dataclasses.replace(parts.hardware, dtype=torch.float32)
             predict, _ = predictor(parts.learner, store, parts.normalize, exact, cached=False)
@@ -134,6 +144,8 @@ def main(cfg: DictConfig) -> None:
         print("\n" + table(DETAIL_HEADER, details))
     if found:
         print("\n" + table(RETRIEVAL_HEADER, found))
+    if clustered:
+        print("\n" + table(SPREAD_HEADER, clustered))
     print("".join(f"\n{note}" for note in notes), end="\n" if notes else "")
     Run(Path(cfg.run)).write_metrics(metrics, "evaluation.json")
 

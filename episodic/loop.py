@@ -29,7 +29,6 @@ from episodic.metrics import (
     unlabeled_accuracies,
 )
 from episodic.prediction import Prediction
-from episodic.retrieval import Retrieval, retrieval
 from episodic.sampler import EpisodeSampler
 from episodic.schedule import Schedule
 from episodic.signals import StopRequest
@@ -132,17 +131,19 @@ def evaluate(
     )
 
 
-def retrieve(
+def embeddings_of(
     learner: AbstractLearner, store: ImageStore, normalize: Normalize, hardware: Hardware, *, progress: bool = False
-) -> Retrieval:
-    """How well each image of `store` finds others of its class by the cosine of the learner's embeddings; see `retrieval`.
+) -> tuple[Tensor, Tensor]:
+    """What retrieval and clustering compare: flat embeddings `[N, D]` of all images of `store`, and their labels `[N]`.
 
     **Raises:** `ValueError` for a learner without embeddings.
     """
     if not isinstance(learner, AbstractMetricLearner):
-        raise ValueError(f"retrieval compares embeddings, and {type(learner).__name__} has none of its own")
+        raise ValueError(
+            f"retrieval and clustering compare embeddings, and {type(learner).__name__} has none of its own"
+        )
     features = embed(learner.backbone, store, normalize, hardware, progress=progress)
-    return retrieval(features.flatten(1), store.labels.to(features.device))
+    return features.flatten(1), store.labels.to(features.device)
 
 
 def predictor(

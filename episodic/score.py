@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 from episodic.data.store import ImageStore
 from episodic.loop import Evaluation
 from episodic.metrics import Interval, mean_interval, paired_interval
-from episodic.retrieval import Retrieval
+from episodic.retrieval import Clustering, Density, Retrieval
 
 
 def protocol(shape: dict[str, Any], transductive: bool) -> str:
@@ -87,6 +88,25 @@ def retrieval_row(found: Retrieval, store: ImageStore) -> list[str]:
     return [f"{store.dataset} {store.split}", f"{len(found.values['map@r']):,}", *shown, more]
 
 
+def spread_record(clusters: Clustering, dense: Density, decay: float, store: ImageStore) -> dict[str, float]:
+    """What the records say of clusters and of how embeddings spread."""
+    values = dataclasses.asdict(clusters)
+    values |= {f"density_{name}": value for name, value in dataclasses.asdict(dense).items()}
+    return {f"{store.split}/{key}": value for key, value in (values | {"spectral_decay": decay}).items()}
+
+
+def spread_row(clusters: Clustering, dense: Density, decay: float, store: ImageStore) -> list[str]:
+    """One row under `SPREAD_HEADER`."""
+    shares = [f"{100 * share:.2f}" for share in (clusters.nmi, clusters.ami, clusters.f1)]
+    return [
+        f"{store.dataset} {store.split}",
+        *shares,
+        f"{dense.ratio:.3f} ({dense.intra:.3f} / {dense.inter:.3f})",
+        f"{decay:.3f}",
+    ]
+
+
+SPREAD_HEADER = ["K-means", "NMI %", "AMI %", "F1 %", "density (intra / inter)", "spectral decay"]
 RETRIEVAL_HEADER = ["retrieval", "queries", "Recall@1 %", "R-precision %", "MAP@R %", "Recall@2 / 4 / 8 %"]
 DETAIL_HEADER = ["data", "of each episode", "%"]
 SCORE_HEADER = ["data", "classes (split, hash)", "episodes (hash)", "accuracy %", "over classes %", "seconds"]

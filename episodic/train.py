@@ -20,10 +20,11 @@ from episodic.build import (
 from episodic.config import command
 from episodic.curves import Curves
 from episodic.data.store import ImageStore
-from episodic.loop import NonFiniteLossError, evaluate, fit, retrieve
+from episodic.loop import NonFiniteLossError, embeddings_of, evaluate, fit
 from episodic.manifest import Episodes
 from episodic.metric_training import MetricTraining
 from episodic.metrics import Interval
+from episodic.retrieval import retrieval
 from episodic.run import Run
 from episodic.score import (
     DETAIL_HEADER,
@@ -137,7 +138,7 @@ def train(cfg: DictConfig) -> None:
         rows.append(score_row(evaluation, store))
         details += detail_rows(evaluation, store)
         if isinstance(training, MetricTraining):
-            retrieved = retrieve(training.learner, store, parts.normalize, parts.hardware)
+            retrieved = retrieval(*embeddings_of(training.learner, store, parts.normalize, parts.hardware))
             metrics |= retrieval_record(retrieved, store)
             found.append(retrieval_row(retrieved, store))
     run.write_metrics(metrics)

@@ -467,3 +467,23 @@ def test_a_run_with_a_downloaded_backbone_is_evaluated_without_downloading(confi
     options = with_saved_parts([f"run={tmp_path}", "device=cpu", "episodes=5"])
     found = load_parts(compose_config("evaluate", options), str(tmp_path)).learner
     assert all(torch.equal(value, learner.state_dict()[name]) for name, value in found.state_dict().items())
+
+
+def test_weights_fit_with_any_head_on_the_backbone(config, tmp_path):
+    headed, plain = tmp_path / "headed", tmp_path / "plain"
+    with_head = saved(headed, config("head=linear", "head.embedding_dim=5")).backbone
+    assert with_head.shape == (5,)
+    without = saved(plain, config()).backbone
+    for start, options, expected in (
+        (headed, (), with_head.body),
+        (headed, ("head=linear", "head.embedding_dim=7"), with_head.body),
+        (plain, ("head=linear",), without),
+    ):
+        cfg = config(*options, f"start={start}")
+        learner = build_parts(cfg).learner
+        load_start(cfg, learner)
+        found = learner.backbone.body if options else learner.backbone
+        assert all(torch.equal(value, expected.state_dict()[name]) for name, value in found.state_dict().items())
+    options = with_saved_parts([f"run={headed}", "device=cpu", "episodes=5"])
+    again = load_parts(compose_config("evaluate", options), str(headed)).learner.backbone
+    assert torch.equal(again.head.weight, with_head.head.weight)

@@ -273,11 +273,16 @@ def test_metric_learning_reports_retrieval_and_gives_its_backbone_to_episodes(pl
     assert 0 < metrics["test/map@r"] <= metrics["test/r_precision"] <= 1
     shown = f"{100 * metrics['test/recall@1']:.2f} ± {100 * metrics['test/recall@1_ci95']:.2f}"
     assert shown in output
-    again = run(place, "evaluate", "run=dml", "retrieval=true", "episodes=40")
+    again = run(place, "evaluate", "run=dml", "retrieval=true", "clustering=true", "episodes=40")
     assert shown in again
+    assert "density (intra / inter)" in again
     scores = json.loads((place / "dml" / "evaluation.json").read_text())
     assert scores["test/accuracy"] == metrics["test/accuracy"]
     assert scores["test/map@r"] == metrics["test/map@r"]
+    assert 0 < scores["test/f1"] < 1
+    assert 0 < scores["test/nmi"] < 1
+    assert scores["test/density_ratio"] == pytest.approx(scores["test/density_intra"] / scores["test/density_inter"])
+    assert scores["test/spectral_decay"] > 0
     assert "28 of 28 tensors from dml" in run(place, "train", "run=after", "trainer.steps=1", "start=dml")
 
 

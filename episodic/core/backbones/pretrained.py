@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from episodic.core.backbones._output import check_choice, check_images
-from episodic.core.pairs import unit
 
 FILES = (".pth", ".pt", ".safetensors")
 AUXILIARY = ("aux1", "aux2", "AuxLogits")  # classifiers on earlier layers of GoogLeNet and Inception v3
@@ -24,7 +23,7 @@ OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 
 
 class Pretrained(nn.Module):
-    """A network made for ImageNet up to its last linear layer (and the dropout before it), then an embedding layer.
+    """A network made for ImageNet up to its last linear layer (and the dropout before it).
 
     `resnet50` (23.5 million parameters), `googlenet` (5.6) and `densenet201` (18.1) are those of metric learning. BN-Inception,
     which many of its papers use, is in neither library; `googlenet` is Inception v1 with batch norm. Images are expected with
@@ -41,13 +40,11 @@ class Pretrained(nn.Module):
     - `weights`: None for random ones; `"default"` for the library's (downloaded once); one of torchvision's names, as
       `"IMAGENET1K_V1"`, the one that papers before 2022 mean; or a file, `.pth`, `.pt` or `.safetensors`, with the names of the
       library, a classifier in it is left out.
-    - `embedding_dim`: of a linear layer on top, randomly initialised; None for none.
     - `pooling`: `"avg"`, the network's own, over all pixels; `"avg_max"`, the sum of the average and the maximum over all pixels,
       as in the code of Proxy-Anchor (Kim et al., 2020, https://arxiv.org/abs/2003.13911).
-    - `normalize`: embeddings have length 1.
     - `frozen_batch_norm`: running statistics, scale and shift of batch norm stay as they are, in training too.
 
-    `shape` is that of one embedding: `(embedding_dim,)`, or the network's own width, as `(2048,)` for `resnet50`.
+    `shape` is that of one embedding, as `(2048,)` for `resnet50`.
 
     **Raises:** `ValueError` for unknown names, for files that do not fit (the first names that differ are said) and images
     too small for the network; `FileNotFoundError`; `OSError` where a download fails; `ImportError` where timm is not installed.
@@ -62,9 +59,7 @@ class Pretrained(nn.Module):
         in_channels: int = 3,
         image_size: int = 224,
         weights: str | None = "default",
-        embedding_dim: int | None = None,
         pooling: str = "avg",
-        normalize: bool = False,
         frozen_batch_norm: bool = False,
     ) -> None:
         super().__init__()
@@ -74,13 +69,11 @@ class Pretrained(nn.Module):
             raise ValueError(
                 f"in_channels must be 3 (colour) or 1 (grey), as the network sees three, got {in_channels}"
             )
-        if embedding_dim is not None and embedding_dim < 1:
-            raise ValueError(f"embedding_dim must be at least 1, or null for no linear layer, got {embedding_dim}")
         file = Path(weights).expanduser() if weights is not None and weights.endswith(FILES) else None
         if file is not None and not file.is_file():
             raise FileNotFoundError(f"weights: there is no file {file}")
         self.in_channels, self.image_size = in_channels, image_size
-        self.normalize, self.frozen_batch_norm = normalize, frozen_batch_norm
+        self.frozen_batch_norm = frozen_batch_norm
         build = _torchvision if source == "torchvision" else _timm
         try:
             self.network, spare = build(name, None if file else weights, pooling)
@@ -91,9 +84,7 @@ class Pretrained(nn.Module):
             ) from error
         if file is not None:
             _load(self.network, file, name, spare)
-        width = self._width(name)
-        self.head = nn.Identity() if embedding_dim is None else nn.Linear(width, embedding_dim)
-        self.shape = (embedding_dim or width,)
+        self.shape = (self._width(name),)
         if frozen_batch_norm:
             for norm in self._batch_norms():
                 norm.requires_grad_(False)
@@ -106,8 +97,7 @@ class Pretrained(nn.Module):
 
     def forward(self, images: Float[Tensor, "item channels height width"]) -> Float[Tensor, "item dim"]:
         check_images(images, self.in_channels, self.image_size)
-        embeddings = self.head(self.network(images.expand(-1, 3, -1, -1)))
-        return unit(embeddings) if self.normalize else embeddings
+        return self.network(images.expand(-1, 3, -1, -1))
 
     def train(self, mode: bool = True) -> Pretrained:
         super().train(mode)
