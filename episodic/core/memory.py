@@ -7,6 +7,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from episodic.core.losses.loss import AbstractLoss, AbstractPairLoss
+from episodic.core.pairs import References
 
 
 def no_memory(loss: AbstractLoss, dim: int) -> AbstractLoss:
@@ -61,9 +62,8 @@ class XBM(AbstractLoss):
         embeddings, labels = embeddings[-self.size :], labels[-self.size :]
         own = self.enqueue(embeddings, labels)
         filled = slice(int(self.count))
-        return of_batch + self.weight * self.loss(
-            embeddings, labels, self.memory[filled], self.memory_labels[filled], own
-        )
+        past = References(self.memory[filled], self.memory_labels[filled], own)
+        return of_batch + self.weight * self.loss(embeddings, labels, past)
 
     @torch.no_grad()
     def enqueue(self, embeddings: Float[Tensor, "item dim"], labels: Int64[Tensor, " item"]) -> Int64[Tensor, " item"]:

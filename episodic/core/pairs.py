@@ -6,6 +6,8 @@ what other processes gathered; a pair of an item with itself is neither positive
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
@@ -13,6 +15,22 @@ from torch.nn.functional import normalize
 
 SMALLEST_SQUARE = 1e-12  # below it a distance has no slope
 SMALLEST_VARIANCE = 1e-8  # of an anchor's coordinates
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class References:
+    """What anchors are compared with: `embeddings [R, D]`, their `labels [R]`, and which of them each anchor itself is, `own [N]`,
+    or None where it is none of them.
+    """
+
+    embeddings: Float[Tensor, "reference dim"]
+    labels: Int64[Tensor, " reference"]
+    own: Int64[Tensor, " anchor"] | None = None
+
+    @staticmethod
+    def batch(embeddings: Float[Tensor, "item dim"], labels: Int64[Tensor, " item"]) -> References:
+        """The anchors themselves."""
+        return References(embeddings, labels, torch.arange(len(labels), device=labels.device))
 
 
 def masks(

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from episodic.core.pairs import DISTANCES, masks, precise, unit
+from episodic.core.pairs import DISTANCES, References, masks, precise, unit
 from episodic.core.sse import exchange_of
 
 
@@ -54,30 +54,24 @@ class AbstractPairLoss(AbstractLoss):
         self,
         embeddings: Float[Tensor, "item dim"],
         labels: Int64[Tensor, " item"],
-        references: Float[Tensor, "reference dim"] | None = None,
-        reference_labels: Int64[Tensor, " reference"] | None = None,
-        own: Int64[Tensor, " item"] | None = None,
+        references: References | None = None,
     ) -> Float[Tensor, ""]:
-        """The loss of a batch against itself, or against `references`, of which it is the rows `own`, or None for not one."""
+        """The loss of a batch against itself, or against `references`."""
         with torch.autocast(embeddings.device.type, enabled=False):
-            return self.of_matrix(*self.compare(embeddings, labels, references, reference_labels, own))
+            return self.of_matrix(*self.compare(embeddings, labels, references))
 
     def compare(
         self,
         embeddings: Float[Tensor, "item dim"],
         labels: Int64[Tensor, " item"],
-        references: Float[Tensor, "reference dim"] | None = None,
-        reference_labels: Int64[Tensor, " reference"] | None = None,
-        own: Int64[Tensor, " item"] | None = None,
+        references: References | None = None,
     ) -> tuple[Float[Tensor, "item reference"], Bool[Tensor, "item reference"], Bool[Tensor, "item reference"]]:
         """What `of_matrix` takes, of the arguments of `forward`."""
-        if references is None:
-            references, reference_labels = embeddings, labels
-            own = torch.arange(len(labels), device=labels.device)
+        references = references or References.batch(embeddings, labels)
         place = unit if self.normalize else precise
         x = place(embeddings)
-        y = x if references is embeddings else place(references)
-        return self.measures[self.measure](x, y), *masks(labels, reference_labels, own)
+        y = x if references.embeddings is embeddings else place(references.embeddings)
+        return self.measures[self.measure](x, y), *masks(labels, references.labels, references.own)
 
 
 class AbstractProxyLoss(AbstractLoss):

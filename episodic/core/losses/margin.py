@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from episodic.core.losses.loss import AbstractPairLoss
 from episodic.core.miners import make_miner
+from episodic.core.pairs import References
 
 
 class Margin(AbstractPairLoss):
@@ -55,13 +56,11 @@ class Margin(AbstractPairLoss):
         self,
         embeddings: Float[Tensor, "item dim"],
         labels: Int64[Tensor, " item"],
-        references: Float[Tensor, "reference dim"] | None = None,
-        reference_labels: Int64[Tensor, " reference"] | None = None,
-        own: Int64[Tensor, " item"] | None = None,
+        references: References | None = None,
     ) -> Float[Tensor, ""]:
         """As that of any pair loss, but that the anchors' labels tell their boundaries."""
         with torch.autocast(embeddings.device.type, enabled=False):
-            return self.of_matrix(*self.compare(embeddings, labels, references, reference_labels, own), labels)
+            return self.of_matrix(*self.compare(embeddings, labels, references), labels)
 
     def of_matrix(
         self,

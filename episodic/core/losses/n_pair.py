@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from episodic.core.losses.loss import AbstractPairLoss
-from episodic.core.pairs import SIMILARITIES, masked_logsumexp, mean_where, precise
+from episodic.core.pairs import SIMILARITIES, References, masked_logsumexp, mean_where, precise
 
 
 class NPair(AbstractPairLoss):
@@ -37,19 +37,17 @@ class NPair(AbstractPairLoss):
         self,
         embeddings: Float[Tensor, "item dim"],
         labels: Int64[Tensor, " item"],
-        references: Float[Tensor, "reference dim"] | None = None,
-        reference_labels: Int64[Tensor, " reference"] | None = None,
-        own: Int64[Tensor, " item"] | None = None,
+        references: References | None = None,
     ) -> Float[Tensor, ""]:
         """As that of any pair loss, and the term of the lengths of `embeddings`."""
         length = precise(embeddings).square().sum() / max(len(embeddings), 1)
         if references is None:  # a quarter of the products, where a class has two items
-            reference_labels, place = labels.unique(return_inverse=True)
+            classes, place = labels.unique(return_inverse=True)
             items = torch.arange(len(labels), device=labels.device)
-            last = torch.zeros_like(reference_labels).scatter_reduce(0, place, items, "amax")
+            last = torch.zeros_like(classes).scatter_reduce(0, place, items, "amax")
             others = items != last[place]
-            references, embeddings, labels = embeddings[last], embeddings[others], labels[others]
-        return super().forward(embeddings, labels, references, reference_labels, own) + self.l2 * length
+            references, embeddings, labels = References(embeddings[last], classes), embeddings[others], labels[others]
+        return super().forward(embeddings, labels, references) + self.l2 * length
 
     def of_matrix(
         self,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from episodic.core.losses.loss import AbstractPairLoss
+from episodic.core.pairs import References
 
 IMBALANCE = {"cvpr": 1.0, "tpami": 0.5}
 
@@ -67,16 +70,12 @@ class RankedList(AbstractPairLoss):
         self,
         embeddings: Float[Tensor, "item dim"],
         labels: Int64[Tensor, " item"],
-        references: Float[Tensor, "reference dim"] | None = None,
-        reference_labels: Int64[Tensor, " reference"] | None = None,
-        own: Int64[Tensor, " item"] | None = None,
+        references: References | None = None,
     ) -> Float[Tensor, ""]:
-        if references is None:
-            references, reference_labels = embeddings, labels
-            own = torch.arange(len(labels), device=labels.device)
+        references = references or References.batch(embeddings, labels)
         if not self.gallery_grad:
-            references = references.detach()
-        return super().forward(embeddings, labels, references, reference_labels, own)
+            references = dataclasses.replace(references, embeddings=references.embeddings.detach())
+        return super().forward(embeddings, labels, references)
 
     def of_matrix(
         self,

@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from episodic.core.pairs import References
+
 # Four unit vectors at 0, 60, 90 and 180 degrees, two of each class: the example computed by hand in the tests.
 ANGLES = torch.tensor([0.0, 60.0, 90.0, 180.0], dtype=torch.float64) * math.pi / 180
 FOUR = torch.stack([ANGLES.cos(), ANGLES.sin()], dim=1)
@@ -119,7 +121,7 @@ def check_pair_loss_laws(make) -> None:
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(3))
     own = order.argsort()
     x = embeddings.clone().requires_grad_()
-    found = loss(x, labels, x[order], labels[order], own)
+    found = loss(x, labels, References(x[order], labels[order], own))
     found.backward()
     torch.testing.assert_close(found.detach(), expected)
     torch.testing.assert_close(x.grad, gradient)

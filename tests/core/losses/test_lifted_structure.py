@@ -3,7 +3,7 @@ import torch
 from pytorch_metric_learning.losses import GeneralizedLiftedStructureLoss, LiftedStructureLoss
 
 from episodic.core.losses.lifted_structure import LiftedStructure
-from episodic.core.pairs import euclidean, unit
+from episodic.core.pairs import References, euclidean, unit
 from tests.core.losses.laws import FOUR, FOUR_LABELS, batch, check_equal, check_pair_loss_laws, value_and_gradient
 
 FORMS = ("pairs", "generalised")
@@ -67,7 +67,9 @@ def test_other_references_take_their_negatives_from_the_anchors_in_any_order(for
 
     for order in (torch.arange(8), torch.tensor([5, 2, 7, 0, 1, 6, 4, 3])):
         check_equal(
-            lambda x, y, order=order: LiftedStructure(form=form)(x, y, references[order], reference_labels[order]),
+            lambda x, y, order=order: LiftedStructure(form=form)(
+                x, y, References(references[order], reference_labels[order])
+            ),
             looped,
             embeddings,
             labels,

@@ -5,7 +5,7 @@ from pytorch_metric_learning.losses import MarginLoss
 from episodic.core.losses.contrastive import Contrastive
 from episodic.core.losses.margin import Margin
 from episodic.core.miners import distance_weighted
-from episodic.core.pairs import euclidean, masks, unit
+from episodic.core.pairs import References, euclidean, masks, unit
 from tests.core.losses.laws import (
     FOUR,
     FOUR_LABELS,
@@ -89,7 +89,7 @@ def test_boundaries_are_those_of_the_anchors_with_other_references():
         parts = torch.stack(parts)
         return parts.sum() / (parts > 0).sum()
 
-    check_equal(lambda x, y: loss(x, y, references, reference_labels), looped, embeddings, labels)
+    check_equal(lambda x, y: loss(x, y, References(references, reference_labels)), looped, embeddings, labels)
 
 
 def test_distance_weighted_equals_a_loop_over_its_triplets():

@@ -6,7 +6,7 @@ from pytorch_metric_learning.losses import MultiSimilarityLoss
 from pytorch_metric_learning.miners import MultiSimilarityMiner
 
 from episodic.core.losses.multi_similarity import MultiSimilarity
-from episodic.core.pairs import masks
+from episodic.core.pairs import References, masks
 from tests.core.losses.laws import FOUR, FOUR_LABELS, batch, check_equal, check_pair_loss_laws
 
 
@@ -53,7 +53,7 @@ def test_anchors_without_a_positive_count_as_zero_when_mining():
     embeddings, labels = batch()
     lone = torch.cat([embeddings, -embeddings[:1]]), torch.cat([labels, torch.tensor([9])])
     loss = MultiSimilarity()
-    alone = loss(embeddings, labels, lone[0], lone[1], torch.arange(20)) * 20 / 21
+    alone = loss(embeddings, labels, References(*lone, torch.arange(20))) * 20 / 21
     torch.testing.assert_close(loss(*lone), alone)
 
 

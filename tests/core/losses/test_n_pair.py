@@ -5,6 +5,7 @@ from pytorch_metric_learning.losses import NPairsLoss
 from torch.nn.functional import cross_entropy
 
 from episodic.core.losses.n_pair import NPair
+from episodic.core.pairs import References
 from tests.core.losses.laws import FOUR, FOUR_LABELS, batch, check_equal, check_loss_laws, value_and_gradient
 
 
@@ -56,7 +57,7 @@ def test_references_that_are_the_batch_change_nothing():
     own = torch.arange(20)
     expected, gradient = value_and_gradient(NPair(), embeddings, labels)
     x = embeddings.clone().requires_grad_()
-    found = NPair()(x, labels, x, labels, own)
+    found = NPair()(x, labels, References(x, labels, own))
     found.backward()
     torch.testing.assert_close(found.detach(), expected)
     torch.testing.assert_close(x.grad, gradient)
@@ -68,7 +69,7 @@ def test_other_references_serve_by_the_last_of_each_class():
     reference_labels = torch.tensor([3, 1, 2, 0, 1, 0, 2, 3])  # no anchor is of class 3
     serving = torch.stack([references[5], references[4], references[6]])
     check_equal(
-        lambda x, y: NPair(l2=0.0)(x, y, references, reference_labels),
+        lambda x, y: NPair(l2=0.0)(x, y, References(references, reference_labels)),
         lambda x, y: cross_entropy(x @ serving.T, y),
         embeddings,
         labels,

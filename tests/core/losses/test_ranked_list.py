@@ -5,6 +5,7 @@ import torch
 from pytorch_metric_learning.losses import RankedListLoss
 
 from episodic.core.losses.ranked_list import RankedList
+from episodic.core.pairs import References
 from tests.core.losses.laws import FOUR, FOUR_LABELS, batch, check_equal, check_pair_loss_laws, value_and_gradient
 
 
@@ -90,7 +91,7 @@ def test_references_learn_only_if_asked(gallery_grad):
     embeddings, labels = batch()
     references = embeddings.clone().requires_grad_()
     x = embeddings.clone().requires_grad_()
-    RankedList(gallery_grad=gallery_grad)(x, labels, references, labels, torch.arange(20)).backward()
+    RankedList(gallery_grad=gallery_grad)(x, labels, References(references, labels, torch.arange(20))).backward()
     assert x.grad.abs().sum() > 0
     assert (references.grad is not None) == gallery_grad
 

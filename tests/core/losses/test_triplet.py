@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from episodic.core.losses import triplet
 from episodic.core.losses.triplet import Triplet, active_counts
-from episodic.core.pairs import masks, squared_euclidean, unit
+from episodic.core.pairs import References, masks, squared_euclidean, unit
 from tests.core.losses.laws import (
     FOUR,
     FOUR_LABELS,
@@ -112,7 +112,7 @@ def test_all_equals_a_loop_with_other_references():
         return each.sum() / (each > 0).sum()
 
     ours = Triplet(0.2, "all")
-    check_equal(lambda x, y: ours(x, y, references, reference_labels), looped, embeddings, labels)
+    check_equal(lambda x, y: ours(x, y, References(references, reference_labels)), looped, embeddings, labels)
 
 
 def test_semi_hard_equals_a_loop():
