@@ -20,7 +20,7 @@ from episodic.build import (
 from episodic.config import command
 from episodic.curves import Curves
 from episodic.data.store import ImageStore
-from episodic.loop import NonFiniteLossError, embeddings_of, evaluate, fit
+from episodic.loop import NonFiniteLossError, Training, embeddings_of, evaluate, fit
 from episodic.manifest import Episodes
 from episodic.metric_training import MetricTraining
 from episodic.metrics import Interval
@@ -114,12 +114,13 @@ def train(cfg: DictConfig) -> None:
     seconds = time.perf_counter() - began
     measured = {f"train/{name}": round(value, 4) for name, value in training.measured.items()}  # of the last step
     run.restore("best", training.learner)
+    unit = "episodes" if type(training) is Training else "batches"
     metrics = {
         "seed": cfg.seed,
         "steps": training.step,
         "best_step": state["best"]["step"],
         "train/seconds": round(seconds, 1),
-        "train/episodes_per_second": round(training.step * training.trainer.episodes_per_step / seconds, 1),
+        f"train/{unit}_per_second": round(training.step * training.trainer.episodes_per_step / seconds, 1),
         "train/peak_memory_gib": round(parts.hardware.peak_memory() / 2**30, 2),
         **measured,
         "train/classes": len(training.store.class_names),

@@ -173,6 +173,28 @@ def test_a_refresh_without_its_images_is_skipped(benchmark, tmp_path, capsys):
     assert "refresh: skipped: miniimagenet has no train split on disk" in capsys.readouterr().out
 
 
+@pytest.mark.filterwarnings("ignore:Values of Tp or Tn are too high")
+def test_losses_are_told_beside_their_peers_with_how_far_apart_both_are(benchmark, monkeypatch, tmp_path, capsys):
+    import benchmark_losses
+
+    monkeypatch.setattr(benchmark_losses, "alone", lambda function, *arguments: function(*arguments))
+    monkeypatch.setattr(benchmark_losses, "SHAPES", ((24, 8), (32, 8)))
+    monkeypatch.setattr(benchmark_losses, "TOO_LARGE", {"lifted_structure": 24})
+    file = tmp_path / "rows.json"
+    benchmark.main(["--rows", "losses", "--repeats", "1", "--json", str(file)])
+    rows = json.loads(file.read_text())
+    assert len(rows) == 2 * len(benchmark_losses.NAMES)
+    for row in rows:
+        if row["row"] == "loss, lifted_structure" and row["items"] == 32:
+            assert "peer" not in row
+            continue
+        assert row["ratio"] == pytest.approx(row["peer"] / row["ours"])
+        rounding = 0.02 if row["row"] == "loss, ranked_list" else 1e-4  # the peer adds 1e-5 to each of its weights
+        assert max(row["value_error"], row["gradient_error"]) < rounding, row
+        assert row["bf16_gradient_error"] < 0.05, row
+    assert "24 x 8" in capsys.readouterr().out
+
+
 def test_a_learner_is_measured_at_its_papers_episode(monkeypatch):
     monkeypatch.syspath_prepend(SCRIPT.parent)
     import benchmark_learners as benchmark

@@ -269,6 +269,7 @@ def test_metric_learning_reports_retrieval_and_gives_its_backbone_to_episodes(pl
     assert "supervised, multi_similarity+proxy_nca" in output
     metrics = json.loads((place / "dml" / "metrics.json").read_text())
     assert metrics["loss"] == "multi_similarity+proxy_nca"
+    assert metrics["train/batches_per_second"] > 0
     assert metrics["test/queries"] == 8 * metrics["test/classes"]
     assert 0 < metrics["test/map@r"] <= metrics["test/r_precision"] <= 1
     shown = f"{100 * metrics['test/recall@1']:.2f} ± {100 * metrics['test/recall@1_ci95']:.2f}"
