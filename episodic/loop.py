@@ -240,6 +240,8 @@ class Trainer:
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
+            if isinstance(field.default, str):
+                continue
             value, least = getattr(self, field.name), int(field.name != "clip_norm")
             if not isinstance(value, int | float if field.name == "clip_norm" else int) or value < least:
                 raise ValueError(f"trainer.{field.name} must be a number, at least {least}, got {value!r}")

@@ -3,37 +3,54 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 
-from episodic.loop import Trainer, Training
+from episodic.core.batches import MATCHES, greedy_coreset
+from episodic.loop import Trainer, Training, embed
 from episodic.sampler import EpisodeSampler, Numbers
+
+SAMPLERS = ("balanced", "coreset", *MATCHES)
 
 
 @dataclasses.dataclass(frozen=True)
 class MetricTrainer(Trainer):
     """A `Trainer` whose steps are batches: `images_per_class` images of each of `classes_per_batch` training classes.
 
-    The field's default is 4 images a class; with 2, N-pair batches. Classes with fewer images than `images_per_class` are left out.
+    Classes with fewer images than `images_per_class` are left out.
+
+    `sampler`: `balanced` draws classes and images evenly. The others draw `candidates` such batches and choose by the embeddings
+    that their images had last, see `core.batches`: `coreset` puts a batch together from groups far from each other, `density` and
+    `frechet` take the batch that is most like all candidates together.
     """
 
     classes_per_batch: int = 16
     images_per_class: int = 4
+    sampler: str = "balanced"
+    candidates: int = 8
 
     def __post_init__(self):
         super().__post_init__()
         if self.images_per_class < 2:
             raise ValueError(f"trainer.images_per_class must be at least 2, got {self.images_per_class}")
+        if self.sampler not in SAMPLERS:
+            raise ValueError(f"trainer.sampler must be one of {', '.join(SAMPLERS)}, got {self.sampler!r}")
+        if self.sampler != "balanced" and self.candidates < 2:
+            raise ValueError(f"trainer.candidates must be at least 2 to choose from, got {self.candidates}")
 
     def batches(self, labels: Numbers, *, seed: int, epoch: int, labeled: Numbers | None = None) -> EpisodeSampler:
-        """One a step: an episode, of which only the items count."""
+        """The candidates of each step: episodes, of which only the items count."""
+        candidates = 1 if self.sampler == "balanced" else self.candidates
         return EpisodeSampler(
             labels,
             n_way=self.classes_per_batch,
             n_shot=self.images_per_class - 1,
             n_query=1,
-            episodes=self.steps,
+            episodes=self.steps * candidates,
+            episodes_per_batch=candidates,
             seed=seed,
             epoch=epoch,
             labeled=labeled,
@@ -41,22 +58,50 @@ class MetricTrainer(Trainer):
         )
 
 
+@dataclasses.dataclass(eq=False)
 class MetricTraining(Training):
     """The training of an `objective.WithLosses` on batches in the place of episodes, by its losses of embeddings alone.
 
-    The batches are the flat episodes of `sampler`, whose order inside a batch tells the losses nothing. The accuracy of the
-    curves is the share of images whose nearest neighbour in the batch is of their class.
+    The order inside a batch tells the losses nothing. The accuracy of the curves is the share of images whose nearest
+    neighbour in the batch is of their class. A sampler that chooses by embeddings keeps those that each image had last in the
+    learner's buffer `bank`, a part of its checkpoints; the first are those of the network at the start.
     """
 
     sampler: EpisodeSampler
+    trainer: MetricTrainer
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.trainer.sampler != "balanced":
+            bank = torch.zeros(len(self.store), math.prod(self.learner.backbone.shape))
+            self.learner.register_buffer("bank", bank.to(self.hardware.device))
 
     def outcome(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        items = torch.from_numpy(self.sampler.batch(self.step).flat())
+        items = self.items()
         images = self.store.gather(items).to(self.hardware.device, non_blocking=True)
         labels = self.store.labels[items].to(self.hardware.device)
         with self.hardware.autocast():
             embeddings = self.learner.backbone(self.normalize(images, self.augment, generator)).float().flatten(1)
+        if self.trainer.sampler != "balanced":
+            self.learner.bank[items] = embeddings.detach()
         return self.learner.of_batch(embeddings, labels), nearest_are_right(embeddings.detach(), labels)
+
+    def items(self) -> Int64[Tensor, " item"]:
+        """The images of this step."""
+        episodes = self.sampler.batch(self.step)
+        if self.trainer.sampler == "balanced":
+            return torch.from_numpy(episodes.flat())
+        if self.step == 0:
+            features = embed(self.learner.backbone, self.store, self.normalize, self.hardware)
+            self.learner.bank.copy_(features.flatten(1))
+            self.learner.train()
+        support = torch.from_numpy(episodes.support).unflatten(1, (self.trainer.classes_per_batch, -1))
+        groups = torch.cat([support, torch.from_numpy(episodes.query)[..., None]], dim=-1)
+        candidates = torch.nn.functional.normalize(self.learner.bank[groups], dim=-1)
+        if self.trainer.sampler == "coreset":
+            chosen = greedy_coreset(candidates, torch.from_numpy(episodes.class_ids).to(candidates.device))
+            return groups.flatten(0, 1)[chosen.cpu()].flatten()
+        return groups[MATCHES[self.trainer.sampler](candidates).argmin().cpu()].flatten()
 
 
 def nearest_are_right(embeddings: Tensor, labels: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from episodic.core.backbones.conv4 import Conv4
+from episodic.core.batches import density_gaps, frechet_gaps
 from episodic.core.losses.contrastive import Contrastive
 from episodic.core.losses.loss import AbstractLoss
 from episodic.data.augment import Augment, Normalize
@@ -95,13 +96,14 @@ def test_proxies_move_at_their_own_rate():
     assert moved[1.0].abs().sum() > 0
 
 
-def test_a_resumed_training_takes_the_same_steps():
-    whole, first = training_of(), training_of(steps=6)
+@pytest.mark.parametrize("sampler", ["balanced", "coreset"])
+def test_a_resumed_training_takes_the_same_steps(sampler):
+    whole, first = training_of(sampler=sampler), training_of(sampler=sampler)
     for _ in range(6):
         whole.advance()
     for _ in range(3):
         first.advance()
-    second = training_of()
+    second = training_of(sampler=sampler)
     second.learner.load_state_dict(first.learner.state_dict())
     second.optimizer.load_state_dict(first.optimizer.state_dict())
     second.step = 3
@@ -117,7 +119,34 @@ def test_the_curve_counts_nearest_neighbours_of_the_same_class():
     assert nearest_are_right(x, torch.tensor([0, 0, 1, 1])).tolist() == [1, 0, 0, 1]
 
 
+@pytest.mark.parametrize("sampler", ["coreset", "density", "frechet"])
+def test_a_batch_is_chosen_by_the_embeddings_that_images_had_last(sampler):
+    training = training_of(sampler=sampler, candidates=4)
+    training.advance()
+    bank = training.learner.bank.clone()
+    groups = training.sampler.batch(1)
+    assert len(groups) == 4
+    items = training.items()
+    assert torch.equal(items, training.items())
+    assert training.store.labels[items].bincount(minlength=8).sort().values.tolist() == [0, 0, 0, 3, 3, 3, 3, 3]
+    if sampler != "coreset":
+        of = np.concatenate([groups.support.reshape(4, 5, 2), groups.query[..., None]], axis=-1)
+        candidates = nn.functional.normalize(bank[of], dim=-1)
+        gaps = {"density": density_gaps, "frechet": frechet_gaps}[sampler](candidates)
+        assert items.tolist() == of[gaps.argmin()].ravel().tolist()
+    training.advance()
+    seen = torch.zeros(160, dtype=torch.bool)
+    seen[items] = True
+    moved = (training.learner.bank != bank).any(1)
+    assert torch.equal(moved, seen)
+    assert "bank" in training.learner.state_dict()
+
+
 def test_odd_settings_are_refused():
+    with pytest.raises(ValueError, match="sampler must be one of balanced, coreset, density, frechet, got 'hard'"):
+        MetricTrainer(sampler="hard")
+    with pytest.raises(ValueError, match="candidates must be at least 2 to choose from, got 1"):
+        MetricTrainer(sampler="coreset", candidates=1)
     with pytest.raises(ValueError, match="images_per_class must be at least 2, got 1"):
         MetricTrainer(images_per_class=1)
     with pytest.raises(ValueError, match="classes_per_batch must be a number, at least 1, got 0"):
