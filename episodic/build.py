@@ -163,6 +163,10 @@ def build_training(cfg: DictConfig, parts: Parts) -> Training:
         labeled[seen] = labeled_mask(labels[seen], task.labeled_fraction, task.labeled_seed)
     mask = None if labeled.all() else labeled
     if isinstance(trainer, MetricTrainer):
+        if trainer.sampler == "schem" and mask is not None:
+            raise ConfigError(
+                "trainer.sampler=schem takes any training image as a negative, so none may be held out or unlabeled"
+            )
         sampler = trainer.batches(labels, seed=cfg.seed, epoch=STREAMS["train"], labeled=mask)
     else:
         sampler = build_sampler(

@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from episodic.core.batches import MATCHES, greedy_coreset
+from episodic.core.batches import MATCHES, greedy_coreset, hard_negatives
 from episodic.loop import Trainer, Training, embed
 from episodic.sampler import EpisodeSampler, Numbers
 
-SAMPLERS = ("balanced", "coreset", *MATCHES)
+SAMPLERS = ("balanced", "coreset", *MATCHES, "schem")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +24,8 @@ class MetricTrainer(Trainer):
 
     `sampler`: `balanced` draws classes and images evenly. The others draw `candidates` such batches and choose by the embeddings
     that their images had last, see `core.batches`: `coreset` puts a batch together from groups far from each other, `density` and
-    `frechet` take the batch that is most like all candidates together.
+    `frechet` take the batch that is most like all candidates together. `schem`, for `loss=schem`, takes the images of one class
+    and as many negatives as fill the batch, out of `candidates` times as many hard classes and images.
     """
 
     classes_per_batch: int = 16
@@ -38,15 +39,15 @@ class MetricTrainer(Trainer):
             raise ValueError(f"trainer.images_per_class must be at least 2, got {self.images_per_class}")
         if self.sampler not in SAMPLERS:
             raise ValueError(f"trainer.sampler must be one of {', '.join(SAMPLERS)}, got {self.sampler!r}")
-        if self.sampler != "balanced" and self.candidates < 2:
+        if self.sampler not in ("balanced", "schem") and self.candidates < 2:
             raise ValueError(f"trainer.candidates must be at least 2 to choose from, got {self.candidates}")
 
     def batches(self, labels: Numbers, *, seed: int, epoch: int, labeled: Numbers | None = None) -> EpisodeSampler:
         """The candidates of each step: episodes, of which only the items count."""
-        candidates = 1 if self.sampler == "balanced" else self.candidates
+        candidates = 1 if self.sampler in ("balanced", "schem") else self.candidates
         return EpisodeSampler(
             labels,
-            n_way=self.classes_per_batch,
+            n_way=1 if self.sampler == "schem" else self.classes_per_batch,
             n_shot=self.images_per_class - 1,
             n_query=1,
             episodes=self.steps * candidates,
@@ -72,6 +73,8 @@ class MetricTraining(Training):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.trainer.sampler == "schem" and "schem" not in self.learner.losses:
+            raise ValueError("trainer.sampler=schem asks the classes' signatures of loss=schem which of them are hard")
         if self.trainer.sampler != "balanced":
             bank = torch.zeros(len(self.store), math.prod(self.learner.backbone.shape))
             self.learner.register_buffer("bank", bank.to(self.hardware.device))
@@ -95,6 +98,8 @@ class MetricTraining(Training):
             features = embed(self.learner.backbone, self.store, self.normalize, self.hardware)
             self.learner.bank.copy_(features.flatten(1))
             self.learner.train()
+        if self.trainer.sampler == "schem":
+            return self._with_hard_negatives(torch.from_numpy(episodes.flat()))
         support = torch.from_numpy(episodes.support).unflatten(1, (self.trainer.classes_per_batch, -1))
         groups = torch.cat([support, torch.from_numpy(episodes.query)[..., None]], dim=-1)
         candidates = torch.nn.functional.normalize(self.learner.bank[groups], dim=-1)
@@ -102,6 +107,12 @@ class MetricTraining(Training):
             chosen = greedy_coreset(candidates, torch.from_numpy(episodes.class_ids).to(candidates.device))
             return groups.flatten(0, 1)[chosen.cpu()].flatten()
         return groups[MATCHES[self.trainer.sampler](candidates).argmin().cpu()].flatten()
+
+    def _with_hard_negatives(self, anchors: Int64[Tensor, " anchor"]) -> Int64[Tensor, " item"]:
+        bank, signatures = self.learner.bank, self.learner.losses["schem"].signatures.detach()
+        labels = self.store.labels.to(bank.device)
+        wanted = self.trainer.classes_per_batch - 1, self.trainer.candidates
+        return torch.cat([anchors, hard_negatives(bank, labels, signatures, anchors.to(bank.device), *wanted).cpu()])
 
 
 def nearest_are_right(embeddings: Tensor, labels: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ LOSSES = (
         "soft_triple",
         "classifier",
     ),
-    *("n_pair", "lifted_structure", "fastap", "ranked_list", "topk_precision", "upper_bound", "proxy_anchor"),
+    *("n_pair", "lifted_structure", "fastap", "ranked_list", "topk_precision", "upper_bound", "proxy_anchor", "schem"),
 )
 KEPT = (
     "accuracy",
@@ -169,7 +169,8 @@ def dml(experiment: str, runs: Path, seeds: int, options: list[str]) -> None:
 
     def one(loss: str, seed: int) -> float:
         run = runs / experiment / f"{loss}-{seed}"
-        scores = train(run, f"experiment={experiment}", f"loss={loss}", f"seed={seed}", *options)
+        mining = ["trainer.sampler=schem"] if loss == "schem" else []
+        scores = train(run, f"experiment={experiment}", f"loss={loss}", f"seed={seed}", *mining, *options)
         keep(path, loss, seed, run=run, scores=scores)
         return json.loads(scores.read_text())["val/recall@1"]
 

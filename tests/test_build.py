@@ -451,6 +451,10 @@ def test_learners_with_a_table_are_given_the_exchange_of_its_rows(config, learne
 
 
 def test_batches_need_a_loss_of_embeddings(config):
+    few = ("trainer=dml", "trainer.classes_per_batch=3", "trainer.sampler=schem", "task.labeled_fraction=0.5")
+    cfg = config(*few, "loss=schem", "task.n_unlabeled=1")
+    with pytest.raises(ConfigError, match="none may be held out or unlabeled"):
+        build_training(cfg, build_parts(cfg))
     cfg = config("trainer=dml", "trainer.classes_per_batch=3")
     with pytest.raises(ConfigError, match="trainer=dml trains by losses of embeddings: choose one"):
         build_training(cfg, build_parts(cfg))

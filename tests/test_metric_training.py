@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from episodic.core.backbones.conv4 import Conv4
-from episodic.core.batches import density_gaps, frechet_gaps
+from episodic.core.batches import density_gaps, frechet_gaps, hard_negatives
 from episodic.core.losses.contrastive import Contrastive
 from episodic.core.losses.loss import AbstractLoss
+from episodic.core.losses.schem import SCHEM
 from episodic.data.augment import Augment, Normalize
 from episodic.hardware import Hardware
 from episodic.learners.prototypical import Prototypical
@@ -142,8 +143,27 @@ def test_a_batch_is_chosen_by_the_embeddings_that_images_had_last(sampler):
     assert "bank" in training.learner.state_dict()
 
 
+def test_batches_of_hard_negatives_have_one_class_and_what_is_near_it():
+    training = training_of(losses={"schem": SCHEM(8, 8)}, sampler="schem", candidates=1)
+    training.advance()
+    items = training.items()
+    labels = training.store.labels[items]
+    assert len(items) == 15
+    assert (labels[:3] == labels[0]).all()
+    assert (labels[3:] != labels[0]).all()
+    anchors = torch.from_numpy(training.sampler.batch(1).flat())
+    assert torch.equal(items[:3], anchors)
+    bank, signatures = training.learner.bank, training.learner.losses["schem"].signatures.detach()
+    wanted = hard_negatives(bank, training.store.labels, signatures, anchors, 4, 1)
+    assert set(items[3:].tolist()) == set(wanted.tolist())
+    with pytest.raises(ValueError, match="sampler=schem asks the classes' signatures of loss=schem"):
+        training_of(sampler="schem")
+
+
 def test_odd_settings_are_refused():
-    with pytest.raises(ValueError, match="sampler must be one of balanced, coreset, density, frechet, got 'hard'"):
+    with pytest.raises(
+        ValueError, match="sampler must be one of balanced, coreset, density, frechet, schem, got 'hard'"
+    ):
         MetricTrainer(sampler="hard")
     with pytest.raises(ValueError, match="candidates must be at least 2 to choose from, got 1"):
         MetricTrainer(sampler="coreset", candidates=1)

@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from episodic.core.pairs import unit
+
 QUANTILES = 50  # by which distributions of distances are compared
 
 
@@ -71,6 +73,32 @@ def frechet_gaps(candidates: Float[Tensor, "candidate group item dim"]) -> Float
 def _distances(items: Float[Tensor, "candidate item dim"]) -> Float[Tensor, "candidate pair"]:
     rows, columns = torch.triu_indices(items.shape[1], items.shape[1], 1, device=items.device)
     return torch.cdist(items, items)[:, rows, columns]
+
+
+def hard_negatives(
+    bank: Float[Tensor, "item dim"],
+    labels: Int64[Tensor, " item"],
+    signatures: Float[Tensor, "n_classes dim"],
+    anchors: Int64[Tensor, " anchor"],
+    n_classes: int,
+    pool: int,
+) -> Int64[Tensor, " negative"]:
+    """`n_classes` negatives for each of `anchors`, items of one class, from classes and then items that are near to it.
+
+    By the cosine to the nearest anchor, the `pool * n_classes` nearest other classes are found by their signatures, and in these
+    the `pool` times as many items as are wanted, by `bank`; the negatives are drawn of them evenly, by torch's own generator. With
+    a `pool` of 1 they are the hardest.
+
+    Suh et al., CVPR 2019 (see `core.losses.schem`). Departures: they embed the items of the classes anew; and how many classes are
+    looked at changes from step to step.
+    """
+    anchor, wanted = unit(bank[anchors]), n_classes * len(anchors)
+    near = (anchor @ unit(signatures).mT).amax(0).index_fill(0, labels[anchors[:1]], -torch.inf)
+    classes = near.topk(min(pool * n_classes, len(near) - 1)).indices
+    inside = torch.isin(labels, classes)
+    nearness = (anchor @ unit(bank).mT).amax(0).masked_fill(~inside, -torch.inf)
+    hardest = nearness.topk(min(pool * wanted, int(inside.sum()))).indices
+    return hardest[torch.randperm(len(hardest))[:wanted].to(hardest.device)]
 
 
 MATCHES = {"density": density_gaps, "frechet": frechet_gaps}

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 from scipy.linalg import sqrtm
-from scipy.stats import wasserstein_distance
+from scipy.stats import chisquare, wasserstein_distance
 
-from episodic.core.batches import density_gaps, frechet_gaps, greedy_coreset
+from episodic.core.batches import density_gaps, frechet_gaps, greedy_coreset, hard_negatives
 
 
 def draw(candidates=6, groups=4, items=3, dim=5, seed=0):
@@ -59,3 +59,31 @@ def test_the_odd_one_out_is_farthest_from_all(gaps):
 
 def test_a_candidate_that_is_like_all_has_no_frechet_distance():
     assert frechet_gaps(draw()[:1].expand(6, -1, -1, -1)).abs().max() < 1e-9
+
+
+def test_with_a_pool_of_one_the_negatives_are_the_nearest_items_of_the_nearest_classes():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(8).repeat_interleave(5)
+    centres = torch.randn(8, 6, generator=generator)
+    bank = centres[labels] + 0.5 * torch.randn(40, 6, generator=generator)
+    signatures = torch.stack([bank[labels == c].mean(0) for c in range(8)])
+    anchors = torch.tensor([10, 12, 14])
+    cosine = lambda a, b: torch.cosine_similarity(a, b, dim=0).item()  # noqa: E731
+    near = {c: max(cosine(bank[a], signatures[c]) for a in anchors) for c in range(8) if c != 2}
+    classes = sorted(near, key=near.get)[-2:]
+    items = {i: max(cosine(bank[a], bank[i]) for a in anchors) for i in range(40) if labels[i] in classes}
+    wanted = sorted(items, key=items.get)[-6:]
+    assert sorted(hard_negatives(bank, labels, signatures, anchors, 2, 1).tolist()) == sorted(wanted)
+
+
+def test_with_a_pool_of_everything_negatives_are_drawn_evenly_from_all_other_classes():
+    labels = torch.arange(6).repeat_interleave(4)
+    bank, signatures = torch.randn(24, 3), torch.randn(6, 3)
+    counts = torch.zeros(24)
+    torch.manual_seed(0)
+    for _ in range(2000):
+        counts[hard_negatives(bank, labels, signatures, torch.tensor([4, 5]), 3, 100)] += 1
+    assert (counts[4:8] == 0).all()
+    others = counts[labels != 1].numpy()
+    assert others.sum() == 2000 * 6
+    assert chisquare(others).pvalue > 1e-4
