@@ -30,6 +30,10 @@ RECORDS = Path(__file__).parent / "results" / "semi"
 TABLES = ("semi_omniglot", "semi_glyphs", "semi_miniimagenet")
 TRAINED = ("soft_kmeans", "soft_kmeans_cluster", "masked_soft_kmeans")
 DISTRACTORS = (0, 5)
+BATCHES = {  # what goes with a loss
+    "schem": ("trainer.sampler=schem",),
+    "divide_and_conquer": ("trainer.sampler=clustered", "head.normalize=true", "head.slices=4"),
+}
 DML = ("dml_omniglot", "dml_miniimagenet")
 BEST = 5
 LOSSES = (
@@ -45,6 +49,7 @@ LOSSES = (
         "classifier",
     ),
     *("n_pair", "lifted_structure", "fastap", "ranked_list", "topk_precision", "upper_bound", "proxy_anchor", "schem"),
+    "divide_and_conquer",
 )
 KEPT = (
     "accuracy",
@@ -169,8 +174,8 @@ def dml(experiment: str, runs: Path, seeds: int, options: list[str]) -> None:
 
     def one(loss: str, seed: int) -> float:
         run = runs / experiment / f"{loss}-{seed}"
-        mining = ["trainer.sampler=schem"] if loss == "schem" else []
-        scores = train(run, f"experiment={experiment}", f"loss={loss}", f"seed={seed}", *mining, *options)
+        with_it = BATCHES.get(loss, ())
+        scores = train(run, f"experiment={experiment}", f"loss={loss}", f"seed={seed}", *with_it, *options)
         keep(path, loss, seed, run=run, scores=scores)
         return json.loads(scores.read_text())["val/recall@1"]
 

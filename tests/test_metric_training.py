@@ -9,6 +9,7 @@ from torch import nn
 from episodic.core.backbones.conv4 import Conv4
 from episodic.core.batches import density_gaps, frechet_gaps, hard_negatives
 from episodic.core.losses.contrastive import Contrastive
+from episodic.core.losses.divide_and_conquer import DivideAndConquer
 from episodic.core.losses.loss import AbstractLoss
 from episodic.core.losses.schem import SCHEM
 from episodic.data.augment import Augment, Normalize
@@ -97,14 +98,17 @@ def test_proxies_move_at_their_own_rate():
     assert moved[1.0].abs().sum() > 0
 
 
-@pytest.mark.parametrize("sampler", ["balanced", "coreset"])
+@pytest.mark.parametrize("sampler", ["balanced", "coreset", "clustered"])
 def test_a_resumed_training_takes_the_same_steps(sampler):
-    whole, first = training_of(sampler=sampler), training_of(sampler=sampler)
+    def start():
+        slices = {"divide_and_conquer": DivideAndConquer(8, n_learners=2, recluster_every=2)}
+        return training_of(sampler=sampler, losses=slices if sampler == "clustered" else None)
+
+    whole, first, second = start(), start(), start()
     for _ in range(6):
         whole.advance()
     for _ in range(3):
         first.advance()
-    second = training_of(sampler=sampler)
     second.learner.load_state_dict(first.learner.state_dict())
     second.optimizer.load_state_dict(first.optimizer.state_dict())
     second.step = 3
@@ -156,13 +160,31 @@ def test_batches_of_hard_negatives_have_one_class_and_what_is_near_it():
     bank, signatures = training.learner.bank, training.learner.losses["schem"].signatures.detach()
     wanted = hard_negatives(bank, training.store.labels, signatures, anchors, 4, 1)
     assert set(items[3:].tolist()) == set(wanted.tolist())
-    with pytest.raises(ValueError, match="sampler=schem asks the classes' signatures of loss=schem"):
+    with pytest.raises(ValueError, match="sampler=schem makes batches for loss=schem, which is not among"):
         training_of(sampler="schem")
+
+
+def test_each_cluster_trains_its_slice_and_the_end_the_whole_embedding():
+    loss = DivideAndConquer(8, n_learners=2, recluster_every=3, finish=0.2)
+    training = training_of(steps=10, losses={"divide_and_conquer": loss}, sampler="clustered")
+    whose = []
+    for step in range(10):
+        items = training.items()
+        clusters = training.learner.clusters
+        whose.append(loss.cluster)
+        if step < 8:
+            assert (clusters[items] == step % 2).all()
+            labels = training.store.labels[items].bincount(minlength=8)
+            assert ((labels == 0) | (labels == 3)).all()
+        training.advance()
+        assert (training.learner.clusters == clusters).all() or (step + 1) % 3 == 0
+    assert whose == [0, 1] * 4 + [None, None]
+    assert sorted(clusters.unique().tolist()) == [0, 1]
 
 
 def test_odd_settings_are_refused():
     with pytest.raises(
-        ValueError, match="sampler must be one of balanced, coreset, density, frechet, schem, got 'hard'"
+        ValueError, match="sampler must be one of balanced, coreset, density, frechet, schem, clustered, got 'hard'"
     ):
         MetricTrainer(sampler="hard")
     with pytest.raises(ValueError, match="candidates must be at least 2 to choose from, got 1"):

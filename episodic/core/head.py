@@ -23,16 +23,20 @@ class LinearHead(nn.Module):
     above all, want opposite directions. Deep metric learning has such a layer on any network, and pre-training leaves it
     behind: a run with another head, or none, starts from the weights of the backbone alone (`start=<run>`).
 
-    **Arguments:** `embedding_dim`: of the embeddings. `normalize`: embeddings have length 1.
+    **Arguments:** `embedding_dim`: of the embeddings. `normalize`: embeddings have length 1. `slices`: then each of so many equal
+    parts has (see `divide_and_conquer`).
     """
 
-    def __init__(self, backbone: nn.Module, embedding_dim: int = 128, normalize: bool = False):
+    def __init__(self, backbone: nn.Module, embedding_dim: int = 128, normalize: bool = False, slices: int = 1):
         super().__init__()
-        if embedding_dim < 1:
-            raise ValueError(f"embedding_dim must be at least 1, got {embedding_dim}")
+        if embedding_dim < 1 or slices < 1 or embedding_dim % slices:
+            raise ValueError(
+                f"embedding_dim must be at least 1, and a multiple of slices, got {embedding_dim} and {slices}"
+            )
         self.body = backbone
         self.head = nn.Linear(math.prod(backbone.shape), embedding_dim)
         self.normalize = normalize
+        self.slices = slices
         self.shape = (embedding_dim,)
 
     def forward(self, images: Float[Tensor, "item channels height width"]) -> Float[Tensor, "item dim"]:
@@ -40,4 +44,4 @@ class LinearHead(nn.Module):
         if not self.normalize:
             return embeddings
         with torch.autocast(embeddings.device.type, enabled=False):
-            return unit(embeddings)
+            return unit(embeddings.unflatten(1, (self.slices, -1))).flatten(1)

@@ -24,8 +24,10 @@ def test_a_head_reaches_below_zero_and_gives_length_one_where_asked():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         lengths = LinearHead(conv, 8, normalize=True)(images).norm(dim=1)
     torch.testing.assert_close(lengths, torch.ones(6))
+    sliced = LinearHead(conv, 8, normalize=True, slices=4)(images)
+    torch.testing.assert_close(sliced.view(6, 4, 2).norm(dim=-1), torch.ones(6, 4))
 
 
 def test_no_dimensions_are_refused():
-    with pytest.raises(ValueError, match="embedding_dim must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="embedding_dim must be at least 1, and a multiple of slices, got 0 and 1"):
         LinearHead(Features(6), 0)
