@@ -25,7 +25,7 @@ from episodic.hardware import Hardware
 from episodic.incremental import IncrementalEpisodes
 from episodic.learners.learner import AbstractLearner
 from episodic.loop import Trainer, Training
-from episodic.metric_training import MetricTrainer, MetricTraining
+from episodic.metric_training import ANY_IMAGE, TRAININGS, MetricTrainer
 from episodic.objective import OWN, WithLosses
 from episodic.pseudo_training import PseudoLabelTraining
 from episodic.run import Run
@@ -163,9 +163,9 @@ def build_training(cfg: DictConfig, parts: Parts) -> Training:
         labeled[seen] = labeled_mask(labels[seen], task.labeled_fraction, task.labeled_seed)
     mask = None if labeled.all() else labeled
     if isinstance(trainer, MetricTrainer):
-        if trainer.sampler == "schem" and mask is not None:
+        if trainer.sampler in ANY_IMAGE and mask is not None:
             raise ConfigError(
-                "trainer.sampler=schem takes any training image as a negative, so none may be held out or unlabeled"
+                f"trainer.sampler={trainer.sampler} takes any training image, so none may be held out or unlabeled"
             )
         sampler = trainer.batches(labels, seed=cfg.seed, epoch=STREAMS["train"], labeled=mask)
     else:
@@ -188,7 +188,7 @@ def build_training(cfg: DictConfig, parts: Parts) -> Training:
                 "trainer=dml trains by losses of embeddings: choose one, e.g. loss=multi_similarity, or loss=classifier for "
                 "plain supervised pre-training"
             )
-        kind = MetricTraining
+        kind = TRAININGS[trainer.sampler]
     return kind(
         **more,
         learner=learner,

@@ -6,17 +6,17 @@ import dataclasses
 import math
 
 import torch
-from jaxtyping import Int64
-from torch import Tensor
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
 
 from episodic.core.batches import MATCHES, greedy_coreset, hard_negatives
 from episodic.core.losses.divide_and_conquer import clusters_of
 from episodic.loop import Trainer, Training, embed
-from episodic.sampler import EpisodeSampler, Numbers
+from episodic.sampler import EpisodeIndices, EpisodeSampler, Numbers
 
 CHOOSE = ("coreset", *MATCHES)  # one batch of several
 SAMPLERS = ("balanced", *CHOOSE, "schem", "clustered")
-ASKS = {"schem": "schem", "clustered": "divide_and_conquer"}  # samplers that need a loss
+ANY_IMAGE = ("schem", "clustered")  # samplers that take whatever training image suits them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,24 +69,11 @@ class MetricTraining(Training):
     """The training of an `objective.WithLosses` on batches in the place of episodes, by its losses of embeddings alone.
 
     The order inside a batch tells the losses nothing. The accuracy of the curves is the share of images whose nearest
-    neighbour in the batch is of their class. A sampler that chooses by embeddings keeps those that each image had last in the
-    learner's buffer `bank`, a part of its checkpoints; the first are those of the network at the start.
+    neighbour in the batch is of their class.
     """
 
     sampler: EpisodeSampler
     trainer: MetricTrainer
-
-    def __post_init__(self):
-        super().__post_init__()
-        sampler, loss = self.trainer.sampler, ASKS.get(self.trainer.sampler)
-        if loss and loss not in self.learner.losses:
-            raise ValueError(f"trainer.sampler={sampler} makes batches for loss={loss}, which is not among the losses")
-        self._samplers: dict[int, tuple[Tensor, EpisodeSampler | None]] = {}  # by cluster, since the last clustering
-        if sampler == "clustered":
-            self.learner.register_buffer("clusters", torch.zeros(len(self.store), dtype=torch.long))
-        elif sampler != "balanced":
-            bank = torch.zeros(len(self.store), math.prod(self.learner.backbone.shape))
-            self.learner.register_buffer("bank", bank.to(self.hardware.device))
 
     def outcome(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         items = self.items()
@@ -94,23 +81,52 @@ class MetricTraining(Training):
         labels = self.store.labels[items].to(self.hardware.device)
         with self.hardware.autocast():
             embeddings = self.learner.backbone(self.normalize(images, self.augment, generator)).float().flatten(1)
-        if self.trainer.sampler not in ("balanced", "clustered"):
-            self.learner.bank[items] = embeddings.detach()
+        self.note(items, embeddings.detach())
         return self.learner.of_batch(embeddings, labels), nearest_are_right(embeddings.detach(), labels)
 
     def items(self) -> Int64[Tensor, " item"]:
         """The images of this step."""
-        episodes = self.sampler.batch(self.step)
-        if self.trainer.sampler == "balanced":
-            return torch.from_numpy(episodes.flat())
-        if self.trainer.sampler == "clustered":
-            return self._of_a_cluster(torch.from_numpy(episodes.flat()))
+        return torch.from_numpy(self.sampler.batch(self.step).flat())
+
+    def note(self, items: Int64[Tensor, " item"], embeddings: Float[Tensor, "item dim"]) -> None:
+        """Called with the embeddings that the images of this step have."""
+
+    def embed_all(self) -> Float[Tensor, "image dim"]:
+        """The embeddings that all training images have now."""
+        features = embed(self.learner.backbone, self.store, self.normalize, self.hardware)
+        self.learner.train()
+        return features.flatten(1)
+
+    def loss_of_the_sampler(self, name: str) -> nn.Module:
+        """The loss that the batches are for.
+
+        **Raises:** `ValueError` where it is not among the losses.
+        """
+        if name not in self.learner.losses:
+            raise ValueError(
+                f"trainer.sampler={self.trainer.sampler} makes batches for loss={name}, which is not among the losses"
+            )
+        return self.learner.losses[name]
+
+
+class ChosenTraining(MetricTraining):
+    """Chooses each batch by the embeddings that the images of its candidates had last (see `core.batches`).
+
+    They are kept in the learner's buffer `bank`, a part of its checkpoints; the first are those of the network at the start.
+    """
+
+    def __post_init__(self):
+        super().__post_init__()
+        bank = torch.zeros(len(self.store), math.prod(self.learner.backbone.shape))
+        self.learner.register_buffer("bank", bank.to(self.hardware.device))
+
+    def items(self) -> Int64[Tensor, " item"]:
         if self.step == 0:
-            features = embed(self.learner.backbone, self.store, self.normalize, self.hardware)
-            self.learner.bank.copy_(features.flatten(1))
-            self.learner.train()
-        if self.trainer.sampler == "schem":
-            return self._with_hard_negatives(torch.from_numpy(episodes.flat()))
+            self.learner.bank.copy_(self.embed_all())
+        return self.chosen(self.sampler.batch(self.step))
+
+    def chosen(self, episodes: EpisodeIndices) -> Int64[Tensor, " item"]:
+        """The batch that the candidates give."""
         support = torch.from_numpy(episodes.support).unflatten(1, (self.trainer.classes_per_batch, -1))
         groups = torch.cat([support, torch.from_numpy(episodes.query)[..., None]], dim=-1)
         candidates = torch.nn.functional.normalize(self.learner.bank[groups], dim=-1)
@@ -119,25 +135,58 @@ class MetricTraining(Training):
             return groups.flatten(0, 1)[chosen.cpu()].flatten()
         return groups[MATCHES[self.trainer.sampler](candidates).argmin().cpu()].flatten()
 
-    def _of_a_cluster(self, of_all: Int64[Tensor, " item"]) -> Int64[Tensor, " item"]:
-        """A batch of the cluster whose turn it is, or `of_all` images in the end."""
-        loss = self.learner.losses["divide_and_conquer"]
-        loss.cluster = None
-        if self.step >= (1 - loss.finish) * self.trainer.steps:
-            return of_all
-        if self.step % loss.recluster_every == 0:
-            features = embed(self.learner.backbone, self.store, self.normalize, self.hardware).flatten(1)
+    def note(self, items: Int64[Tensor, " item"], embeddings: Float[Tensor, "item dim"]) -> None:
+        self.learner.bank[items] = embeddings
+
+
+class HardNegativesTraining(ChosenTraining):
+    """Fills each batch with hard negatives of the class that it begins with, for `loss=schem`."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        self._loss = self.loss_of_the_sampler("schem")
+        self._labels = self.store.labels.to(self.hardware.device)
+
+    def chosen(self, episodes: EpisodeIndices) -> Int64[Tensor, " item"]:
+        anchors, bank = torch.from_numpy(episodes.flat()), self.learner.bank
+        negatives = hard_negatives(
+            bank,
+            self._labels,
+            self._loss.signatures.detach(),
+            anchors.to(bank.device),
+            n_classes=self.trainer.classes_per_batch - 1,
+            pool=self.trainer.candidates,
+        )
+        return torch.cat([anchors, negatives.cpu()])
+
+
+class ClusteredTraining(MetricTraining):
+    """Takes batches from one cluster of the images after the other, for `loss=divide_and_conquer`, which describes it.
+
+    The clusters are the learner's buffer `clusters`, a part of its checkpoints.
+    """
+
+    def __post_init__(self):
+        super().__post_init__()
+        self._loss = self.loss_of_the_sampler("divide_and_conquer")
+        self._samplers: dict[int, tuple[Tensor, EpisodeSampler | None]] = {}  # by cluster, since the last clustering
+        self.learner.register_buffer("clusters", torch.zeros(len(self.store), dtype=torch.long))
+
+    def items(self) -> Int64[Tensor, " item"]:
+        self._loss.cluster = None
+        if self.step >= (1 - self._loss.finish) * self.trainer.steps:
+            return super().items()
+        if self.step % self._loss.recluster_every == 0:
             before = self.learner.clusters if self.step else None
-            self.learner.clusters = clusters_of(features, loss.n_learners, before, self.seed)
+            self.learner.clusters = clusters_of(self.embed_all(), self._loss.n_learners, before, self.seed)
             self._samplers.clear()
-            self.learner.train()
-        cluster = self.step % loss.n_learners
+        cluster = self.step % self._loss.n_learners
         if cluster not in self._samplers:
             self._samplers[cluster] = self._sampler_of(cluster)
         inside, sampler = self._samplers[cluster]
         if sampler is None:
-            return of_all
-        loss.cluster = cluster
+            return super().items()
+        self._loss.cluster = cluster
         return inside[torch.from_numpy(sampler.batch(self.step).flat())]
 
     def _sampler_of(self, cluster: int) -> tuple[Int64[Tensor, " item"], EpisodeSampler | None]:
@@ -151,11 +200,13 @@ class MetricTraining(Training):
         trainer = dataclasses.replace(self.trainer, sampler="balanced", classes_per_batch=classes)
         return inside, trainer.batches(labels.numpy(), seed=self.seed, epoch=self.sampler.epoch)
 
-    def _with_hard_negatives(self, anchors: Int64[Tensor, " anchor"]) -> Int64[Tensor, " item"]:
-        bank, signatures = self.learner.bank, self.learner.losses["schem"].signatures.detach()
-        labels = self.store.labels.to(bank.device)
-        wanted = self.trainer.classes_per_batch - 1, self.trainer.candidates
-        return torch.cat([anchors, hard_negatives(bank, labels, signatures, anchors.to(bank.device), *wanted).cpu()])
+
+TRAININGS = {
+    "balanced": MetricTraining,
+    **dict.fromkeys(CHOOSE, ChosenTraining),
+    "schem": HardNegativesTraining,
+    "clustered": ClusteredTraining,
+}
 
 
 def nearest_are_right(embeddings: Tensor, labels: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from episodic.data.augment import Augment, Normalize
 from episodic.hardware import Hardware
 from episodic.learners.prototypical import Prototypical
 from episodic.loop import evaluate, fit
-from episodic.metric_training import MetricTrainer, MetricTraining, nearest_are_right
+from episodic.metric_training import TRAININGS, MetricTrainer, nearest_are_right
 from episodic.objective import WithLosses
 from episodic.pseudo_training import restricted
 from episodic.sampler import EpisodeSampler
@@ -44,7 +44,7 @@ def training_of(steps=6, losses=None, rates=None, lr=0.01, augment=None, labeled
     torch.manual_seed(0)
     losses = losses or {"contrastive": Contrastive()}
     learner = WithLosses(Prototypical(Conv4(1, 16, widths=(8, 8, 8, 8))), losses, {name: 0.5 for name in losses}, rates)
-    return MetricTraining(
+    return TRAININGS[trainer.sampler](
         learner=learner,
         store=store,
         sampler=trainer.batches(store.labels.numpy(), seed=0, epoch=0, labeled=labeled),
