@@ -348,12 +348,12 @@ def alternate(row: str, ours: Callable, theirs: Callable, repeats: int) -> tuple
 
 HEADER = ["ours / peer", "ours, episodes/s", "peer, episodes/s", "ratio", "over repeats"]
 ROWS = {"indices": indices, "evaluation": evaluation, "training": training, "propagation": propagation}
+ALL = [*ROWS, "learners", "refresh", "losses"]
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    rows = [*ROWS, "learners", "refresh", "losses"]
-    parser.add_argument("--rows", nargs="+", choices=rows, default=rows, help="what to measure; default: all")
+    parser.add_argument("--rows", nargs="+", choices=ALL, default=ALL, help="what to measure; default: all")
     parser.add_argument("--data-dir", default="../shared/data", help="the folder that holds miniimagenet/")
     parser.add_argument("--episodes", type=int, default=10_000, help="episodes of our evaluation")
     parser.add_argument("--peer-episodes", type=int, default=20, help="episodes of the peer's evaluation")
@@ -370,9 +370,7 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{hardware.describe()} (peers: fp32)\nPython {platform.python_version()}, {versions}\n")
 
     results = []
-    for name in args.rows:
-        if name not in ROWS:
-            continue
+    for name in [name for name in args.rows if name in ROWS]:
         try:
             for comparison in ROWS[name](args, hardware):
                 results.append(alternate(*comparison, args.repeats))
