@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from episodic.core.batches import MATCHES, greedy_coreset, hard_negatives
 from episodic.core.losses.divide_and_conquer import clusters_of
+from episodic.core.pairs import cosine, unit
 from episodic.loop import Trainer, Training, embed
 from episodic.sampler import EpisodeIndices, EpisodeSampler, Numbers
 
@@ -129,7 +130,7 @@ class ChosenTraining(MetricTraining):
         """The batch that the candidates give."""
         support = torch.from_numpy(episodes.support).unflatten(1, (self.trainer.classes_per_batch, -1))
         groups = torch.cat([support, torch.from_numpy(episodes.query)[..., None]], dim=-1)
-        candidates = torch.nn.functional.normalize(self.learner.bank[groups], dim=-1)
+        candidates = unit(self.learner.bank[groups])
         if self.trainer.sampler == "coreset":
             chosen = greedy_coreset(candidates, torch.from_numpy(episodes.class_ids).to(candidates.device))
             return groups.flatten(0, 1)[chosen.cpu()].flatten()
@@ -211,6 +212,5 @@ TRAININGS = {
 
 def nearest_are_right(embeddings: Tensor, labels: Tensor) -> Tensor:
     """Whether each item's nearest other one, by cosine, has its label: `[N]`, 0 or 1."""
-    x = torch.nn.functional.normalize(embeddings, dim=1)
-    similarity = (x @ x.T).fill_diagonal_(-torch.inf)
+    similarity = cosine(embeddings, embeddings).fill_diagonal_(-torch.inf)
     return (labels[similarity.argmax(1)] == labels).float()
