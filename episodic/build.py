@@ -21,6 +21,7 @@ from episodic.data.dataset import SPLITS, AbstractDataset
 from episodic.data.held_out import held_out_masks, join_base
 from episodic.data.labeled import labeled_mask
 from episodic.data.store import ImageStore
+from episodic.data.subset import fold_of
 from episodic.hardware import Hardware
 from episodic.incremental import IncrementalEpisodes
 from episodic.learners.learner import AbstractLearner
@@ -73,7 +74,7 @@ def count_train_classes(cfg: DictConfig) -> None:
     """Write the number of training classes into `cfg.task`, for learners that have a weight for each."""
     if cfg.task.train_classes is None:
         dataset = make(cfg.task.dataset, allow_any_target=cfg.allow_any_target)
-        cfg.task.train_classes = len(dataset.store("train").class_names)
+        cfg.task.train_classes = len(load_split(dataset, cfg.task, "train").class_names)
 
 
 def load_start(cfg: DictConfig, learner: AbstractLearner) -> str:
@@ -125,13 +126,16 @@ def check_held_out(saved: DictConfig, task: DictConfig, folder: str) -> None:
 
 
 def check_labels_unseen(saved: DictConfig, task: DictConfig, folder: str) -> None:
-    """Refuse a run that was trained with labels which `task` hides.
+    """Refuse a run that was trained with labels which `task` hides, or on its fold.
 
     **Raises:** `ConfigError`.
     """
     theirs = (saved.task.get("labeled_fraction", 1.0), saved.task.get("labeled_seed", 0))
     ours = (task.labeled_fraction, task.labeled_seed)
     same_data = saved.task.dataset.get("_target_") == task.dataset.get("_target_")
+    same_fold = all(saved.task.get(key) == task[key] for key in ("fold", "folds"))
+    if same_data and task.fold is not None and not same_fold:
+        raise ConfigError(f"{folder} was trained on classes of task.fold={task.fold}, which are for validation here")
     if same_data and ours[0] < 1 and (theirs[0] > ours[0] or theirs[1] != ours[1]):
         raise ConfigError(
             f"{folder} was trained with task.labeled_fraction={theirs[0]} and task.labeled_seed={theirs[1]}; this task, with "
@@ -151,8 +155,8 @@ def build_training(cfg: DictConfig, parts: Parts) -> Training:
         raise ConfigError("pseudo_labels trains on its own, without another wrapper around it: semi=pseudo_labels")
     trainer: Trainer = make(cfg.trainer, **trust)
     augment: Augment = make(cfg.augment, **trust)
-    store = parts.dataset.store("train")
     task = cfg.task
+    store = load_split(parts.dataset, task, "train")
     labels = store.labels.numpy()
     seen = np.ones(len(labels), dtype=bool)
     if is_incremental(task):
@@ -234,7 +238,7 @@ def build_exchange(cfg: DictConfig, dataset: AbstractDataset) -> torch.nn.Module
     """
     given = {"n_rows": cfg.task.train_classes}
     if "edges" in arguments_of(cfg.sse):
-        groups = dataset.store("train").super_classes
+        groups = load_split(dataset, cfg.task, "train").super_classes
         if groups is None:
             raise ConfigError(f"{dataset.name} has no super-classes, so it gives no graph to sse=graph; take sse=se")
         given["edges"] = edges_of_groups(groups)
@@ -296,26 +300,30 @@ def episode_shape(task: DictConfig) -> dict[str, int | list[int]]:
 
 def load_store(dataset: AbstractDataset, task: DictConfig, split: str) -> ImageStore:
     """The images that the episodes of `split` come from; in an incremental task with those held out of the base classes."""
-    novel = load_split(dataset, split)
+    novel = load_split(dataset, task, split)
     if not is_incremental(task):
         return novel
     if novel.split == "train":
         raise ConfigError(
             "an incremental task needs validation or test classes; there are only training classes on disk"
         )
-    base = dataset.store("train")
+    base = load_split(dataset, task, "train")
     return join_base(base, held_out_masks(base.labels.numpy(), task.held_out)[novel.split], novel)
 
 
-def load_split(dataset: AbstractDataset, split: str) -> ImageStore:
+def load_split(dataset: AbstractDataset, task: DictConfig, split: str) -> ImageStore:
     """The images of `split`, or of the next best split where it is not on disk; says so on the terminal.
 
-    The test classes fall back to the validation classes, and these to the training classes.
+    The test classes fall back to the validation classes, and these to the training classes. With `task.fold` the training
+    classes are those outside the fold, the validation classes those inside, and what is neither is for test.
     """
     if split not in SPLITS:
         raise ConfigError(f"split must be one of {', '.join(SPLITS)} or all, got {split!r}")
+    folded = task.get("fold") is not None  # runs of older versions do not have it
+    if folded and split != "test":
+        return fold_of(dataset.store("train"), split, task.fold, task.folds)
     first: FileNotFoundError | None = None
-    for candidate in reversed(SPLITS[: SPLITS.index(split) + 1]):
+    for candidate in reversed(SPLITS[int(folded) : SPLITS.index(split) + 1]):
         try:
             store = dataset.store(candidate)
         except FileNotFoundError as error:
@@ -323,6 +331,8 @@ def load_split(dataset: AbstractDataset, split: str) -> ImageStore:
         else:
             if candidate != split:
                 print(f"Note: {dataset.name} has no {split} classes on disk; using its {candidate} classes.")
+            if folded and candidate != split:  # the fold has other validation classes
+                store = dataclasses.replace(store, split=split, split_name=f"{store.split_name}, {candidate}")
             return store
     raise first
 

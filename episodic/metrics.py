@@ -97,6 +97,16 @@ def paired_interval(ours: np.ndarray, theirs: np.ndarray) -> Interval:
     return mean_interval(np.asarray(ours, np.float64) - np.asarray(theirs, np.float64))
 
 
+def repeats_interval(values: np.ndarray) -> Interval:
+    """Mean of a few repeats `[R]`, e.g. training seeds, with Student's t interval (R = 1: of infinite width)."""
+    from scipy.stats import t  # takes a while
+
+    values = np.asarray(values, dtype=np.float64)
+    wider = t.ppf(0.975, len(values) - 1) / 1.96 if len(values) > 1 else 1.0
+    interval = mean_interval(values)
+    return Interval(interval.mean, wider * interval.below, wider * interval.above)
+
+
 def class_bootstrap(
     accuracies: np.ndarray, class_ids: np.ndarray, *, replicates: int = 2000, seed: int = 0
 ) -> Interval | None:

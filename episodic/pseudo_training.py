@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from episodic.core import diffusion
-from episodic.data.store import ImageStore
+from episodic.data.subset import restricted
 from episodic.loop import Training, embed
 
 LABELED, UNLABELED = 2, 3  # words of the generator's counter: streams of their own
@@ -102,15 +102,6 @@ class PseudoLabelTraining(Training):
             f"step {self.step:>6}  pseudo-labels {100 * self.measured['pseudo_label_accuracy']:.2f} % right, mean weight "
             f"{found.weights[self._hidden].mean():.3f}, residual {found.residual:.1e}; seconds: {seconds}"
         )
-
-
-def restricted(store: ImageStore, seen: np.ndarray) -> ImageStore:
-    """The store with the images `seen` only."""
-    if seen.all():
-        return store
-    kept = torch.from_numpy(np.flatnonzero(seen))
-    names = tuple(store.item_names[i] for i in kept.tolist())
-    return dataclasses.replace(store, images=store.gather(kept), labels=store.labels[kept], item_names=names)
 
 
 def shuffled(count: int, step: int, number: int, key: tuple[int, int]) -> np.ndarray:

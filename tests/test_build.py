@@ -236,6 +236,36 @@ def test_a_start_that_was_trained_on_the_images_held_out_is_refused(config, tmp_
         load_start(cfg, build_parts(cfg).learner)
 
 
+def test_a_start_that_was_trained_on_the_fold_is_refused(config, tmp_path):
+    saved(tmp_path, config("learner=prototypical", "task.fold=1"))
+    cfg = config("task.fold=1", f"start={tmp_path}")
+    assert load_start(cfg, build_parts(cfg).learner)
+    for other in ("task.fold=0", "task.folds=3"):
+        cfg = config("task.fold=1", other, f"start={tmp_path}")
+        with pytest.raises(ConfigError, match=r"was trained on classes of task\.fold=[01], which are for validation"):
+            load_start(cfg, build_parts(cfg).learner)
+
+
+def test_with_folds_validation_classes_are_for_test_where_there_are_no_others(config, monkeypatch, capsys):
+    cfg = config("task.fold=0", "task.folds=4")
+    dataset = build_parts(cfg).dataset
+    found = {split: load_store(dataset, cfg.task, split) for split in ("train", "val", "test")}
+    assert [len(store.class_names) for store in found.values()] == [12, 4, 5]
+    assert (found["test"].split, found["test"].split_name) == ("test", dataset.split_name)
+    real = type(dataset).store
+
+    def without_test(self, split):
+        if split == "test":
+            raise FileNotFoundError("no test classes")
+        return real(self, split)
+
+    monkeypatch.setattr(type(dataset), "store", without_test)
+    store = load_store(dataset, cfg.task, "test")
+    assert store.class_names == dataset.store("val").class_names
+    assert (store.split, store.split_name) == ("test", f"{dataset.split_name}, val")
+    assert "using its val classes" in capsys.readouterr().out
+
+
 @pytest.mark.realdata
 @pytest.mark.parametrize(
     ("task", "base", "novel", "images"),

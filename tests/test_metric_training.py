@@ -13,12 +13,12 @@ from episodic.core.losses.divide_and_conquer import DivideAndConquer
 from episodic.core.losses.loss import AbstractLoss
 from episodic.core.losses.schem import SCHEM
 from episodic.data.augment import Augment, Normalize
+from episodic.data.subset import restricted
 from episodic.hardware import Hardware
 from episodic.learners.prototypical import Prototypical
 from episodic.loop import evaluate, fit
 from episodic.metric_training import TRAININGS, MetricTrainer, nearest_are_right
 from episodic.objective import WithLosses
-from episodic.pseudo_training import restricted
 from episodic.sampler import EpisodeSampler
 from episodic.schedule import constant
 from tests.conftest import random_store

@@ -9,6 +9,7 @@ from episodic.metrics import (
     incremental_accuracies,
     mean_interval,
     paired_interval,
+    repeats_interval,
     unlabeled_accuracies,
 )
 
@@ -97,3 +98,12 @@ def test_how_unlabeled_items_were_used():
     found = unlabeled_accuracies(taken, y)
     torch.testing.assert_close(found["unlabeled accuracy"], torch.tensor([1 / 3, 0.0]))
     torch.testing.assert_close(found["unlabeled purity"], torch.tensor([0.7 / 2.0, 1.0]))
+
+
+def test_interval_over_repeats_holds_as_often_as_it_says():
+    random = np.random.default_rng(0)
+    draws = random.normal(0.5, 0.1, size=(4000, 3))
+    held = np.mean([abs(repeats_interval(x).mean - 0.5) <= repeats_interval(x).half_width for x in draws])
+    assert 0.94 < held < 0.96
+    assert repeats_interval(np.array([0.5])).half_width == np.inf
+    assert repeats_interval(np.array([1.0, 2.0, 3.0])).half_width == pytest.approx(4.303 / 3**0.5, rel=1e-3)

@@ -11,10 +11,11 @@ from episodic.core import diffusion
 from episodic.core.backbones.conv4 import Conv4
 from episodic.data.augment import Augment, Normalize
 from episodic.data.labeled import labeled_mask
+from episodic.data.subset import restricted
 from episodic.hardware import Hardware
 from episodic.learners.base_classifier import BaseClassifier
 from episodic.loop import Trainer, embed, fit
-from episodic.pseudo_training import PseudoLabelTraining, restricted, shuffled
+from episodic.pseudo_training import PseudoLabelTraining, shuffled
 from episodic.schedule import constant
 from episodic.semi.pseudo_labels import PseudoLabels
 from tests.conftest import random_store
@@ -180,15 +181,6 @@ def test_passes_are_over_all_items_each_in_its_own_order():
     assert not np.array_equal(drawn[0], shuffled(10, 0, 10, (5, 3)))
     assert not np.array_equal(drawn[0], shuffled(10, 0, 10, (6, 2)))
     assert np.bincount(shuffled(3, 7, 11, (0, 2))).tolist() in ([3, 4, 4], [4, 3, 4], [4, 4, 3])
-
-
-def test_images_that_may_not_be_seen_are_left_out():
-    store = random_store()
-    seen = labeled_mask(store.labels.numpy(), 0.5, seed=0)
-    part = restricted(store, seen)
-    assert len(part) == len(part.images) == len(part.item_names) == 80
-    assert torch.equal(part.images, store.images[torch.from_numpy(seen)])
-    assert restricted(store, np.ones(160, dtype=bool)) is store
 
 
 @pytest.mark.parametrize("fraction", [0.01, 1.0])

@@ -29,6 +29,7 @@ FLOW = [
     ["config", "score", "curves"],
     ["build", "run"],
     ["train", "evaluate"],
+    ["cross_validate"],
 ]
 PLACE = {name: line for line, names in enumerate(FLOW) for name in names}
 

@@ -15,6 +15,10 @@ from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from episodic.evaluate import load_parts
+from episodic.loop import embeddings_of
+from episodic.run import Run
+
 SMALL = ["task=folder_5w1s", "task.channels=1", "task.image_size=16", "task.dataset.channels=1", "task.dataset.image_size=16",
          "task.n_way=3", "task.n_query=3", "task.train.n_way=3", "task.train.n_query=3", "augment=none",
          "backbone.widths=[8,8,8,8]",
@@ -42,7 +46,7 @@ def environment(place):
 
 
 def command(place, name, *arguments):
-    data = [f"task.dataset.path={place / 'pictures'}", *SMALL] if name == "train" else []
+    data = [f"task.dataset.path={place / 'pictures'}", *SMALL] if name != "evaluate" else []
     flags = [a for a in arguments if a.startswith("-")]  # Hydra wants them before the options
     return [sys.executable, "-m", f"episodic.{name}", *flags, *data, *(a for a in arguments if a not in flags)]
 
@@ -296,3 +300,49 @@ def test_metric_learning_killed_and_resumed_equals_undisturbed(place):
     assert "losses.multi_similarity.memory" in weights[0]
     assert "losses.proxy_nca.proxies" in weights[0]
     equal_weights(place / "dml-whole", place / "dml-two")
+
+
+def test_cross_validation_scores_models_alone_and_together(place):
+    options = ("run=folds", "repeats=1", "task.folds=2", "trainer.steps=4", *DML)
+    output = run(place, "cross_validate", *options)
+    runs = [place / "folds" / f"0-{fold}" for fold in range(2)]
+    alone = [json.loads((folder / "metrics.json").read_text()) for folder in runs]
+    assert [metrics["train/classes"] for metrics in alone] == [8, 8]
+    assert alone[0]["train/class_hash"] == alone[1]["val/class_hash"] != alone[1]["train/class_hash"]
+    assert alone[0]["test/classes"] == 5
+    record = json.loads((place / "folds" / "cross_validation.json").read_text())
+    for metric in ("recall@1", "map@r", "accuracy"):
+        mean = np.mean([metrics[f"test/{metric}"] for metrics in alone])
+        assert record[f"separated/{metric}"] == [pytest.approx(mean, abs=1e-6)]
+    assert record["concatenated/recall@1"] == [pytest.approx(nearest_are_right(runs), abs=1e-6)]
+    assert f"{100 * record['concatenated/map@r'][0]:.2f} ± inf" in output, "one repeat says nothing of the next"
+    again = run(place, "cross_validate", *options)
+    assert "from step 4" not in again or "step      4  validation" not in again
+    assert json.loads((place / "folds" / "cross_validation.json").read_text()) == record
+
+
+def nearest_are_right(runs):
+    """Share of the test images whose nearest other one, by both models' cosines, is of their class."""
+    similarity = 0
+    for folder in runs:
+        cfg = Run(folder).config()
+        parts = load_parts(cfg, str(folder), as_saved=True)
+        store = parts.dataset.store("test")
+        vectors, labels = embeddings_of(parts.learner, store, parts.normalize, parts.hardware)
+        similarity = similarity + torch.nn.functional.cosine_similarity(vectors[:, None], vectors[None], dim=-1)
+    return (labels[similarity.fill_diagonal_(-9).argmax(1)] == labels).float().mean().item()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["learner=maml"], "cross-validation compares embeddings, and MAML"),
+        (["task.fold=1"], "every fold in turn, so task.fold cannot be given"),
+        (["repeats=0"], "repeats must be at least 1, got 0"),
+        (["task.folds=17"], "task.folds must be between 2 and the number of training classes, 16; got 17"),
+    ],
+)
+def test_cross_validation_that_cannot_be_is_refused(place, options, message):
+    said = run(place, "cross_validate", "run=none", *DML, *options, code=2)
+    assert message in said
+    assert "Traceback" not in said

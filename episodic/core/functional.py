@@ -19,16 +19,3 @@ def prototypes(
     member = one_hot(support_y, n_way).to(support.dtype)
     sums = member.mT @ support
     return sums / member.sum(-2)[..., None].clamp(min=1)
-
-
-def squared_distances(x: Float[Tensor, "*axes n dim"], y: Float[Tensor, "*axes m dim"]) -> Float[Tensor, "*axes n m"]:
-    """Squared Euclidean distances by one matrix product, `|x|^2 - 2 x.y + |y|^2`, clamped at 0; computed in float32."""
-    x, y = x.float(), y.float()
-    cross = x @ y.mT
-    return (x.square().sum(-1)[..., None] - 2 * cross + y.square().sum(-1)[..., None, :]).clamp(min=0)
-
-
-def cosine_similarities(x: Float[Tensor, "*axes n dim"], y: Float[Tensor, "*axes m dim"]) -> Float[Tensor, "*axes n m"]:
-    """Cosine of every pair, in float32; a zero vector has cosine 0 with everything."""
-    normalize = torch.nn.functional.normalize
-    return normalize(x.float(), dim=-1) @ normalize(y.float(), dim=-1).mT

@@ -11,14 +11,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from episodic.core.functional import squared_distances
+from episodic.core.pairs import squared_euclidean
 
 SMALLEST_DEGREE = 1e-24  # the derivative of its inverse root, 1e36 / 2, is still a float32
 
 
 def gaussian_affinities(x: Float[Tensor, "*axes n dim"], gamma: float) -> Float[Tensor, "*axes n n"]:
     """`W_ij = exp(-gamma ||x_i - x_j||^2)`, in float32; the diagonal is 1 up to rounding: every item has a self-loop."""
-    return (-gamma * squared_distances(x, x)).exp()
+    return (-gamma * squared_euclidean(x, x)).exp()
 
 
 def without_self_loops(weights: Float[Tensor, "*axes n n"]) -> Float[Tensor, "*axes n n"]:

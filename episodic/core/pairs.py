@@ -1,7 +1,8 @@
 """Every anchor beside every reference: what all pairwise losses, miners and memories stand on.
 
-Matrices are `[anchor, reference]`. The references are the batch itself, a memory of past embeddings, the support of an episode or
-what other processes gathered; a pair of an item with itself is neither positive nor negative.
+Matrices are `[anchor, reference]`, after whatever leading axes (episodes) the embeddings have. The references are the batch itself,
+a memory of past embeddings, the support of an episode or what other processes gathered; a pair of an item with itself is neither
+positive nor negative.
 """
 
 from __future__ import annotations
@@ -73,29 +74,31 @@ class _Gram(torch.autograd.Function):
         return (gradient + gradient.mT) @ x
 
 
-def dot(x: Float[Tensor, "n dim"], y: Float[Tensor, "m dim"]) -> Float[Tensor, "n m"]:
+def dot(x: Float[Tensor, "*axes n dim"], y: Float[Tensor, "*axes m dim"]) -> Float[Tensor, "*axes n m"]:
     """`x . y` of all pairs; faster to learn from where both are one tensor."""
     return _Gram.apply(precise(x)) if x is y else precise(x) @ precise(y).mT
 
 
-def cosine(x: Float[Tensor, "n dim"], y: Float[Tensor, "m dim"]) -> Float[Tensor, "n m"]:
+def cosine(x: Float[Tensor, "*axes n dim"], y: Float[Tensor, "*axes m dim"]) -> Float[Tensor, "*axes n m"]:
     """Cosines of all pairs; a zero vector has cosine 0 with everything."""
     first = unit(x)
     return dot(first, first if x is y else unit(y))
 
 
-def squared_euclidean(x: Float[Tensor, "n dim"], y: Float[Tensor, "m dim"], least: float = 0.0) -> Float[Tensor, "n m"]:
+def squared_euclidean(
+    x: Float[Tensor, "*axes n dim"], y: Float[Tensor, "*axes m dim"], least: float = 0.0
+) -> Float[Tensor, "*axes n m"]:
     """`||x - y||^2` by one matrix product, not below `least`."""
     squares = [precise(z).square().sum(-1) for z in (x, y)]
-    return (squares[0][:, None] - 2 * dot(x, y) + squares[1]).clamp(min=least)
+    return (squares[0][..., None] - 2 * dot(x, y) + squares[1][..., None, :]).clamp(min=least)
 
 
-def euclidean(x: Float[Tensor, "n dim"], y: Float[Tensor, "m dim"]) -> Float[Tensor, "n m"]:
+def euclidean(x: Float[Tensor, "*axes n dim"], y: Float[Tensor, "*axes m dim"]) -> Float[Tensor, "*axes n m"]:
     """`||x - y||`; no gradient where two points coincide, where it has none."""
     return squared_euclidean(x, y, SMALLEST_SQUARE).sqrt()
 
 
-def snr(x: Float[Tensor, "n dim"], y: Float[Tensor, "m dim"]) -> Float[Tensor, "n m"]:
+def snr(x: Float[Tensor, "*axes n dim"], y: Float[Tensor, "*axes m dim"]) -> Float[Tensor, "*axes n m"]:
     """One over the signal-to-noise ratio: `var(y - x) / var(x)` over the coordinates, x the anchor. Not symmetric.
 
     Yuan, Deng, Tang, Tang, Chen: *Signal-to-Noise Ratio: A Robust Distance Metric for Deep Metric Learning*, CVPR 2019,
@@ -108,7 +111,7 @@ def snr(x: Float[Tensor, "n dim"], y: Float[Tensor, "m dim"]) -> Float[Tensor, "
     return squared_euclidean(centred, other) / x.shape[-1] / signal
 
 
-def cosine_distance(x: Float[Tensor, "n dim"], y: Float[Tensor, "m dim"]) -> Float[Tensor, "n m"]:
+def cosine_distance(x: Float[Tensor, "*axes n dim"], y: Float[Tensor, "*axes m dim"]) -> Float[Tensor, "*axes n m"]:
     return 1 - cosine(x, y)
 
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from episodic.core.functional import cosine_similarities
+from episodic.core.pairs import cosine
 from episodic.episode import Task
 from episodic.learners.learner import AbstractMetricLearner
 from episodic.prediction import Prediction
@@ -45,7 +45,7 @@ class Matching(AbstractMetricLearner):
         support, query = features.support.flatten(2), features.query.flatten(2)
         if self.context is not None:
             support, query = self.context(support, query)
-        similarity = self.scale * cosine_similarities(query, support)
+        similarity = self.scale * cosine(query, support)
         # Log-sum-exp over the support items of each class, around the largest of them.
         y = features.support_y[:, None].expand_as(similarity)
         least = similarity.new_full((*similarity.shape[:2], features.n_way), float("-inf"))

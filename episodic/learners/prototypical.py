@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from episodic.core.functional import prototypes, squared_distances
+from episodic.core.functional import prototypes
+from episodic.core.pairs import squared_euclidean
 from episodic.episode import Task
 from episodic.learners.learner import AbstractMetricLearner
 from episodic.prediction import Prediction
@@ -32,4 +33,4 @@ class Prototypical(AbstractMetricLearner):
     def classify(self, features: Task) -> Prediction:
         support, query = features.support.flatten(2).float(), features.query.flatten(2).float()
         centres = prototypes(support, features.support_y, features.n_way)
-        return Prediction(-squared_distances(query, centres) / self.temperature)
+        return Prediction(-squared_euclidean(query, centres) / self.temperature)

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from episodic.core.functional import one_hot, squared_distances
+from episodic.core.functional import one_hot
+from episodic.core.pairs import squared_euclidean
 from episodic.episode import Task
 from episodic.prediction import Prediction
 from episodic.semi.wrapper import AbstractWrapper
@@ -47,11 +48,11 @@ class AbstractRefinement(AbstractWrapper):
         member = one_hot(features.support_y, features.n_way)
         sums, counts = member.mT @ support, member.sum(1)[..., None]
         centres = sums / counts.clamp(min=1)
-        initial = squared_distances(unlabeled, centres) / self.temperature
+        initial = squared_euclidean(unlabeled, centres) / self.temperature
         distances = initial
         for step in range(self.steps):
             if step:
-                distances = squared_distances(unlabeled, centres) / self.temperature
+                distances = squared_euclidean(unlabeled, centres) / self.temperature
             weights = self.weights(distances, unlabeled, initial)
             weights = weights.detach() if self.detach else weights
             total = counts + weights.sum(1)[..., None]

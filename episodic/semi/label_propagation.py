@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
-from episodic.core.functional import one_hot, squared_distances
+from episodic.core.functional import one_hot
 from episodic.core.graph import (
     SMALLEST_DEGREE,
     clamped,
@@ -18,6 +18,7 @@ from episodic.core.graph import (
     propagate,
     without_self_loops,
 )
+from episodic.core.pairs import squared_euclidean
 from episodic.episode import Task
 from episodic.learners.learner import AbstractLearner
 from episodic.prediction import Prediction
@@ -102,7 +103,7 @@ class LabelPropagation(AbstractWrapper):
         n_support, n_known = support.shape[1], support.shape[1] + unlabeled.shape[1]
         labels = pad(one_hot(features.support_y, features.n_way), (0, 0, 0, items.shape[1] - n_support))
 
-        distances = squared_distances(items, items)
+        distances = squared_euclidean(items, items)
         scales = self.scales(distances, self.scale_neighbour + 1)  # the first is the item itself
         weights = without_self_loops(self.affinities(distances, scales, scales))
         if self.neighbours:
@@ -113,7 +114,7 @@ class LabelPropagation(AbstractWrapper):
         if self.joint:
             answers = scores[:, n_known:]
         else:
-            across = squared_distances(query, items)
+            across = squared_euclidean(query, items)
             edges = self.affinities(across, self.scales(across, self.scale_neighbour), scales)
             if self.neighbours:
                 edges = edges.masked_fill(~nearest(edges, self.neighbours), 0)

@@ -1,9 +1,22 @@
+import numpy as np
 import pytest
 import torch
 from pytorch_metric_learning.distances import CosineSimilarity, DotProductSimilarity, LpDistance, SNRDistance
+from sklearn.metrics.pairwise import cosine_similarity, euclidean_distances
 from torch.autograd import gradcheck, gradgradcheck
 
-from episodic.core.pairs import DISTANCES, SIMILARITIES, dot, euclidean, masked_logsumexp, masks, mean_where, snr
+from episodic.core.pairs import (
+    DISTANCES,
+    SIMILARITIES,
+    cosine,
+    dot,
+    euclidean,
+    masked_logsumexp,
+    masks,
+    mean_where,
+    snr,
+    squared_euclidean,
+)
 
 
 def vectors(n, seed=0):
@@ -82,3 +95,20 @@ def test_sums_over_what_a_mask_leaves():
     assert nothing == 0
     assert x.grad.isfinite().all()
     assert (x.grad[1] == 0).all()
+
+
+def test_matrices_of_episodes_equal_scikit_learns():
+    x, y = torch.randn(2, 7, 5), torch.randn(2, 4, 5)
+    for e in range(2):
+        a, b = x[e].numpy(), y[e].numpy()
+        np.testing.assert_allclose(squared_euclidean(x, y)[e], euclidean_distances(a, b) ** 2, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(cosine(x, y)[e], cosine_similarity(a, b), rtol=1e-4, atol=1e-6)
+
+
+def test_distance_to_itself_is_never_negative():
+    x = torch.randn(50, 1600) * 30
+    assert (squared_euclidean(x, x).diagonal() >= 0).all()
+
+
+def test_a_zero_vector_has_cosine_zero():
+    assert torch.equal(cosine(torch.zeros(1, 3), torch.ones(2, 3)), torch.zeros(1, 2))

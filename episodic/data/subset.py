@@ -1,0 +1,46 @@
+"""Parts of a store: some of its images, or a fold of its classes."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import torch
+
+from episodic.data.store import ImageStore
+
+
+def restricted(store: ImageStore, seen: np.ndarray) -> ImageStore:
+    """The store with the images `seen` only."""
+    if seen.all():
+        return store
+    kept = torch.from_numpy(np.flatnonzero(seen))
+    names = tuple(store.item_names[i] for i in kept.tolist())
+    return dataclasses.replace(store, images=store.gather(kept), labels=store.labels[kept], item_names=names)
+
+
+def fold_of(store: ImageStore, split: str, fold: int, folds: int) -> ImageStore:
+    """Training classes for cross-validation: part number `fold` of `folds` for `split="val"`, all others for `"train"`.
+
+    The parts are contiguous ranges of classes of nearly equal size, as in Musgrave, Belongie, Lim: *A Metric Learning Reality
+    Check*, ECCV 2020, https://arxiv.org/abs/2003.08505. Images are copied into memory.
+
+    **Raises:** `ValueError` for a fold that does not exist, or more folds than classes.
+    """
+    classes = len(store.class_names)
+    if not 2 <= folds <= classes:
+        raise ValueError(f"task.folds must be between 2 and the number of training classes, {classes}; got {folds}")
+    if not 0 <= fold < folds:
+        raise ValueError(f"task.fold must be in 0..{folds - 1} for task.folds={folds}, got {fold}")
+    inside = np.arange(classes) * folds // classes == fold
+    wanted = inside if split == "val" else ~inside
+    kept = np.flatnonzero(wanted)
+    part = restricted(store, wanted[store.labels.numpy()])
+    return dataclasses.replace(
+        part,
+        labels=torch.from_numpy(np.cumsum(wanted) - 1)[part.labels],
+        class_names=tuple(store.class_names[c] for c in kept),
+        super_classes=None if store.super_classes is None else store.super_classes[torch.from_numpy(kept)],
+        split=split,
+        split_name=f"{store.split_name}, fold {fold} of {folds}",
+    )
