@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from episodic.checkpoint import bare
 from episodic.config import ConfigError, make
 from episodic.core.losses.loss import AbstractPairLoss
-from episodic.core.sse import edges_of_groups
+from episodic.core.sse import edges_of_file, edges_of_groups
 from episodic.data.augment import Augment, Normalize
 from episodic.data.dataset import SPLITS, AbstractDataset
 from episodic.data.held_out import held_out_masks, join_base
@@ -232,16 +232,23 @@ def with_losses(cfg: DictConfig, learner: AbstractLearner, dataset: AbstractData
 
 
 def build_exchange(cfg: DictConfig, dataset: AbstractDataset) -> torch.nn.Module:
-    """The exchange of rows of a table with a row for each training class; its graph joins the classes of a super-class.
+    """The exchange of rows of a table with a row for each training class; its graph is that of the file `cfg.sse.edges`, or joins
+    the classes of a super-class.
 
-    **Raises:** `ConfigError` where a graph is asked for and the data set has no super-classes.
+    **Raises:** `ConfigError` where a graph is asked for and there is neither; what `edges_of_file` raises.
     """
     given = {"n_rows": cfg.task.train_classes}
     if "edges" in arguments_of(cfg.sse):
-        groups = load_split(dataset, cfg.task, "train").super_classes
-        if groups is None:
-            raise ConfigError(f"{dataset.name} has no super-classes, so it gives no graph to sse=graph; take sse=se")
-        given["edges"] = edges_of_groups(groups)
+        store = load_split(dataset, cfg.task, "train")
+        if cfg.sse.edges is not None:
+            given["edges"] = edges_of_file(cfg.sse.edges, store.class_names)
+        elif store.super_classes is not None:
+            given["edges"] = edges_of_groups(store.super_classes)
+        else:
+            raise ConfigError(
+                f"{dataset.name} has no super-classes, so it gives no graph to sse=graph: name a file of edges by "
+                "sse.edges=<file>, or take sse=se"
+            )
     return make(cfg.sse, **given, allow_any_target=cfg.allow_any_target)
 
 

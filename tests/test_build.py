@@ -457,7 +457,7 @@ def test_every_loss_trains_on_batches_by_its_name_and_beside_an_episodes_own(con
         assert all((value != before[name]).any() for name, value in training.learner.named_parameters())
 
 
-def test_the_memory_wraps_losses_of_pairs_and_rows_are_exchanged_by_the_super_classes(config, monkeypatch):
+def test_the_memory_wraps_losses_of_pairs_and_rows_are_exchanged_along_a_graph(config, monkeypatch, tmp_path):
     cfg = config("loss=[circle,proxy_anchor]", "memory=xbm", "memory.size=7", "sse=se", "sse.probability=0.2")
     learner = with_losses(cfg, (parts := build_parts(cfg)).learner, parts.dataset)
     assert (type(learner.losses["circle"]), learner.losses["circle"].size) == (XBM, 7)
@@ -465,12 +465,16 @@ def test_the_memory_wraps_losses_of_pairs_and_rows_are_exchanged_by_the_super_cl
     exchange = learner.losses["proxy_anchor"].exchange
     assert (exchange.n_rows, exchange.probability) == (cfg.task.train_classes, 0.2)
     assert learner.rates == {"proxy_anchor": cfg.loss.proxy_anchor.rate}
-    with pytest.raises(ConfigError, match="has no super-classes, so it gives no graph to sse=graph; take sse=se"):
+    with pytest.raises(ConfigError, match=r"has no super-classes, .* sse\.edges=<file>, or take sse=se"):
         build_parts(config("learner=base_classifier", "sse=graph"))
     store = dataclasses.replace(parts.dataset.store("train"), super_classes=torch.arange(cfg.task.train_classes) // 3)
     monkeypatch.setattr(parts.dataset, "store", lambda split: store)
     graph = build_exchange(config("sse=graph"), parts.dataset)
     assert graph.degrees[:3].tolist() == [2, 2, 2]
+    names = parts.dataset.store("train").class_names
+    (tmp_path / "edges.csv").write_text(f"{names[4]},{names[0]}\n{names[0]},{names[9]}\n")
+    graph = build_exchange(config("sse=graph", f"sse.edges={tmp_path}/edges.csv"), parts.dataset)
+    assert torch.where(graph.degrees)[0].tolist() == [0, 4, 9]
 
 
 @pytest.mark.parametrize("learner", ["base_classifier", "cross_attention", "attention_attractor"])

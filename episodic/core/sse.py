@@ -15,7 +15,10 @@ law, which is the one here, says.
 from __future__ import annotations
 
 import abc
+import csv
 import math
+import os
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int64
@@ -134,6 +137,20 @@ class GraphSSE(AbstractExchange):
 def edges_of_groups(groups: Int64[Tensor, " row"]) -> Int64[Tensor, "n_edges 2"]:
     """Edges between all rows of a group, such as the classes of a super-class."""
     return (groups[:, None] == groups).triu(1).nonzero()
+
+
+def edges_of_file(path: str | os.PathLike, names: Sequence[str]) -> Int64[Tensor, "n_edges 2"]:
+    """Edges from a CSV file without a header, two of the `names` of the rows a line.
+
+    **Raises:** `ValueError` for a line that is something else; `OSError` for a file that cannot be read.
+    """
+    rows, edges = {name: row for row, name in enumerate(names)}, []
+    with open(path, newline="", encoding="utf-8") as file:
+        for number, line in enumerate(csv.reader(file), start=1):
+            if len(line) != 2 or not rows.keys() >= set(line):
+                raise ValueError(f"{path}, line {number}: expected the names of two training classes, got {line}")
+            edges.append([rows[name] for name in line])
+    return torch.tensor(edges, dtype=torch.long).reshape(-1, 2)
 
 
 def exchange_of(n_rows: int, exchange: nn.Module | None) -> nn.Module:

@@ -4,7 +4,7 @@ from scipy.stats import chisquare
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from episodic.core.sse import SSE, GraphSSE, SharedEmbedding, edges_of_groups
+from episodic.core.sse import SSE, GraphSSE, SharedEmbedding, edges_of_file, edges_of_groups
 
 DRAWS = 40_000
 # Of 9 rows: a triangle, an edge, a row joined to all others but one, rows joined to that alone, a lone row.
@@ -167,3 +167,17 @@ def test_odd_settings_are_refused():
         GraphSSE(7, 0.1, EDGES, 2.0)
     with pytest.raises(ValueError, match="the exchange is of 5 rows, the table has 4"):
         SharedEmbedding(5, 2, padding_idx=0, exchange=SSE(5, 0.1))
+
+
+def test_edges_are_read_from_a_file_of_names(tmp_path):
+    path = tmp_path / "edges.csv"
+    path.write_text('cat,dog\n"cat, big",cat\n')
+    assert edges_of_file(path, ["dog", "cat", "cat, big"]).tolist() == [[1, 0], [2, 1]]
+    path.write_text("")
+    assert edges_of_file(path, ["dog"]).shape == (0, 2)
+    for wrong in ("cat,dog\ncat,cow\n", "cat,dog\ncat\n"):
+        path.write_text(wrong)
+        with pytest.raises(
+            ValueError, match=r"edges\.csv, line 2: expected the names of two training classes, got \['cat'"
+        ):
+            edges_of_file(path, ["dog", "cat"])
