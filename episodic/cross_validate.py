@@ -56,7 +56,13 @@ def main(cfg: DictConfig) -> None:
     for seed in seeds:
         runs = [trained(cfg, folder / f"{seed}-{fold}", seed, fold) for fold in range(cfg.task.folds)]
         found.append(scores_of(runs, cfg))
-    record: dict[str, Any] = {"folds": cfg.task.folds, "seeds": seeds}
+    last = json.loads((runs[-1].folder / "metrics.json").read_text())
+    record: dict[str, Any] = {
+        "folds": cfg.task.folds,
+        "seeds": seeds,
+        "steps": last["steps"],
+        "hardware": last["hardware"],
+    }
     rows = []
     for kind in ("separated", "concatenated"):
         rows.append([kind])

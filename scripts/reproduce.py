@@ -2,7 +2,7 @@
 
     python scripts/reproduce.py semi_omniglot --splits 3 [--runs runs] [--options data_dir=... ...]
     python scripts/reproduce.py paired_omniglot | pseudo_labels_omniglot
-    python scripts/reproduce.py dml_omniglot | dml_miniimagenet | sse_omniglot | pretrained_miniimagenet
+    python scripts/reproduce.py dml_omniglot | dml_miniimagenet | sse_omniglot | pretrained_miniimagenet | folds_omniglot
     python scripts/table.py
 
 `semi_omniglot`, `semi_glyphs`, `semi_miniimagenet`: the table of Ren et al., *Meta-Learning for Semi-Supervised Few-Shot
@@ -12,7 +12,8 @@ label split 0. `pseudo_labels_omniglot`: the stage of Iscen et al., what it star
 
 `dml_omniglot`, `dml_miniimagenet`: every loss of embeddings on the same budget, and the best five by Recall@1 on the validation
 classes with further seeds (`--splits` in all). `sse_omniglot`: what an exchange of rows adds to losses with a table, by seed.
-`pretrained_miniimagenet`: Prototypical Networks from a classifier of the training classes, and from scratch.
+`pretrained_miniimagenet`: Prototypical Networks from a classifier of the training classes, and from scratch. `folds_omniglot`: some
+of the losses by the protocol of Musgrave et al., *A Metric Learning Reality Check*, ECCV 2020, with `--splits` repeats.
 
 Runs are `<runs>/<experiment>/<method>-<distractors>-<split>`, or `<runs>/<experiment>/<loss>-<seed>`; one that has ended is not run
 again, one that was stopped goes on. Records are `scripts/results/semi/<experiment>.json`, or `scripts/results/dml/`.
@@ -215,6 +216,19 @@ def pretrained(runs: Path, options: list[str]) -> None:
         keep(path, name, 0, run=run, scores=score(run, f"against={scratch}"))
 
 
+def folds(runs: Path, repeats: int, options: list[str]) -> None:
+    """Losses in cross-validation over folds of the training classes."""
+    path = RECORDS.with_name("dml") / "folds_omniglot.json"
+    record = json.loads(path.read_text()) if path.exists() else {}
+    for loss in ("contrastive", "triplet", "circle"):
+        run = runs / "folds_omniglot" / loss
+        settings = ("experiment=dml_omniglot", f"loss={loss}", f"repeats={repeats}", *options)
+        subprocess.run([sys.executable, "-m", "episodic.cross_validate", f"run={run}", *settings], check=True)
+        record[loss] = json.loads((run / "cross_validation.json").read_text())
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(record, indent=1) + "\n")
+
+
 def keep(path: Path, *place: str | int, run: Path, scores: Path) -> None:
     """Put the scores on the test classes (validation classes where there are none) at `place` in a record."""
     record = json.loads(path.read_text()) if path.exists() else {}
@@ -232,7 +246,7 @@ def keep(path: Path, *place: str | int, run: Path, scores: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("experiment", choices=(*TABLES, *DML, *ALONE, "sse_omniglot"))
+    parser.add_argument("experiment", choices=(*TABLES, *DML, *SEEDS, *ALONE))
     parser.add_argument("--splits", type=int, default=3)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--options", nargs="*", default=[])
@@ -242,12 +256,13 @@ def main() -> None:
         semi(arguments.experiment, *several)
     elif arguments.experiment in DML:
         dml(arguments.experiment, *several)
-    elif arguments.experiment == "sse_omniglot":
-        sse(*several)
+    elif arguments.experiment in SEEDS:
+        SEEDS[arguments.experiment](*several)
     else:
         ALONE[arguments.experiment](arguments.runs, arguments.options)
 
 
+SEEDS = {"sse_omniglot": sse, "folds_omniglot": folds}
 ALONE = {
     "paired_omniglot": paired,
     "pseudo_labels_omniglot": pseudo_labels,

@@ -18,6 +18,9 @@ import statistics
 import sys
 from pathlib import Path
 
+from episodic.metrics import repeats_interval
+from episodic.score import percent
+
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parent.parent / "README.md"
 PARTS = {"new": "novel", "base": "base", "Δ": "delta"}
@@ -61,7 +64,11 @@ DML = ["`loss=`", "Recall@1", "MAP@R", "5-way 1-shot", "seeds", "training, s"]
 SSE = ["", "5-way 1-shot", "difference", "Recall@1", "difference", "seeds"]
 PRETRAINED = ["training", "5-way 1-shot", "difference", "steps"]
 PAIRS = (("accuracy", "ci95", ""), ("difference", "difference_ci95", "+"))
-T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # Student's t by the number of seeds
+FOLDS = [
+    "`loss=`",
+    *(f"{kind}, {metric}" for kind in ("separated", "concatenated") for metric in ("Recall@1", "MAP@R")),
+    "5-way 1-shot",
+]
 
 
 def rows() -> list[list[str]]:
@@ -189,10 +196,19 @@ def sse_rows() -> list[list[str]]:
                 values = {seed: scores[f"test/{key}"] for seed, scores in records.items()}
                 cells.append(over_seeds(list(values.values())))
                 gains = [100 * (values[seed] - exchanges["none"][seed][f"test/{key}"]) for seed in values]
-                wide = T_95[len(gains)] * statistics.stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else None
-                shown = f"{statistics.mean(gains):+.2f}" + (f" ± {wide:.2f}" if wide is not None else "")
+                gain = repeats_interval(gains)
+                shown = f"{gain.mean:+.2f}" + (f" ± {gain.half_width:.2f}" if len(gains) > 1 else "")
                 cells.append("–" if exchange == "none" else shown)
             made.append([f"`loss={loss} sse={exchange}`", *cells, str(len(records))])
+    return made
+
+
+def folds_rows() -> list[list[str]]:
+    """One row a loss: means over repeats, with their 95 % interval."""
+    path, made = RESULTS / "dml" / "folds_omniglot.json", []
+    for loss, record in json.loads(path.read_text()).items() if path.exists() else ():
+        kinds = [f"{kind}/{metric}" for kind in ("separated", "concatenated") for metric in ("recall@1", "map@r")]
+        made.append([f"`{loss}`", *(percent(repeats_interval(record[key])) for key in (*kinds, "separated/accuracy"))])
     return made
 
 
@@ -260,6 +276,7 @@ def main() -> None:
         (RESULTS / "README.md", "pseudo_labels_omniglot", PSEUDO, pseudo_rows()),
         *((RESULTS / "README.md", name, DML, dml_rows(name)) for name in ("dml_omniglot", "dml_miniimagenet")),
         (RESULTS / "README.md", "sse_omniglot", SSE, sse_rows()),
+        (RESULTS / "README.md", "folds_omniglot", FOLDS, folds_rows()),
         (RESULTS / "README.md", "pretrained_miniimagenet", PRETRAINED, pretrained_rows()),
     ):
         text = page.read_text()

@@ -123,3 +123,22 @@ def test_exchanges_and_pre_training_are_compared_with_what_goes_without(reproduc
     assert trained == ["classifier-0", "protonet-scratch-0", "protonet-pretrained-0"]
     start = tmp_path / "runs" / "dml_miniimagenet" / "classifier-0"
     assert [f"start={start}" in options for kind, _, options in retrieved if kind == "episodic.train"] == [0, 0, 1]
+
+
+def test_losses_are_cross_validated_with_as_many_repeats_as_asked_for(reproduce, tmp_path, monkeypatch):
+    def run(command, check):
+        assert check
+        assert command[2] == "episodic.cross_validate"
+        check_overrides("cross_validate", command[3:])
+        assert {"repeats=2", "experiment=dml_omniglot", "trainer.steps=2"} <= set(command)
+        folder = Path(command[3].removeprefix("run="))
+        assert f"loss={folder.name}" in command
+        folder.mkdir(parents=True)
+        (folder / "cross_validation.json").write_text(json.dumps({"separated/recall@1": [0.5, len(folder.name)]}))
+
+    monkeypatch.setattr(reproduce.subprocess, "run", run)
+    reproduce.folds(tmp_path / "runs", 2, ["trainer.steps=2"])
+    record = json.loads((reproduce.RECORDS.with_name("dml") / "folds_omniglot.json").read_text())
+    assert {loss: of["separated/recall@1"][1] for loss, of in record.items()} == {
+        loss: len(loss) for loss in ("contrastive", "triplet", "circle")
+    }
