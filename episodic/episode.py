@@ -12,6 +12,8 @@ from torch import Tensor
 
 from episodic.sampler import EpisodeIndices, EpisodeSampler
 
+Stacked = Tensor | np.ndarray
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Task:
@@ -111,10 +113,29 @@ def gather_episode(indices: EpisodeIndices, gather: Callable[[Tensor], Tensor], 
     )
 
 
+class Items(Sequence):
+    """Items `(x[i], y[i])` that lie stacked in memory: a list of items to anyone, and two arrays to `EpisodeCollate`.
+
+    What a data set's `__getitems__` returns must suit torch's default collation too, which knows lists of items only.
+    """
+
+    def __init__(self, x: Stacked, y: Stacked):
+        self.x, self.y = x, y
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __getitem__(self, index: int) -> tuple[Stacked, int]:
+        return self.x[index], int(self.y[index])
+
+
 class EpisodeCollate:
     """Turns the items of one batch of an `EpisodeSampler` into an `Episode`; a `collate_fn` for `DataLoader`.
 
     Items are `(x, label, ...)`, with the labels that the sampler was given; `x` is a tensor or an array, of one shape.
+    A data set with `__getitems__(indices)` may hand over a whole batch at once, which is many times faster: `Items`, or a
+    tuple of two tensors or arrays, all `x` stacked and all labels. A list is always one of items.
+
     Where the sampler draws shapes from ranges, or unequal shots, the shape is read off the labels: support, query and
     unlabeled items come class by class, so the runs of equal labels tell where each role ends.
 
@@ -125,30 +146,32 @@ class EpisodeCollate:
         self.shape = dict(sampler.shape)
         self.imbalanced = sampler.imbalanced
 
-    def __call__(self, items: Sequence[Sequence]) -> Episode:
-        labels = np.array([int(item[1]) for item in items])
+    def __call__(self, items: Items | tuple[Stacked, Stacked] | Sequence[Sequence]) -> Episode:
+        x, labels = _stacked(items)
         way, shot, query, unlabeled, distractors = self._shape_of(labels)
         sizes = [way * shot, way * query, (way + distractors) * unlabeled]
         y = labels.reshape(-1, sum(sizes))
-        support_ids, query_ids, unlabeled_ids = np.split(y, np.cumsum(sizes)[:-1], axis=1)
+        last = sizes[0] + sizes[1]
+        support_ids, query_ids, unlabeled_ids = y[:, : sizes[0]], y[:, sizes[0] : last], y[:, last:]
         # Class by class: a class starts wherever the label changes, so the first query of each names them in order.
         class_ids = query_ids[:, ::query]
         match = support_ids[..., None] == class_ids[:, None]
-        unlabeled_match = unlabeled_ids[..., None] == class_ids[:, None]
-        expected = np.repeat(class_ids, query, axis=1)
-        if not (match.sum(-1) == 1).all() or not (query_ids == expected).all():
+        by_class = query_ids.reshape(len(y), way, query)
+        if not (match.sum(-1) == 1).all() or not (by_class == class_ids[..., None]).all():
             raise ValueError(
                 "the items' labels are not laid out as the sampler's episodes: give EpisodeSampler the labels that the "
                 "data set returns, in the data set's order"
             )
-        x = torch.stack([torch.as_tensor(item[0]) for item in items]).unflatten(0, (len(y), -1))
-        support, queries, rest = x.split(sizes, dim=1)
-        unlabeled_y = np.where(unlabeled_match.any(-1), unlabeled_match.argmax(-1), -1)
+        support, queries, rest = x.unflatten(0, (len(y), -1)).split(sizes, dim=1)
+        unlabeled_y = None
+        if sizes[2]:
+            unlabeled_match = unlabeled_ids[..., None] == class_ids[:, None]
+            unlabeled_y = torch.from_numpy(np.where(unlabeled_match.any(-1), unlabeled_match.argmax(-1), -1))
         return Episode(
             task=Task(support, torch.from_numpy(match.argmax(-1)), queries, way, rest if sizes[2] else None),
             query_y=torch.arange(way).repeat_interleave(query).expand(len(y), -1),
             class_ids=torch.from_numpy(np.ascontiguousarray(class_ids)),
-            unlabeled_y=torch.from_numpy(unlabeled_y) if sizes[2] else None,
+            unlabeled_y=unlabeled_y,
         )
 
     def _shape_of(self, labels: np.ndarray) -> tuple[int, int, int, int, int]:
@@ -181,3 +204,13 @@ class EpisodeCollate:
         support, queries = y[:, : way * shot], y[:, way * shot : way * (shot + query)].reshape(len(y), way, query)
         first = queries[..., 0]
         return bool((queries == first[..., None]).all() and (support[..., None] == first[:, None]).any(-1).all())
+
+
+def _stacked(items: Items | tuple[Stacked, Stacked] | Sequence[Sequence]) -> tuple[Tensor, np.ndarray]:
+    """All `x` and all labels of a batch."""
+    if isinstance(items, Items):
+        items = items.x, items.y
+    if isinstance(items, tuple) and len(items) == 2 and all(isinstance(part, Stacked) for part in items):
+        return torch.as_tensor(items[0]), np.asarray(items[1], dtype=np.int64)
+    xs, labels = [item[0] for item in items], np.array([int(item[1]) for item in items])
+    return (torch.stack(xs) if isinstance(xs[0], Tensor) else torch.from_numpy(np.stack(xs))), labels

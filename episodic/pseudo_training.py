@@ -114,5 +114,7 @@ def shuffled(count: int, step: int, number: int, key: tuple[int, int]) -> np.nda
 
 @functools.lru_cache(maxsize=4)
 def _order(count: int, seed: int, stream: int, number: int) -> np.ndarray:
-    words = np.random.Philox(key=[seed % 2**64, number], counter=[0, 0, stream, 0]).random_raw(count)
+    words = np.random.Philox(key=np.array([seed % 2**64, number], np.uint64), counter=[0, 0, stream, 0]).random_raw(
+        count
+    )
     return np.argsort(words, kind="stable")

@@ -10,7 +10,8 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Sampler
 
-BLOCK = 256  # episodes drawn by one vectorised call; part of what (seed, epoch, i) means, so never change it
+BLOCK = 256  # episodes that share one stream of random numbers; part of what (seed, epoch, i) means, so never change it
+AHEAD = 100_000  # items drawn by one call where blocks are read in order; more would leave the processor's cache
 
 Numbers = Sequence[int] | Sequence[bool] | np.ndarray | Tensor
 Count = int | Sequence[int]  # an int, or an inclusive range (low, high)
@@ -55,7 +56,7 @@ class EpisodeIndices:
         return state.hexdigest()[:12]
 
     def __getitem__(self, rows: slice | np.ndarray) -> EpisodeIndices:
-        return dataclasses.replace(self, **{name: getattr(self, name)[rows] for name in ARRAYS})
+        return EpisodeIndices(*(getattr(self, name)[rows] for name in ARRAYS), self.n_base)
 
     @staticmethod
     def concatenate(parts: Sequence[EpisodeIndices]) -> EpisodeIndices:
@@ -146,7 +147,7 @@ class EpisodeSampler(Sampler[list[int]]):
             )
         self._pools(np.asarray(labels), labeled, super_classes, too_small)
         self._next = 0  # the batch that iteration starts at, for resuming
-        self._cached: tuple[tuple[int, int, int], EpisodeIndices] | None = None
+        self._drawn = (None, range(0), None)  # the last draw: (seed, epoch), its blocks, their episodes
 
     def _pools(self, labels, labeled, super_classes, too_small) -> None:
         """Index tables: items ordered by class, where each class starts, how many it has; one table a pool."""
@@ -209,49 +210,58 @@ class EpisodeSampler(Sampler[list[int]]):
 
     def block(self, number: int) -> EpisodeIndices:
         """Episodes `256 * number ... 256 * number + 255`, one shape."""
-        if self._cached is None or self._cached[0] != (self.seed, self.epoch, number):
-            self._cached = ((self.seed, self.epoch, number), self._draw(number))
-        return self._cached[1]
+        now, (key, blocks, episodes) = (self.seed, self.epoch), self._drawn
+        if key != now or number not in blocks:
+            in_order = key == now and number == blocks.stop
+            one_shape = all(low == high for low, high in self.shape.values())
+            ahead = AHEAD // episodes[:BLOCK].flat().size if in_order and one_shape else 1
+            stop = min(number + ahead, -(-self.episodes // BLOCK))
+            blocks = range(number, max(stop, number + 1))
+            episodes = self._draw(blocks)
+            self._drawn = (now, blocks, episodes)
+        row = BLOCK * blocks.index(number)
+        return episodes[row : row + BLOCK]
 
-    def _draw(self, number: int) -> EpisodeIndices:
-        random = _Uniform(self.seed, self.epoch, number)
+    def _draw(self, blocks: range) -> EpisodeIndices:
+        random, count = _Uniform(self.seed, self.epoch, blocks), BLOCK * len(blocks)
         way, shot, query, unlabeled, distractors = (
-            low + int(random.below(high - low + 1, (1,))[0]) if high > low else low for low, high in self.shape.values()
+            low + int(random.below(high - low + 1, (1, 1))[0, 0]) if high > low else low
+            for low, high in self.shape.values()
         )
-        group = random.below(len(self._group_sizes), (BLOCK,))
-        picks = _distinct(random, self._group_sizes[group][:, None], (BLOCK, 1), way + distractors)[:, 0]
-        classes = self._classes[self._group_starts[group][:, None] + picks]  # [B, way + distractors]
+        group = random.below(len(self._group_sizes), (1, count))[0]
+        picks = _distinct(random, self._group_sizes[group], way + distractors)
+        classes = self._classes[self._group_starts[group][:, None] + picks]  # [E, way + distractors]
         own = classes[:, :way]
-        shots = _shares(random, way, shot) if self.imbalanced else np.full((BLOCK, way), shot)
         most_shots = way * (shot - 1) + 1 if self.imbalanced else shot
+        shots = _shares(random, count, way, shot) if self.imbalanced else None
 
         if len(self._order) == 1:
-            drawn = self._items(random, 0, own, most_shots + query + unlabeled)
-            others = self._items(random, 0, classes[:, way:], unlabeled)
-            spare = drawn[..., most_shots + query :]
+            support, queries, spare = self._items(random, 0, own, most_shots, query, unlabeled)
+            (others,) = self._items(random, 0, classes[:, way:], unlabeled)
         else:
-            drawn = self._items(random, 0, own, most_shots + query)
-            spare_all = self._items(random, 1, classes, unlabeled)
+            support, queries = self._items(random, 0, own, most_shots, query)
+            (spare_all,) = self._items(random, 1, classes, unlabeled)
             spare, others = spare_all[:, :way], spare_all[:, way:]
-        way_y = np.broadcast_to(np.arange(way)[:, None], (BLOCK, way, max(most_shots, query, unlabeled, 1)))
-        in_support = np.arange(most_shots) < shots[..., None]
-        support = drawn[..., :most_shots][in_support].reshape(BLOCK, -1)
+        support_y = _labels(count, way, most_shots)
+        if shots is not None:
+            in_support = np.arange(most_shots) < shots[..., None]
+            support, support_y = support[in_support], support_y.reshape(in_support.shape)[in_support]
+        none = np.full((count, distractors * unlabeled), -1)
         return EpisodeIndices(
-            support=support,
-            support_y=way_y[..., :most_shots][in_support].reshape(BLOCK, -1),
-            query=drawn[..., most_shots : most_shots + query].reshape(BLOCK, -1),
-            query_y=way_y[..., :query].reshape(BLOCK, -1),
-            unlabeled=np.concatenate([spare, others], axis=1).reshape(BLOCK, -1),
-            unlabeled_y=np.concatenate(
-                [way_y[..., :unlabeled].reshape(BLOCK, -1), np.full((BLOCK, distractors * unlabeled), -1)], axis=1
-            ),
+            support=support.reshape(count, -1),
+            support_y=support_y.reshape(count, -1),
+            query=queries.reshape(count, -1),
+            query_y=_labels(count, way, query),
+            unlabeled=np.concatenate([spare, others], axis=1).reshape(count, -1),
+            unlabeled_y=np.concatenate([_labels(count, way, unlabeled), none], axis=1),
             class_ids=self._class_ids[own],
         )
 
-    def _items(self, random: _Uniform, pool: int, classes: np.ndarray, m: int) -> np.ndarray:
-        """`m` distinct items of each class `[B, W]` -> `[B, W, m]`."""
-        picks = _distinct(random, self._counts[pool][classes], classes.shape, m)
-        return self._order[pool][self._starts[pool][classes][..., None] + picks]
+    def _items(self, random: _Uniform, pool: int, classes: np.ndarray, *sizes: int) -> list[np.ndarray]:
+        """Distinct items of each class `[E, W]`: one array `[E, W, size]` for each of `sizes`."""
+        picks = _distinct(random, self._counts[pool][classes], sum(sizes))
+        picks += self._starts[pool][classes][..., None]
+        return np.split(self._order[pool].take(picks), np.cumsum(sizes)[:-1], axis=-1)
 
     def __getitem__(self, index: int | slice) -> EpisodeIndices:
         """Episode `index` (with `E = 1`), or a slice of episodes of one shape."""
@@ -286,9 +296,17 @@ class EpisodeSampler(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         """Batches of item indices, each flat: episode by episode, support then query then unlabeled, class by class."""
         first, self._next = self._next, 0
+        size, known = self.episodes_per_batch, None
         for k in range(first, len(self)):
             self._next = k + 1
-            yield self.batch(self.rank + k * self.world_size).flat().tolist()
+            number = self.rank + k * self.world_size
+            block, row = divmod(number * size, BLOCK)
+            if row + size > BLOCK:
+                yield self.batch(number).flat().tolist()
+                continue
+            if known != (self.seed, self.epoch, block):
+                known, rows = (self.seed, self.epoch, block), self.block(block).flat().reshape(BLOCK, -1)
+            yield rows[row : min(row + size, self.episodes - block * BLOCK)].reshape(-1).tolist()
         self._next = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -305,49 +323,69 @@ class EpisodeSampler(Sampler[list[int]]):
 
 
 class _Uniform:
-    """Integers from the Philox stream that belongs to `(seed, epoch, block)`."""
+    """Integers from the Philox streams that belong to `(seed, epoch, block)`, one a block."""
 
-    def __init__(self, seed: int, epoch: int, block: int):
+    def __init__(self, seed: int, epoch: int, blocks: range):
         # The low counter words advance with the draws; the block sits in the highest, so that streams never meet.
-        self._bits = np.random.Philox(key=[seed % 2**64, epoch % 2**64], counter=[0, 0, 0, block])
+        key = np.array(
+            [seed % 2**64, epoch % 2**64], np.uint64
+        )  # NumPy would make floats of a list with numbers from 2^63
+        self._bits = [np.random.Philox(key=key, counter=[0, 0, 0, block]) for block in blocks]
 
     def below(self, bound: int | np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        """Uniform integers in `0..bound-1`: the high half of a 32-bit word times the bound (bias below bound / 2^32)."""
-        size = int(np.prod(shape, dtype=np.int64))
-        words = self._bits.random_raw((size + 1) // 2).view(np.uint32)[:size].reshape(shape)
-        return ((words.astype(np.uint64) * np.asarray(bound, np.uint64)) >> np.uint64(32)).astype(np.int64)
+        """Uniform integers in `0..bound-1`: the high half of a 32-bit word times the bound (bias below bound / 2^32).
+
+        The second axis holds the blocks, one after the other; each part comes from its own stream.
+        """
+        steps, count, *rest = shape
+        words = np.empty((steps, len(self._bits), count // len(self._bits), *rest), np.uint64)
+        for k, bits in enumerate(self._bits):
+            part = words[:, k]
+            part[:] = bits.random_raw((part.size + 1) // 2).view(np.uint32)[: part.size].reshape(part.shape)
+        product = words.reshape(shape)
+        product *= np.asarray(bound, np.uint64)
+        product >>= np.uint64(32)
+        return product.view(np.int64)
 
 
-def _distinct(random: _Uniform, n: int | np.ndarray, shape: tuple[int, ...], m: int) -> np.ndarray:
-    """`m` distinct integers below `n` (broadcast to `shape`), in uniformly random order: `[*shape, m]`.
+def _distinct(random: _Uniform, n: np.ndarray, m: int) -> np.ndarray:
+    """`m` distinct integers below each of `n [E, ...]`, in uniformly random order: `[E, ..., m]`.
 
     Floyd's algorithm gives a uniform set at a cost that does not grow with `n`, but late positions favour large numbers;
     the shuffle (Fisher-Yates, all rows at once) makes every order equally likely.
     """
-    if m == 0:
-        return np.empty((*shape, 0), np.int64)
-    n = np.broadcast_to(n, shape)
-    # Item axis first, so that each step works on contiguous memory.
-    floyd = random.below(np.stack([n - m + j + 1 for j in range(m)]), (m, *shape))
+    shape = (m, *n.shape)
+    if 0 in shape:
+        return np.empty((*n.shape, m), np.int64)
+    # Item axis first, so that each step works on contiguous memory; small integers, so that it compares many at once.
+    steps = np.arange(m).reshape(m, *[1] * n.ndim)
+    small = np.min_scalar_type(n.max())
+    low = (n.max() if n.min() == n.max() else n) - m  # mostly one number, which spares an array of bounds
+    floyd = random.below(low + 1 + steps, shape).astype(small).reshape(m, -1)
+    low = low.astype(small).reshape(-1)
     for j in range(1, m):
         taken = (floyd[:j] == floyd[j]).any(axis=0)
-        np.copyto(floyd[j], n - m + j, where=taken)
-    swaps = random.below(np.arange(m, 0, -1).reshape(m, *[1] * len(shape)), (m, *shape))
-    flat = floyd.reshape(m, -1)
-    columns = np.arange(flat.shape[1])
+        np.copyto(floyd[j], low + j, where=taken)
+    other = random.below(m - steps, shape).reshape(m, -1)
+    flat, columns = floyd.reshape(-1), np.arange(n.size)
     for j in range(m - 1):
-        other = swaps[j].reshape(-1) + j
-        chosen = flat[other, columns]
-        flat[other, columns] = flat[j]
-        flat[j] = chosen
-    return np.moveaxis(floyd, 0, -1)
+        place = (other[j] + j) * n.size + columns  # in the flat array, which is indexed faster than one of two axes
+        chosen = flat.take(place)
+        flat[place] = floyd[j]
+        floyd[j] = chosen
+    return np.moveaxis(floyd.reshape(shape), 0, -1).astype(np.int64, order="C")
 
 
-def _shares(random: _Uniform, way: int, shot: int) -> np.ndarray:
-    """`[B, way]` positive integers with sum `way * shot`, uniform over all such: gaps between sorted distinct cuts."""
+def _shares(random: _Uniform, count: int, way: int, shot: int) -> np.ndarray:
+    """`[E, way]` positive integers with sum `way * shot`, uniform over all such: gaps between sorted distinct cuts."""
     total = way * shot
-    cuts = np.sort(_distinct(random, total - 1, (BLOCK,), way - 1), axis=-1) + 1
+    cuts = np.sort(_distinct(random, np.full(count, total - 1), way - 1), axis=-1) + 1
     return np.diff(cuts, axis=-1, prepend=0, append=total)
+
+
+def _labels(count: int, way: int, size: int) -> np.ndarray:
+    """`[E, way * size]`: every label `size` times."""
+    return np.tile(np.repeat(np.arange(way), size), (count, 1))
 
 
 def _as_range(name: str, value: Count, low: int) -> tuple[int, int]:

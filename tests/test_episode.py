@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from episodic import Episode, EpisodeCollate, EpisodeSampler, Task
-from episodic.episode import gather_episode
+from episodic.episode import Items, gather_episode
 
 LABELS = np.repeat(np.arange(10), 12)
 ITEMS = [(torch.tensor([float(i)]), int(y)) for i, y in enumerate(LABELS)]
@@ -12,6 +12,24 @@ ITEMS = [(torch.tensor([float(i)]), int(y)) for i, y in enumerate(LABELS)]
 
 def collate(sampler, number):
     return EpisodeCollate(sampler)([ITEMS[i] for i in sampler.batch(number).flat()])
+
+
+VALUES = torch.arange(len(LABELS)).float()[:, None]
+WAYS_TO_HAND_OVER = {
+    "items of tensors": lambda at: [(VALUES[i], int(LABELS[i])) for i in at],
+    "items of arrays": lambda at: [(VALUES[i].numpy(), LABELS[i]) for i in at],
+    "longer items": lambda at: tuple((VALUES[i], torch.tensor(LABELS[i]), "a name") for i in at),
+    "a pair of tensors": lambda at: (VALUES[at], torch.from_numpy(LABELS[at])),
+    "a pair of arrays": lambda at: (VALUES.numpy()[at], LABELS[at].astype(np.int16)),
+    "Items": lambda at: Items(VALUES[at], torch.from_numpy(LABELS[at])),
+}
+
+
+class AtOnce(Dataset):
+    """Hands over whole batches only."""
+
+    def __init__(self, hand_over):
+        self.__getitems__ = hand_over
 
 
 def same(episode: Episode, indices) -> bool:
@@ -49,6 +67,26 @@ def test_collate_recovers_what_the_sampler_drew(shape):
     assert len(seen) > 1 or not any(isinstance(v, tuple) for v in shape.values())
 
 
+@pytest.mark.parametrize("hand_over", WAYS_TO_HAND_OVER.values(), ids=WAYS_TO_HAND_OVER)
+def test_a_data_set_may_hand_over_whole_batches(hand_over):
+    sampler = EpisodeSampler(LABELS, 3, 2, 3, 1, 1, episodes=7, episodes_per_batch=2)
+    loader = DataLoader(AtOnce(hand_over), batch_sampler=sampler, collate_fn=EpisodeCollate(sampler))
+    for number, episode in enumerate(loader):
+        assert same(episode, sampler.batch(number))
+        assert episode.task.support.dtype == torch.float32
+    assert number == 3
+
+
+@pytest.mark.parametrize("hand_over", WAYS_TO_HAND_OVER.values(), ids=WAYS_TO_HAND_OVER)
+@pytest.mark.parametrize("container", [list, tuple])
+def test_two_items_are_no_pair_of_arrays(hand_over, container):
+    sampler = EpisodeSampler(LABELS, 1, 1, 1, episodes=3)
+    for number in range(3):
+        given = hand_over(sampler[number].flat())
+        whole = isinstance(given, tuple) and not isinstance(given[0], tuple)
+        assert same(EpisodeCollate(sampler)(given if whole else container(given)), sampler[number])
+
+
 def test_last_batch_may_be_smaller():
     sampler = EpisodeSampler(LABELS, 3, 1, 2, episodes=5, episodes_per_batch=2)
     loader = DataLoader(ITEMS, batch_sampler=sampler, collate_fn=EpisodeCollate(sampler))
@@ -60,6 +98,14 @@ def test_other_labels_than_the_samplers_are_refused():
     shuffled = np.random.default_rng(0).permutation(LABELS)
     with pytest.raises(ValueError, match="give EpisodeSampler the labels"):
         EpisodeCollate(sampler)([(ITEMS[i][0], shuffled[i]) for i in sampler[0].flat()])
+
+
+def test_queries_that_are_not_class_by_class_are_refused():
+    sampler = EpisodeSampler(LABELS, 3, 1, 2, episodes=5)
+    support, first, second, third = np.split(LABELS[sampler[0].flat()], [3, 5, 7])
+    mixed = np.concatenate([support, [first[0], second[0]], [second[0], first[0]], third])
+    with pytest.raises(ValueError, match="give EpisodeSampler the labels"):
+        EpisodeCollate(sampler)((VALUES[: len(mixed)], mixed))
 
 
 def test_map_is_one_call_over_all_items_and_keeps_the_rest():

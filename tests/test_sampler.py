@@ -60,16 +60,65 @@ def test_episode_is_a_pure_function_of_seed_epoch_and_index():
     assert np.array_equal(sampler[500:520].support[12:], sampler[512:520].support)
     assert make(seed=4)[2].hash() != single[2]
     assert make(seed=3, epoch=1)[2].hash() != single[2]
+    assert len({make(seed=seed)[2].hash() for seed in (-1, -2, 2**63, 2**63 + 1)}) == 4
     assert len({sampler[i].hash() for i in range(600)}) == 600
 
 
 @pytest.mark.parametrize(("n", "m"), [(4, 3), (5, 2), (3, 3)])
 def test_distinct_draws_every_ordered_sample_equally_often(n, m):
-    draws = np.concatenate([_distinct(_Uniform(0, 0, b), n, (BLOCK,), m) for b in range(100)])
+    draws = _distinct(_Uniform(0, 0, range(100)), np.full(100 * BLOCK, n), m)
     counts = np.array([(draws == p).all(axis=1).sum() for p in itertools.permutations(range(n), m)])
     expected = len(draws) / len(counts)
     assert ((counts - expected) ** 2 / expected).sum() < chi2.ppf(0.9999, len(counts) - 1)
     assert counts.sum() == len(draws)
+
+
+def slow_distinct(words, n, m):
+    """Floyd's algorithm and the Fisher-Yates shuffle, one integer at a time; `words [2 * m]` are 32-bit."""
+    drawn = []
+    for j in range(m):
+        value = int(words[j]) * (n - m + j + 1) >> 32
+        drawn.append(n - m + j if value in drawn else value)
+    for j in range(m):
+        other = j + (int(words[m + j]) * (m - j) >> 32)
+        drawn[j], drawn[other] = drawn[other], drawn[j]
+    return drawn
+
+
+# On both sides of what 8, 16 and 32 bits hold, and few out of many as well as all.
+@pytest.mark.parametrize(
+    ("n", "m"), [((5, 5), 5), ((255, 256), 9), ((40, 257), 12), ((65_535, 65_536), 40), ((70_000, 9), 9)]
+)
+def test_distinct_is_floyd_then_fisher_yates_on_each_blocks_own_stream(n, m):
+    blocks = range(3, 6)
+    sizes = np.random.default_rng(0).choice(n, (len(blocks) * BLOCK, 2))
+    draws = _distinct(_Uniform(1, 2, blocks), sizes, m)
+    for k, block in enumerate(blocks):
+        stream = np.random.Philox(key=[1, 2], counter=[0, 0, 0, block])
+        words = stream.random_raw(2 * m * BLOCK).view(np.uint32).reshape(2 * m, BLOCK, 2)
+        for e, w in np.ndindex(BLOCK, 2):
+            row = k * BLOCK + e
+            assert draws[row, w].tolist() == slow_distinct(words[:, e, w], int(sizes[row, w]), m)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        dict(n_shot=2, n_query=3, n_unlabeled=1, n_distractors=2),
+        dict(n_shot=3, n_query=1, imbalanced=True),
+        dict(n_way=2, super_classes=[0, 0, 0, 1, 1, 1, 2, 2, 2, 2]),
+        dict(n_query=2, n_unlabeled=4, n_distractors=1, labeled=np.tile([True] * 3 + [False] * 5, 10)),
+        dict(n_way=(2, 4), n_shot=(1, 3)),
+    ],
+)
+def test_blocks_read_in_order_are_those_read_alone(arguments):
+    make = lambda: EpisodeSampler(LABELS, **{"n_way": 3, "n_query": 2, "episodes": 99 * BLOCK, **arguments})  # noqa: E731
+    sampler = make()
+    assert [sampler.block(b).hash() for b in range(60)] == [make().block(b).hash() for b in range(60)]
+    sampler.set_epoch(1)
+    other = make()
+    other.set_epoch(1)
+    assert sampler.block(60).hash() == other.block(60).hash() != make().block(60).hash()
 
 
 def test_every_class_and_item_is_drawn_equally_often_in_every_role():
@@ -99,7 +148,7 @@ def test_imbalanced_support_has_the_same_total_and_no_empty_class():
     assert (shots.sum(1) == 9).all()
     assert (shots >= 1).all()
     assert len(np.unique(shots, axis=0)) == 28  # all compositions of 9 into 3 positive parts: C(8, 2)
-    assert (_shares(_Uniform(0, 0, 0), 3, 1) == 1).all()
+    assert (_shares(_Uniform(0, 0, range(1)), BLOCK, 3, 1) == 1).all()
 
 
 def test_labeled_mask_separates_the_pools():
@@ -196,6 +245,36 @@ def test_ranks_share_the_batches():
         list(EpisodeSampler(LABELS, 3, 1, 2, episodes=8, episodes_per_batch=2, rank=r, world_size=2)) for r in (0, 1)
     ]
     assert [b for pair in zip(*ranks, strict=True) for b in pair] == whole
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize(
+    ("episodes_per_batch", "arguments"),
+    [
+        *((size, dict()) for size in (1, 64, 100, 256, 300)),
+        *((size, dict(n_way=(2, 4))) for size in (1, 64, 256)),
+        (100, dict(n_shot=2, imbalanced=True)),
+    ],
+)
+def test_lists_are_the_batches(episodes_per_batch, arguments, world_size):
+    episodes = 1000 if world_size == 1 else 4 * episodes_per_batch * world_size
+    settings = {"n_way": 3, "n_query": 2, "episodes_per_batch": episodes_per_batch, "episodes": episodes, **arguments}
+    whole, lists = EpisodeSampler(LABELS, **settings), []
+    for rank in range(world_size):
+        lists.append(list(EpisodeSampler(LABELS, **settings, rank=rank, world_size=world_size)))
+    for number in range(whole.n_batches):
+        indices = whole.batch(number)
+        roles = zip(indices.support, indices.query, strict=True)
+        expected = [int(i) for support, query in roles for i in (*support, *query)]
+        assert lists[number % world_size][number // world_size] == expected
+
+
+def test_an_epoch_set_in_the_middle_of_iteration_takes_effect_at_once():
+    sampler, other = (EpisodeSampler(LABELS, 3, 1, 2, episodes=6, epoch=epoch) for epoch in (0, 1))
+    iterator = iter(sampler)
+    next(iterator)
+    sampler.set_epoch(1)
+    assert next(iterator) == other.batch(1).flat().tolist()
 
 
 def test_resume_in_the_middle_of_an_epoch():

@@ -117,7 +117,9 @@ class Glyphs(AbstractDataset):
 
     def _noise(self, letter: str, numbers: Sequence[int]) -> np.ndarray:
         """Uniform numbers `[drawings, NOISE]` in 0..1, a function of the seed, the letter and each drawing's number."""
-        words = np.random.Philox(key=[self.seed % 2**64, ord(letter)]).random_raw((max(numbers) + 1) * NOISE)
+        words = np.random.Philox(key=np.array([self.seed % 2**64, ord(letter)], np.uint64)).random_raw(
+            (max(numbers) + 1) * NOISE
+        )
         # 24 bits, as many as float32 holds: more could round up to 1, and the face's index would be out of range.
         return ((words >> np.uint64(40)) * 2.0**-24).reshape(-1, NOISE)[list(numbers)].astype(np.float32)
 

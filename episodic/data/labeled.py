@@ -40,7 +40,7 @@ def labeled_mask(labels: Sequence[int] | np.ndarray | Tensor, fraction: float, s
         items = order[start : start + count]
         # Raw words of the generator, because NumPy promises those for all versions, and `permutation` for none. The
         # third counter word keeps this stream away from those that episodes are drawn from.
-        words = np.random.Philox(key=[seed % 2**64, label], counter=[0, 0, 1, 0]).random_raw(count)
+        words = np.random.Philox(key=np.array([seed % 2**64, label], np.uint64), counter=[0, 0, 1, 0]).random_raw(count)
         # The small addend undoes the rounding of, say, 0.29 * 100 = 28.999...
         mask[items[np.argsort(words, kind="stable")][: int(fraction * count + 1e-9)]] = True
     return mask

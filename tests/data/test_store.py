@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader, Subset, default_collate
 
+from episodic import EpisodeCollate, EpisodeSampler
 from episodic.data.dataset import decode_image
 from episodic.data.store import Listing, build_store, decode_parallel
+from episodic.episode import Items
 from tests.conftest import random_store
 
 LISTING = Listing(items=[10, 20, 30], labels=[0, 0, 1], class_names=["a", "b"], item_names=["x", "y", "z"], stamp="1")
@@ -84,6 +87,35 @@ def test_gather_takes_any_shape_and_the_hash_names_the_classes():
     assert store[7][1] == store.labels[7]
     turned = dataclasses.replace(store, class_names=store.class_names[::-1])
     assert turned.class_hash == store.class_hash != random_store(split="val").class_hash
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_plain_loader_gets_what_single_items_make(workers):
+    store = random_store()
+    chosen = [7, 0, 150, 33, 34, 2]
+    for data, rows in ((store, range(len(store))), (Subset(store, chosen), chosen)):
+        singles = [store[i] for i in rows]
+        for number, batch in enumerate(DataLoader(data, batch_size=4, num_workers=workers)):
+            expected = default_collate(singles[4 * number : 4 * number + 4])
+            assert type(batch) is type(expected)
+            for ours, theirs in zip(batch, expected, strict=True):
+                assert ours.dtype == theirs.dtype
+                assert torch.equal(ours, theirs)
+
+
+def test_episodes_of_a_loader_are_gathered_at_once(monkeypatch):
+    store = random_store()
+    sampler = EpisodeSampler(store.labels, 3, 2, 4, episodes=10, episodes_per_batch=5)
+    monkeypatch.delattr(type(store), "__getitem__")
+    monkeypatch.setattr(Items, "__getitem__", None)
+    loader = DataLoader(store, batch_sampler=sampler, collate_fn=EpisodeCollate(sampler))
+    for number, episode in enumerate(loader):
+        indices = sampler.batch(number)
+        assert torch.equal(episode.task.support, store.images[torch.from_numpy(indices.support)])
+        assert torch.equal(episode.task.query, store.images[torch.from_numpy(indices.query)])
+        assert np.array_equal(episode.query_y, indices.query_y)
+        assert np.array_equal(episode.class_ids, indices.class_ids)
+    assert number == 1
 
 
 def saved(tmp_path, image, name, **how):
