@@ -1,21 +1,23 @@
-"""What a forward and a backward pass of each learner costs: the rows `learners` of benchmark.py."""
+"""What a forward and a backward pass of each learner costs: the rows `learners` of benchmark.py. There is no peer.
+
+Each learner at its paper's miniImageNet episode (random images, random weights, in our precision), in a process of its own: its
+time, and the most memory that it takes beside what the process had before.
+"""
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import multiprocessing
-import statistics
-import time
-from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import torch
+from measuring import alone, cost
 
 from episodic import Episode, Task
 from episodic.config import compose_config, make
 from episodic.hardware import Hardware
 from episodic.loop import objective
+from episodic.score import table
 
 HEADER = ["learner", "episodes", "images", "forward + backward, ms", "peak memory, MiB"]
 
@@ -35,21 +37,20 @@ PAPERS = {
 }
 
 
-def learners(args: argparse.Namespace) -> tuple[list[dict[str, Any]], list[list[str]]]:
-    """What the JSON says of each learner, and its row of the table."""
+def learners(args: argparse.Namespace) -> tuple[list[dict[str, Any]], str]:
+    """What the JSON says of each learner, and the table."""
     entries, lines = [], []
     for options, shape in PAPERS.items():
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as alone:
-            try:
-                seconds, images, peak = alone.submit(learner_step, options, shape, args.repeats).result()
-            except ImportError as error:
-                print(f"{options}: skipped: {str(error).splitlines()[0]}")
-                continue
+        try:
+            seconds, images, peak = alone(learner_step, options, shape, args.repeats)
+        except ImportError as error:
+            print(f"{options}: skipped: {str(error).splitlines()[0]}")
+            continue
         mib = peak / 2**20
         row = f"forward + backward, {options}"
         entries.append({"row": row, "ours": seconds, "unit": "s", "episode": shape, "peak_mib": mib})
         lines.append([options, shape, f"{images}", f"{1e3 * seconds:.0f}", f"{mib:,.0f}"])
-    return entries, lines
+    return entries, table(HEADER, lines)
 
 
 def learner_step(options: str, shape: str, repeats: int) -> tuple[float, int, int]:
@@ -71,16 +72,5 @@ def learner_step(options: str, shape: str, repeats: int) -> tuple[float, int, in
         query_y = torch.cat([query_y, way + torch.arange(way, way + base).repeat(episodes, 1)], dim=1)
     task = Task(draw(way * shot), support_y, draw(way * query + base), way, n_base=64 * bool(base), class_ids=y)
     episode = Episode(task, query_y, y).to(hardware.device)
-    times = []
-    before = hardware.peak_memory()
-    for _ in range(repeats + 1):
-        started = time.perf_counter()
-        objective(learner, episode, hardware)[0].backward()
-        if hardware.device.type == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - started)
-    return (
-        statistics.median(times[1:]),
-        task.support.shape[:2].numel() + query_y.numel(),
-        hardware.peak_memory() - before,
-    )
+    _, seconds, peak = cost(lambda: objective(learner, episode, hardware)[0].backward(), hardware, repeats)
+    return seconds, task.support.shape[:2].numel() + query_y.numel(), peak

@@ -1,17 +1,21 @@
-"""Losses of embeddings beside pytorch-metric-learning: the rows `losses` of benchmark.py."""
+"""Losses of embeddings beside pytorch-metric-learning: the rows `losses` of benchmark.py.
+
+Forward and backward pass of each loss that both have (4 items a class, float32): its time and the most memory it takes, each side
+in a process of its own; and how far apart both are: value, gradient, and gradient for embeddings in bf16, as shares of the largest
+entry. The last row has the geometric means at the largest shape.
+"""
 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
+import functools
 import statistics
-import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from importlib import import_module
 from typing import Any
 
 import torch
+from measuring import against, alone, apart, cost
 
 from episodic.core.losses.circle import Circle
 from episodic.core.losses.contrastive import Contrastive
@@ -33,7 +37,9 @@ from episodic.score import table
 SHAPES = ((256, 128), (256, 512), (1024, 128), (1024, 512))
 PER_CLASS = 4
 TOO_LARGE = {"lifted_structure": 256}  # items from which the peer wants tens of GiB
-HEADER = ["loss", "items x dim", "ours, ms", "peer, ms", "ratio", "ours, MiB", "peer, MiB", "value", "gradient", "bf16"]
+HEADER = ["loss", "items x dim", "ours, ms", "peer, ms", "ratio", "target"]
+HEADER += ["ours, MiB", "peer, MiB", "value", "gradient", "bf16"]
+TARGET, MEAN_TARGET = 1, 2
 
 
 def ours(name: str, dim: int, n_classes: int) -> Callable:
@@ -111,30 +117,34 @@ def losses(args: argparse.Namespace) -> tuple[list[dict[str, Any]], str]:
             entry["peak_mib"] = a["bytes"] / 2**20
             cells = [name, f"{shape[0]:,} x {shape[1]}", f"{1e3 * a['seconds']:.3g}"]
             if b is None:
-                lines.append([*cells, "-", "-", f"{entry['peak_mib']:.0f}", *"----"])
+                lines.append([*cells, *"–––", f"{entry['peak_mib']:.0f}", *"––––"])
             else:
-                value, gradient, half = (apart(a, b, what) for what in ("value", "gradient", "half"))
+                value, gradient, half = (apart(a[what], b[what]) for what in ("value", "gradient", "half"))
                 entry |= {
                     "peer": b["seconds"],
                     "ratio": b["seconds"] / a["seconds"],
+                    "target": TARGET,
                     "peer_peak_mib": b["bytes"] / 2**20,
                 }
                 entry |= {"value_error": value, "gradient_error": gradient, "bf16_gradient_error": half}
                 memory = [f"{entry['peak_mib']:.0f}", f"{entry['peer_peak_mib']:.0f}"]
-                speed = [f"{1e3 * b['seconds']:.3g}", f"{entry['ratio']:.3g}"]
+                speed = [f"{1e3 * b['seconds']:.3g}", f"{entry['ratio']:.3g}", against(entry["ratio"], TARGET)]
                 lines.append([*cells, *speed, *memory, *(f"{error:.0e}" for error in (value, gradient, half))])
             entries.append(entry)
-    return entries, table(HEADER, lines)
+    mean = geometric_mean(entries)
+    speed = [f"{1e3 * mean['ours']:.3g}", f"{1e3 * mean['peer']:.3g}", f"{mean['ratio']:.3g}"]
+    size = f"{mean['items']:,} x {mean['dim']}"
+    lines.append(["geometric mean", size, *speed, against(mean["ratio"], MEAN_TARGET), *"–––––"])
+    return [*entries, mean], table(HEADER, lines)
 
 
-def apart(a: dict[str, Any], b: dict[str, Any], what: str) -> float:
-    """The largest difference, as a share of the largest entry."""
-    return float((a[what] - b[what]).abs().max() / b[what].abs().max().clamp(min=1e-12))
-
-
-def alone(function: Callable, *arguments: Any) -> Any:
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-        return process.submit(function, *arguments).result()
+def geometric_mean(entries: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of all losses that have a peer at the largest shape."""
+    items, dim = SHAPES[-1]
+    compared = [entry for entry in entries if (entry["items"], entry["dim"]) == (items, dim) and "peer" in entry]
+    a, b = (statistics.geometric_mean(entry[side] for entry in compared) for side in ("ours", "peer"))
+    mean = {"row": "loss, geometric mean", "items": items, "dim": dim, "ours": a, "peer": b, "unit": "s"}
+    return mean | {"ratio": b / a, "target": MEAN_TARGET}
 
 
 def measure(name: str, make: Callable, repeats: int) -> dict[tuple[int, int], dict[str, Any]]:
@@ -148,17 +158,12 @@ def measure(name: str, make: Callable, repeats: int) -> dict[tuple[int, int], di
             continue
         x, y = batch(items, dim, 2 if name == "n_pair" else PER_CLASS)
         loss = with_proxies(make(name, dim, int(y.max()) + 1))
-        before, times = hardware.peak_memory(), []
-        value, gradient = step(loss, x, y)  # the first with a memory that is empty
-        for _ in range(3 * repeats):
-            started = time.perf_counter()
-            step(loss, x, y)
-            times.append(time.perf_counter() - started)
-        peak = hardware.peak_memory() - before
+        # The first step, whose value and gradient are told, is the one with a memory that is empty.
+        (value, gradient), seconds, peak = cost(functools.partial(step, loss, x, y), hardware, 3 * repeats)
         again = with_proxies(make(name, dim, int(y.max()) + 1))
         half = x.bfloat16() if make is ours else x.bfloat16().float()
         found[items, dim] = {
-            "seconds": statistics.median(times),
+            "seconds": seconds,
             "bytes": peak,
             "value": value,
             "gradient": gradient,

@@ -1,4 +1,9 @@
-"""What new pseudo-labels for a whole data set cost, stage by stage: the rows `refresh` of benchmark.py."""
+"""What new pseudo-labels for a whole data set cost, stage by stage: the rows `refresh` of benchmark.py.
+
+miniImageNet's 38,400 training images, 10 % of them labeled, as Iscen et al. label them before each epoch (Conv4 with random
+weights, 50 neighbours, alpha 0.99, 20 iterations), each stage once, in seconds. The peers: scikit-learn's exact neighbours, SciPy's
+conjugate gradients class after class. They must find the same to 0.1 %.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +66,7 @@ def refresh(args: argparse.Namespace) -> tuple[list[dict[str, Any]], str]:
     entries, lines = [], []
     for stage, (seconds, peer) in stages.items():
         entry = {"row": f"refresh, {stage}", "items": len(store), "ours": seconds, "unit": "s"}
-        entries.append(entry | ({"peer": peer, "ratio": peer / seconds} if peer else {}))
+        entries.append(entry | ({"peer": peer, "ratio": peer / seconds, "target": None} if peer else {}))
         lines.append([stage, f"{seconds:.1f}", *([f"{peer:.1f}", f"{peer / seconds:.3g}"] if peer else ["–", "–"])])
     total = embedding + searching + spreading
     entries.append({"row": "refresh, total", "items": len(store), "ours": total, "unit": "s"})
