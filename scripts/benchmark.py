@@ -14,7 +14,10 @@ said. What is compared, and how both sides are seen to find the same, is told in
 - `cross_attention`: attention and losses of CAN, pair by pair (benchmark_cross_attention.py);
 - `learners`: a forward and backward pass of each learner, without a peer (benchmark_learners.py);
 - `refresh`: new pseudo-labels for a whole training set, stage by stage (benchmark_refresh.py);
-- `losses`: losses of embeddings against pytorch-metric-learning (benchmark_losses.py).
+- `losses`: losses of embeddings against pytorch-metric-learning (benchmark_losses.py);
+- `disk`: from miniImageNet's files to the first episode that a network can train on (benchmark_disk.py);
+- `growth`: how time grows with episodes, items and ways, without a peer (benchmark_growth.py);
+- `profile`: where the time of a training step goes, on the processor, without a peer (benchmark_profile.py).
 
 The peers run in a process of their own, as their users run them: on a CPU `Hardware.choose` tells the C library to keep
 freed memory, which would speed them up too; but for `losses`, where both sides keep it. Device and number of threads are the
@@ -31,10 +34,13 @@ from importlib import metadata, util
 from pathlib import Path
 
 from benchmark_cross_attention import cross_attention
+from benchmark_disk import disk
 from benchmark_episodes import indices
 from benchmark_evaluation import evaluation
+from benchmark_growth import growth
 from benchmark_learners import learners
 from benchmark_losses import losses
+from benchmark_profile import profile
 from benchmark_propagation import propagation
 from benchmark_refresh import refresh
 from benchmark_training import training
@@ -52,7 +58,15 @@ COMPARED = {
     "propagation": propagation,
 }
 # arguments -> what the JSON says, and a table
-MEASURED = {"cross_attention": cross_attention, "learners": learners, "refresh": refresh, "losses": losses}
+MEASURED = {
+    "cross_attention": cross_attention,
+    "disk": disk,
+    "growth": growth,
+    "profile": profile,
+    "learners": learners,
+    "refresh": refresh,
+    "losses": losses,
+}
 ALL = [*COMPARED, *MEASURED]
 
 

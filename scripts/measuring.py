@@ -70,6 +70,12 @@ def take(episodes: Iterator) -> int:
     return sum(1 for _ in itertools.islice(episodes, 32))
 
 
+def timed(work: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
 def cost(step: Callable[[], Any], hardware: Hardware, repeats: int) -> tuple[Any, float, int]:
     """What the first call of `step` gives, median seconds of `repeats` further calls, bytes taken beside those held before."""
     before, times = hardware.peak_memory(), []

@@ -75,10 +75,10 @@ class Normalize(nn.Module):
         augment: Augment | None = None,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "item channels height width"]:
-        scaled = images.float() / 255
+        scaled = images / 255  # float32, and ours to change in place
         if augment is not None:
             scaled = augment(scaled, generator)
-        return (scaled - self.mean) / self.std
+        return scaled.sub_(self.mean).div_(self.std)
 
 
 def _luma(images: Tensor) -> Tensor:

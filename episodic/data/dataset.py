@@ -101,13 +101,15 @@ def decode_image(source, *, channels: int, size: int, resize: str = "squash") ->
     """
     with Image.open(source) as opened:
         opened.draft("RGB", (size, size))  # lets the JPEG decoder skip detail that the resize would drop
-        image = ImageOps.exif_transpose(opened)
+        image = opened
+        ImageOps.exif_transpose(image, in_place=True)  # without a copy of the images that lie as they should
         if image.mode.startswith("I"):  # 16-bit: Pillow's own conversion would clip at 255
             image = Image.fromarray((np.asarray(image, dtype=np.float64) / 257).clip(0, 255).astype(np.uint8))
         if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        image = image.convert("L" if channels == 1 else "RGB")
+        mode = "L" if channels == 1 else "RGB"
+        image = image if image.mode == mode else image.convert(mode)
         if image.size != (size, size):
             method = Image.Resampling.BILINEAR
             image = (

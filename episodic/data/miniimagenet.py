@@ -128,11 +128,10 @@ def _from_csv(folder: Path, split: str) -> Listing | None:
             raise ValueError(f"{table}: expected columns {COLUMNS[0]} or {COLUMNS[1]}, got {reader.fieldnames}")
         rows = [(row[label], row[image]) for row in reader]
     for place in ("images/{1}", "images/{0}/{1}", "{0}/{1}"):
-        named = [(row[0], place.format(*row)) for row in rows]
-        present = [path for _, name in named if (path := folder / name).is_file()]
-        if present:  # the others are reported as images that cannot be read
-            found = [(label, name, (folder / name, None)) for label, name in named]
-            return _listing(table, split, found, files_stamp([table, *present]))
+        found = [(row[0], name := place.format(*row), (folder / name, None)) for row in rows]
+        paths = [path for _, _, (path, _) in found]
+        if any(path.is_file() for path in paths):  # those that are not are reported as images that cannot be read
+            return _listing(table, split, found, files_stamp([table, *paths]))
     return None
 
 

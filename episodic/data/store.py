@@ -111,9 +111,13 @@ def cache_dir() -> Path:
 
 
 def files_stamp(paths: Sequence[Path]) -> str:
-    """Fingerprint of files by name, size and time of change, without reading them."""
-    stats = [path.stat() for path in paths]
-    return digest(*(f"{p.name} {s.st_size} {s.st_mtime_ns}" for p, s in zip(paths, stats, strict=True)))
+    """Fingerprint of files by name, size and time of change, without reading them. Files that are not there are left out."""
+    marks = []
+    for path in map(os.fspath, paths):
+        with contextlib.suppress(FileNotFoundError):
+            status = os.stat(path)
+            marks.append(f"{os.path.basename(path)} {status.st_size} {status.st_mtime_ns}")
+    return digest(*marks)
 
 
 def decode_parallel(
