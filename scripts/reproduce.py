@@ -220,7 +220,7 @@ def folds(runs: Path, repeats: int, options: list[str]) -> None:
     """Losses in cross-validation over folds of the training classes."""
     path = RECORDS.with_name("dml") / "folds_omniglot.json"
     record = json.loads(path.read_text()) if path.exists() else {}
-    for loss in ("contrastive", "triplet", "circle"):
+    for loss in ("contrastive", "circle"):
         run = runs / "folds_omniglot" / loss
         settings = ("experiment=dml_omniglot", f"loss={loss}", f"repeats={repeats}", *options)
         subprocess.run([sys.executable, "-m", "episodic.cross_validate", f"run={run}", *settings], check=True)
