@@ -8,3 +8,11 @@ from episodic.sampler import EpisodeIndices as EpisodeIndices
 from episodic.sampler import EpisodeSampler as EpisodeSampler
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> type:
+    if name == "FewShotClassifier":  # not at import: scikit-learn and Hydra take seconds
+        from episodic.classifier import FewShotClassifier
+
+        return FewShotClassifier
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,214 @@
+"""`python -m episodic.predict support=<dir> query=<dir or file> run=<dir> [semi=...] [abstain=auto] [out=answers.json]`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from episodic.classifier import MANY, FewShotClassifier
+from episodic.config import ConfigError, command, compose_config
+from episodic.data.pictures import class_folders, is_inverted, pictures_in, read_pictures
+from episodic.evaluate import with_saved_parts
+from episodic.run import write_atomically
+from episodic.score import table
+
+READ = 256  # pictures in memory at once
+COLUMNS = ("file", "class", "probability", "nearest", "abstain", "error")
+SOURCES = ("run", "backbone", "model")
+# A folder's task at the size of pretrained networks, for the form of pictures alone.
+PLAIN = ("task=folder_5w1s", "task.dataset.path=.", "task.image_size=224", "task.dataset.image_size=224")
+NO_MODEL = (
+    "which model? run=<dir> that episodic.train made, model=<file> that save= wrote, or backbone=resnet50, whose weights of "
+    "ImageNet are downloaded once (a file of yours: backbone.weights=<file.pth>)"
+)
+
+
+def with_parts(arguments: list[str]) -> list[str]:
+    """Make task, learner and wrapper of the run the choices `saved`; without a run a plain task, `prototypical` and none."""
+    given = {a.split("=", 1)[0].split(".")[0] for a in arguments if "=" in a}
+    flags = [a for a in arguments if a.startswith("-")]
+    sources = [name for name in SOURCES if name in given]
+    if len(sources) > 1:
+        raise ConfigError(f"give one of run=, backbone= and model=, not {' and '.join(sources)}")
+    if not sources and not flags:
+        raise ConfigError(NO_MODEL)
+    if "run" in given:
+        with_saved_parts(arguments)
+        return arguments
+    if "model" in given and (extra := given & {"task", "learner", "semi"}):
+        raise ConfigError(f"model=<file> has a {min(extra)} of its own: leave {min(extra)} out")
+    plain = compose_config("train", list(PLAIN))
+    for part in ("task", "learner", "semi"):
+        ConfigStore.instance().store(group=part, name="saved", node=plain[part])
+    return arguments
+
+
+def main(cfg: DictConfig) -> None:
+    """Name the pictures of `query` after the examples in `support`."""
+    check(cfg)
+    queries = [] if cfg.query is None else pictures_in(cfg.query)
+    classifier = classifier_of(cfg)
+    if cfg.save is not None:
+        classifier.save(cfg.save)
+        print(f"Model and examples written to {cfg.save}; use them by model={cfg.save}.")
+    if not queries:
+        return
+    records = list(tqdm(answered(classifier, queries), total=len(queries), disable=len(queries) <= MANY or None))
+    failed = [record for record in records if "error" in record]
+    if len(failed) == len(records):
+        raise ConfigError(f"none of the {len(records)} pictures in {cfg.query} can be read: {failed[0]['error']}")
+    if cfg.out is not None:
+        write_atomically(Path(cfg.out), as_text(records, Path(cfg.out).suffix))
+    marked = classifier.threshold_ > 0
+    rows = [row(record, marked) for record in records if "error" not in record]
+    print(table(["file", "class", "probability", "nearest", *["unsure"] * marked], rows))
+    if marked:
+        unsure, least = sum(record.get("abstain", False) for record in records), classifier.threshold_
+        why = f"their probability is below {least:.3g}" if least <= 1 else "the examples show no probability to rely on"
+        print(f"\n{unsure} of {len(rows)} are unsure: {why}.")
+    elif classifier.abstain == "auto":
+        share = f"{classifier.error:.0%}"
+        print(
+            f"\nabstain=auto: of the examples, each left out in turn, at most {share} were answered wrong, so all answers count."
+        )
+    report_unreadable({record["file"]: record["error"] for record in failed})
+
+
+def check(cfg: DictConfig) -> None:
+    """What can be said before anything is read.
+
+    **Raises:** `ConfigError`.
+    """
+    if cfg.support is None and cfg.model is None:
+        raise ConfigError("which examples? support=<dir> with <class name>/<picture>")
+    if cfg.query is None and cfg.save is None:
+        raise ConfigError("which pictures? query=<a folder or a file>, or save=<file> to keep the examples for later")
+    if cfg.support is None and cfg.unlabeled is not None:
+        raise ConfigError("unlabeled= goes with support=: a saved file has its own")
+    if cfg.support is None and cfg.abstain is not None:
+        raise ConfigError("abstain= goes with support=: a saved file has its own")
+    for name, suffixes in (("out", (".json", ".csv")), ("save", (".safetensors",))):
+        path = cfg[name] and Path(cfg[name])
+        if path and path.suffix.lower() not in suffixes:
+            raise ConfigError(f"{name} must be a file {' or '.join(suffixes)}, got {cfg[name]}")
+        if path and (path.is_dir() or not path.absolute().parent.is_dir()):
+            raise ConfigError(f"{name}={cfg[name]} cannot be written: it must be a file in a folder that is there")
+
+
+def classifier_of(cfg: DictConfig) -> FewShotClassifier:
+    """The one that was saved, or one that is shown the examples."""
+    if cfg.support is None:
+        classifier = FewShotClassifier.load(cfg.model, device=cfg.device)
+        if classifier.form_ is None:
+            raise ConfigError(f"model={cfg.model} compares features, not pictures")
+        return classifier
+    shown = class_folders(cfg.support)
+    if cfg.run is None and cfg.model is None and cfg.backbone.get("weights") is None:
+        print(
+            "Warning: the backbone's weights are random, so the answers are guesses: take a run, or backbone.weights=<file>."
+        )
+    classifier = FewShotClassifier(
+        cfg.model or cfg,
+        invert=cfg.invert,
+        abstain=cfg.abstain,
+        error=cfg.error,
+        device=cfg.device,
+        precision=cfg.precision,
+    )
+    files, failed = readable([file for files in shown.values() for file in files])
+    unlabeled, failed_unlabeled = (None, {}) if cfg.unlabeled is None else readable(pictures_in(cfg.unlabeled))
+    for name, of_class in shown.items():
+        if set(of_class) <= failed.keys():
+            raise ConfigError(f"no picture of class {name} can be read: {of_class[0]}: {failed[of_class[0]]}")
+    names = [name for name, of_class in shown.items() for file in of_class if file not in failed]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that no answer counts, which is said below the table
+        classifier.fit(files, names, unlabeled)
+    report_unreadable(failed | failed_unlabeled)
+    note_on_polarity(classifier, files)
+    return classifier
+
+
+def readable(files: list[Path]) -> tuple[list[Path], dict[Path, str]]:
+    """The files that are whole pictures, and why the others are not."""
+    _, kept, failed = read_pictures(files, channels=3, size=1)
+    return kept, failed
+
+
+def note_on_polarity(classifier: FewShotClassifier, files: list[Path]) -> None:
+    """Say so where pictures are dark on bright and the model knows bright on dark, or the other way round."""
+    form = classifier.form_
+    grey = float(read_pictures(files[:READ], 1, form.size, resize=form.resize)[0].mean()) / 255
+    seen = 1 - grey if classifier.invert else grey
+    if is_inverted(form, seen):
+        print(
+            f"Note: the pictures' mean is {seen:.2f}, that of the model's own images {form.mean[0]:.2f}: "
+            f"invert={str(not classifier.invert).lower()} turns them around."
+        )
+
+
+def answered(classifier: FewShotClassifier, files: list[Path]) -> Iterator[dict[str, Any]]:
+    """A record for each file, by `COLUMNS`; those of a transductive learner, which sees all files together, all at once."""
+    form = classifier.form_
+    step = len(files) if classifier.transductive_ else READ
+    for start in range(0, len(files), step):
+        some = files[start : start + step]
+        pictures, kept, failed = read_pictures(some, form.channels, form.size, resize=form.resize)
+        answers = iter(classifier.answers(torch.from_numpy(pictures)) if kept else [])
+        for file in some:
+            if file in failed:
+                yield {"file": text(file), "error": failed[file]}
+                continue
+            answer = next(answers)
+            near = None if answer.nearest is None else text(classifier.names_[answer.nearest])
+            yield {
+                "file": text(file),
+                "class": text(answer.label),
+                "probability": answer.probability,
+                "nearest": near,
+                "abstain": answer.abstain,
+            }
+
+
+def row(record: dict[str, Any], marked: bool) -> list[str]:
+    """Of the table that is printed; `marked`: with a column for what is unsure."""
+    mark = ["unsure" if record["abstain"] else ""] if marked else []
+    return [record["file"], record["class"], f"{record['probability']:.3f}", record["nearest"] or "-", *mark]
+
+
+def report_unreadable(failed: dict[Any, str]) -> None:
+    """Say which pictures were left out, and why."""
+    if failed:
+        print(f"\n{len(failed)} {'picture' if len(failed) == 1 else 'pictures'} could not be read:")
+        print("\n".join(f"  {text(file)}: {reason}" for file, reason in failed.items()))
+
+
+def as_text(records: list[dict[str, Any]], suffix: str) -> str:
+    """The records as JSON or CSV."""
+    if suffix.lower() == ".json":
+        return json.dumps(records, indent=2) + "\n"
+    out = io.StringIO()
+    writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return out.getvalue()
+
+
+def text(name: object) -> str:
+    """A name that can be printed: of file names that are no Unicode, the odd bytes are marked."""
+    return os.fsencode(str(name)).decode(errors="replace")
+
+
+if __name__ == "__main__":
+    command("predict", main, with_parts)
