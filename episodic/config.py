@@ -89,15 +89,17 @@ def check_overrides(name: str, overrides: list[str]) -> None:
     except HydraException:
         bad = [text for text in overrides if not _parses(text)] or overrides
         raise ConfigError(f"cannot read {bad[0]!r}; options are written as name=value") from None
-    groups = {g: sorted(p.stem for p in (conf_dir() / g).glob("[!_]*.yaml")) for g in _groups()}
+    search = [o for o in parsed if o.key_or_group == "hydra.searchpath"]  # where a user keeps choices of their own
+    folders = [conf_dir(), *(Path(folder.removeprefix("file://")) for o in search for folder in _values(o))]
+    groups = {g: sorted(p.stem for folder in folders for p in (folder / g).glob("[!_]*.yaml")) for g in _groups()}
     chosen = [o for o in parsed if o.key_or_group.split("@")[0] in groups]
     for override in chosen:
         options = groups[override.key_or_group.split("@")[0]]
         for value in _values(override):
-            if value not in options and not (value == "saved" and name == "evaluate") and value != "None":
+            if value not in options and not (value == "saved" and name in ("evaluate", "report")) and value != "None":
                 raise ConfigError(_unknown(f"{override.key_or_group}={value}", value, options, "Valid: "))
     try:
-        base = compose_config(name, [o.input_line for o in chosen if not o.is_sweep_override()])
+        base = compose_config(name, [o.input_line for o in (*search, *chosen) if not o.is_sweep_override()])
         for override in parsed:
             key = override.key_or_group
             if override not in chosen and not key.startswith("hydra") and not override.is_add():

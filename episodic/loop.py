@@ -29,7 +29,7 @@ from episodic.metrics import (
     unlabeled_accuracies,
 )
 from episodic.prediction import Prediction
-from episodic.sampler import EpisodeSampler
+from episodic.sampler import EpisodeIndices, EpisodeSampler
 from episodic.schedule import Schedule
 from episodic.signals import StopRequest
 
@@ -91,12 +91,14 @@ def evaluate(
     *,
     cached: bool | None = None,
     progress: bool = False,
+    on_block: Callable[[EpisodeIndices, Prediction], None] = lambda indices, prediction: None,
 ) -> Evaluation:
     """Accuracy of `learner` on each of `episodes` (a sampler over `store.labels`, or a list read from a manifest).
 
     A metric learner is scored on features computed once (`cached`, the default for it): ten thousand episodes are then
     gathers. Other learners see the images of every episode; both ways give the same numbers up to rounding. The learner is
     put in eval mode, so batch norm uses its running statistics and, unless it is transductive, nothing leaks between queries.
+    `on_block` is called with the episodes that were answered together, block by block, and the answers.
 
     **Raises:** `ValueError` for `cached=True` with a learner that needs images.
     """
@@ -118,6 +120,7 @@ def evaluate(
                 measured |= unlabeled_accuracies(prediction.unlabeled, episode.unlabeled_y)
             for name, values in measured.items():
                 details.setdefault(name, np.empty(episodes.episodes))[rows] = values.cpu()
+            on_block(indices, prediction)
             done += len(indices)
             bar.update(len(indices))
     one_way = len({ids.shape[1] for ids in class_ids}) == 1

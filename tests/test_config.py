@@ -17,7 +17,7 @@ OPTIONS = [(g, p.stem) for g in GROUPS for p in sorted((conf_dir() / g).glob("[!
 # Built objects, and what only they know, that the code passes to a constructor; and what it takes out of the configuration.
 FILLED_IN = {"backbone", "learner", "params", "dim", "exchange", "n_rows", "edges"}
 WRAPPED = {"memory": {"loss"}}
-TAKEN_OUT = {"loss": {"weight", "rate"}}
+TAKEN_OUT = {"loss": {"weight", "rate"}, "sse": {"edges"}}
 
 
 @pytest.mark.parametrize(("group", "option"), [o for o in OPTIONS if o[0] != "dataset"])
@@ -158,3 +158,16 @@ def test_help_and_cfg_work():
 def test_evaluate_asks_for_a_run(tmp_path):
     assert "which run?" in run("episodic.evaluate").stderr
     assert "is not a run: it has no config.yaml" in run("episodic.evaluate", f"run={tmp_path}").stderr
+
+
+def test_choices_of_a_users_own_folder_are_known(tmp_path):
+    (tmp_path / "learner").mkdir()
+    (tmp_path / "learner" / "own.yaml").write_text("_target_: torch.nn.Identity\nsize: 1\n")
+    search = f"hydra.searchpath=[file://{tmp_path}]"
+    check_overrides("train", [search, "learner=own", "learner.size=2"])
+    with pytest.raises(ConfigError, match=r"unknown learner=owm\. Did you mean 'own'"):
+        check_overrides("train", [search, "learner=owm"])
+    with pytest.raises(ConfigError, match=r"unknown option 'learner\.sise'"):
+        check_overrides("train", [search, "learner=own", "learner.sise=2"])
+    with pytest.raises(ConfigError, match="unknown learner=own"):
+        check_overrides("train", ["learner=own"])
