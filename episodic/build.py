@@ -158,13 +158,9 @@ def build_training(cfg: DictConfig, parts: Parts) -> Training:
     task = cfg.task
     store = load_split(parts.dataset, task, "train")
     labels = store.labels.numpy()
-    seen = np.ones(len(labels), dtype=bool)
+    seen, labeled = training_masks(task, labels)
     if is_incremental(task):
-        seen = held_out_masks(labels, task.held_out)["train"]
         store = dataclasses.replace(store, n_base=len(store.class_names))
-    labeled = seen.copy()
-    if task.labeled_fraction < 1:
-        labeled[seen] = labeled_mask(labels[seen], task.labeled_fraction, task.labeled_seed)
     mask = None if labeled.all() else labeled
     if isinstance(trainer, MetricTrainer):
         if trainer.sampler in ANY_IMAGE and mask is not None:
@@ -206,6 +202,17 @@ def build_training(cfg: DictConfig, parts: Parts) -> Training:
         hardware=parts.hardware,
         seed=cfg.seed,
     )
+
+
+def training_masks(task: DictConfig, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which training images training may see, and which of these it sees with their labels: two masks `[N]`."""
+    seen = np.ones(len(labels), dtype=bool)
+    if is_incremental(task):
+        seen = held_out_masks(labels, task.held_out)["train"]
+    labeled = seen.copy()
+    if task.labeled_fraction < 1:
+        labeled[seen] = labeled_mask(labels[seen], task.labeled_fraction, task.labeled_seed)
+    return seen, labeled
 
 
 def with_losses(cfg: DictConfig, learner: AbstractLearner, dataset: AbstractDataset) -> AbstractLearner:
