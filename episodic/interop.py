@@ -1,14 +1,24 @@
-"""To and from code written for learn2learn (0.2.0), which need not be installed."""
+"""To and from code written for learn2learn (0.2.0), easyfsl (1.5.0) and torchmeta (1.8.0); none of them need be installed.
+
+Each takes one line: what draws the episodes is exchanged, and the code around it stays.
+
+- learn2learn: `tasks = Tasks(dataset, EpisodeSampler(labels, 5, 1, 15))` for `TaskDataset`, and `labels_of(meta_dataset)`.
+- easyfsl: `from episodic.interop import TaskSampler`, with the arguments that it had.
+- torchmeta: `BatchMetaDataLoader(dataset, EpisodeSampler(labels, 5, 1, 15, episodes_per_batch=16))` for its own of that name.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from episodic.sampler import EpisodeSampler
+from episodic.episode import EpisodeCollate
+from episodic.sampler import EpisodeIndices, EpisodeSampler
 
 
 def labels_of(meta_dataset: Any) -> list[int]:
@@ -36,8 +46,7 @@ class Tasks:
     """
 
     def __init__(self, dataset: Sequence, sampler: EpisodeSampler):
-        if sampler.imbalanced or sampler.shape["n_unlabeled"] != (0, 0):
-            raise ValueError("learn2learn's tasks have neither unlabeled items nor unequal shots")
+        _check_plain(sampler, "learn2learn's tasks")
         self.dataset = dataset
         self.sampler = sampler
         self._next = 0
@@ -47,10 +56,9 @@ class Tasks:
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         indices = self.sampler[index]
-        by_class = [x.reshape(indices.n_way, -1) for x in (indices.support, indices.query)]
-        items = torch.cat([torch.as_tensor(x.copy()) for x in by_class], dim=1)
-        data = torch.stack([torch.as_tensor(self.dataset[i][0]) for i in items.flatten().tolist()])
-        return data, torch.arange(indices.n_way).repeat_interleave(items.shape[1])
+        items = _class_by_class(indices)
+        data = torch.stack([torch.as_tensor(self.dataset[i][0]) for i in items])
+        return data, torch.arange(indices.n_way).repeat_interleave(len(items) // indices.n_way)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         return (self[i] for i in range(len(self)))
@@ -59,3 +67,96 @@ class Tasks:
         task = self[self._next]
         self._next = (self._next + 1) % len(self)
         return task
+
+
+class TaskSampler(Sampler[list[int]]):
+    """Our episodes for code written for easyfsl's class of this name: a batch sampler with its own `collate_fn`.
+
+        sampler = TaskSampler(dataset, n_way=5, n_shot=1, n_query=15, n_tasks=500)
+        loader = DataLoader(dataset, batch_sampler=sampler, collate_fn=sampler.episodic_collate_fn)
+
+    Each batch holds the indices of one task class by class, the support items of a class before its queries. As with easyfsl,
+    iterating again gives other tasks; here the k-th iteration, from 0, is epoch k of `EpisodeSampler`, and `set_epoch` goes
+    back to any.
+
+    **Arguments:** `dataset`, map-style, of `(image tensor, label)`, with easyfsl's `get_labels()`: integers, one an item. `n_way`,
+    `n_shot`, `n_query`: classes of a task, support and query items of each. `n_tasks`: of an iteration. `seed`: of all draws.
+
+    **Raises:** `ValueError` for a data set without `get_labels()`, and for a task that cannot be drawn, with the numbers.
+    """
+
+    def __init__(self, dataset: Any, n_way: int, n_shot: int, n_query: int, n_tasks: int, *, seed: int = 0):
+        if not callable(getattr(dataset, "get_labels", None)):
+            raise ValueError(
+                f"easyfsl's data sets have get_labels(), and {type(dataset).__name__} has not; "
+                "episodic.EpisodeSampler takes the labels themselves"
+            )
+        self.n_way, self.n_shot, self.n_query = n_way, n_shot, n_query
+        labels = [int(label) for label in dataset.get_labels()]
+        self.sampler = EpisodeSampler(labels, n_way, n_shot, n_query, episodes=n_tasks, seed=seed)
+        self._next_epoch = 0
+
+    def __len__(self) -> int:
+        return self.sampler.episodes
+
+    def __iter__(self) -> Iterator[list[int]]:
+        self.sampler.set_epoch(self._next_epoch)
+        self._next_epoch += 1
+        return (_class_by_class(self.sampler[i]) for i in range(len(self)))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make the next iteration that of `epoch`."""
+        self._next_epoch = epoch
+
+    def episodic_collate_fn(
+        self, items: Sequence[tuple[Tensor, Tensor | int]]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, list[int]]:
+        """`(support_images, support_labels, query_images, query_labels, true_class_ids)` of the items of one batch.
+
+        Images `[n_way * n_shot, *item]` and `[n_way * n_query, *item]`, labels int64 `[n_way * n_shot]` and `[n_way * n_query]`,
+        class by class; a label is a place in `true_class_ids`, the `n_way` labels of the data set.
+        """
+        labels = [int(label) for _, label in items]
+        true_class_ids = list(set(labels))  # in the order of a set, as easyfsl has them
+        y = torch.tensor([true_class_ids.index(label) for label in labels])
+        x = torch.stack([image for image, _ in items])
+        sizes = [self.n_shot, self.n_query]
+        support, query = (part.flatten(0, 1) for part in x.unflatten(0, (self.n_way, -1)).split(sizes, dim=1))
+        support_y, query_y = (part.flatten() for part in y.unflatten(0, (self.n_way, -1)).split(sizes, dim=1))
+        return support, support_y, query, query_y, true_class_ids
+
+
+class BatchMetaDataLoader(DataLoader):
+    """Our episodes for code written for torchmeta's class of this name: each batch is `{"train": (inputs, targets), "test": ...}`.
+
+    `inputs [E, n_way * k, *item]` and `targets [E, n_way * k]` (int64, `0..n_way-1`), class by class, of `E` tasks; `k` is the
+    `n_shot` of the sampler for `"train"` and its `n_query` for `"test"` (torchmeta's `shots` and `test_shots`). torchmeta numbers
+    the classes of a task at random, here they are numbered as they come.
+
+    **Arguments:** `dataset`, map-style, of `(x, label, ...)`; `sampler`, whose `episodes_per_batch` is torchmeta's `batch_size`,
+    without unlabeled items and imbalance; `settings` of `DataLoader`, such as `num_workers`.
+    """
+
+    def __init__(self, dataset: Dataset | Sequence, sampler: EpisodeSampler, **settings: Any):
+        _check_plain(sampler, "torchmeta's batches")
+        super().__init__(dataset, batch_sampler=sampler, collate_fn=_TrainTestCollate(sampler), **settings)
+
+
+class _TrainTestCollate:
+    def __init__(self, sampler: EpisodeSampler):
+        self.collate = EpisodeCollate(sampler)
+
+    def __call__(self, items: Any) -> dict[str, tuple[Tensor, Tensor]]:
+        support, support_y, query, query_y, _ = self.collate(items).as_tuple()
+        return {"train": (support, support_y), "test": (query, query_y)}
+
+
+def _check_plain(sampler: EpisodeSampler, what: str) -> None:
+    if sampler.imbalanced or sampler.shape["n_unlabeled"] != (0, 0):
+        raise ValueError(f"{what} have neither unlabeled items nor unequal shots")
+
+
+def _class_by_class(indices: EpisodeIndices) -> list[int]:
+    """The items of one episode: each class's support, then its queries, then the next class."""
+    roles = [role.reshape(indices.n_way, -1) for role in (indices.support, indices.query)]
+    return np.concatenate(roles, axis=1).reshape(-1).tolist()

@@ -1,0 +1,46 @@
+"""Unlabeled items, some of them of classes that are not asked for, around a learner that was trained without them.
+
+Trains a prototypical network in 100 episodes. Then each of 600 5-way 1-shot tasks has 5 unlabeled images of each class, and as
+many of each of 5 distractor classes; label propagation spreads the labels to them. Prints the accuracy with and without, their
+difference on the same tasks, and how many unlabeled images of the task's classes got the right label.
+"""
+
+import torch
+
+from episodic import EpisodeSampler
+from episodic.core.backbones.conv4 import Conv4
+from episodic.data.augment import Augment, Normalize
+from episodic.data.glyphs import Glyphs
+from episodic.hardware import Hardware
+from episodic.learners.prototypical import Prototypical
+from episodic.loop import Trainer, Training, evaluate, fit
+from episodic.metrics import mean_interval, paired_interval
+from episodic.schedule import cosine
+from episodic.score import percent
+from episodic.semi.label_propagation import LabelPropagation
+
+
+def main() -> None:
+    torch.manual_seed(0)
+    hardware, glyphs, trainer = Hardware.choose(), Glyphs(), Trainer(steps=100)
+    learner = hardware.place(Prototypical(Conv4(in_channels=1, image_size=28, widths=(32, 32, 32, 32))))
+    store, normalize = glyphs.store("train"), Normalize(glyphs.mean, glyphs.std).to(hardware.device)
+    sampler = EpisodeSampler(store.labels, n_way=20, n_shot=1, n_query=5, episodes=trainer.steps)
+    optimizer = torch.optim.Adam(learner.learned_parameters(), lr=3e-3)
+    fit(Training(learner, store, sampler, normalize, Augment(), optimizer, cosine(), trainer, hardware))
+
+    unseen = glyphs.store("test")
+    tasks = EpisodeSampler(
+        unseen.labels, n_way=5, n_shot=1, n_query=10, n_unlabeled=5, n_distractors=5, episodes=600, epoch=2
+    )
+    alone = evaluate(learner, unseen, tasks, normalize, hardware)  # a learner without a wrapper does not look at them
+    spread = evaluate(LabelPropagation(learner), unseen, tasks, normalize, hardware)
+    print(f"support alone: {percent(alone.interval)} %")
+    print(f"with unlabeled images: {percent(spread.interval)} %")
+    difference = paired_interval(spread.accuracies, alone.accuracies)
+    print(f"difference on the same tasks: {percent(difference)} %")
+    print(f"unlabeled images labelled rightly: {percent(mean_interval(spread.details['unlabeled accuracy']))} %")
+
+
+if __name__ == "__main__":
+    main()
