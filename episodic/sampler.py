@@ -327,9 +327,7 @@ class _Uniform:
 
     def __init__(self, seed: int, epoch: int, blocks: range):
         # The low counter words advance with the draws; the block sits in the highest, so that streams never meet.
-        key = np.array(
-            [seed % 2**64, epoch % 2**64], np.uint64
-        )  # NumPy would make floats of a list with numbers from 2^63
+        key = np.array([seed % 2**64, epoch % 2**64], np.uint64)  # a list with numbers from 2^63 would become floats
         self._bits = [np.random.Philox(key=key, counter=[0, 0, 0, block]) for block in blocks]
 
     def below(self, bound: int | np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -12,8 +12,8 @@ label split 0. `pseudo_labels_omniglot`: the stage of Iscen et al., what it star
 
 `dml_omniglot`, `dml_miniimagenet`: every loss of embeddings on the same budget, and the best five by Recall@1 on the validation
 classes with further seeds (`--splits` in all). `sse_omniglot`: what an exchange of rows adds to losses with a table, by seed.
-`pretrained_miniimagenet`: Prototypical Networks from a classifier of the training classes, and from scratch. `folds_omniglot`: some
-of the losses by the protocol of Musgrave et al., *A Metric Learning Reality Check*, ECCV 2020, with `--splits` repeats.
+`pretrained_miniimagenet`: Prototypical Networks from a classifier of the training classes, and from scratch. `folds_omniglot`: the
+contrastive loss by the protocol of Musgrave et al., *A Metric Learning Reality Check*, ECCV 2020, with `--splits` repeats.
 
 Runs are `<runs>/<experiment>/<method>-<distractors>-<split>`, or `<runs>/<experiment>/<loss>-<seed>`; one that has ended is not run
 again, one that was stopped goes on. Records are `scripts/results/semi/<experiment>.json`, or `scripts/results/dml/`.
@@ -217,16 +217,14 @@ def pretrained(runs: Path, options: list[str]) -> None:
 
 
 def folds(runs: Path, repeats: int, options: list[str]) -> None:
-    """Losses in cross-validation over folds of the training classes."""
-    path = RECORDS.with_name("dml") / "folds_omniglot.json"
-    record = json.loads(path.read_text()) if path.exists() else {}
-    for loss in ("contrastive", "circle"):
-        run = runs / "folds_omniglot" / loss
-        settings = ("experiment=dml_omniglot", f"loss={loss}", f"repeats={repeats}", *options)
-        subprocess.run([sys.executable, "-m", "episodic.cross_validate", f"run={run}", *settings], check=True)
-        record[loss] = json.loads((run / "cross_validation.json").read_text())
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(record, indent=1) + "\n")
+    """A loss in cross-validation over folds of the training classes."""
+    path, run = RECORDS.with_name("dml") / "folds_omniglot.json", runs / "folds_omniglot" / "contrastive"
+    settings = ("experiment=dml_omniglot", "loss=contrastive", f"repeats={repeats}", *options)
+    subprocess.run([sys.executable, "-m", "episodic.cross_validate", f"run={run}", *settings], check=True)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(
+        json.dumps({"contrastive": json.loads((run / "cross_validation.json").read_text())}, indent=1) + "\n"
+    )
 
 
 def keep(path: Path, *place: str | int, run: Path, scores: Path) -> None:

@@ -1,13 +1,17 @@
 """What the README says is so: its commands run, its table is made from records."""
 
+import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -36,14 +40,44 @@ def test_the_sampler_alone_on_digits(tmp_path):
 def test_every_command_runs(tmp_path):
     """The commands as they stand, in order, with fewer steps and episodes."""
     commands = [shlex.split(line, comments=True) for block in BLOCKS["bash"][2:] for line in block.splitlines()]
-    assert len(commands) == 10
+    assert len(commands) == 15
+    strangers_pictures(tmp_path)
     for words in commands:
         assert words[0] == "python"
+        if "episodic.demo" in words:
+            serve([sys.executable, *words[1:], "port=0"], tmp_path)
+            continue
         training = not {"episodic.train", "episodic.cross_validate"}.isdisjoint(words)
-        extra = [*QUICK, "episodes=100"] if training else ["episodes=100"] * ("episodes=2000" not in words)
+        scored = not {"episodic.evaluate", "episodic.report"}.isdisjoint(words) and "episodes=2000" not in words
+        extra = [*QUICK, "episodes=100"] if training else ["episodes=100"] * scored
         extra += ["repeats=1", "task.folds=2"] if "episodic.cross_validate" in words else []
         run([sys.executable, *words[1:], *extra], tmp_path, tmp_path)
     assert (tmp_path / "runs" / "prototypical" / "evaluation.json").exists()
+    assert (tmp_path / "runs" / "prototypical" / "report" / "report.html").exists()
+    answers = json.loads((tmp_path / "answers.json").read_text())
+    assert len(answers) == 6
+    assert {answer["class"] for answer in answers} <= {"bars", "rings", "dots"}
+
+
+def strangers_pictures(place):
+    """Two examples of three classes, two photos of each, and one further picture."""
+    random = np.random.default_rng(0)
+    for name in ("bars", "rings", "dots"):
+        pattern = random.random((7, 7)) > 0.6
+        for i in range(5):
+            folder = place / ("more" if i == 4 else "photos" if i > 1 else f"shots/{name}")
+            folder.mkdir(parents=True, exist_ok=True)
+            shifted = np.roll(np.kron(pattern, np.ones((8, 8))), i, axis=1)
+            Image.fromarray((255 * shifted).astype(np.uint8)).save(folder / f"{name}{i}.png")
+
+
+def serve(command, place):
+    """A command that goes on until it is interrupted."""
+    environment = {**os.environ, "EPISODIC_CACHE": str(place)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=place, env=environment) as server:
+        said = next(line for line in server.stdout if "http://127.0.0.1" in line)
+        server.send_signal(signal.SIGINT)
+        assert server.wait(60) == 0, said
 
 
 def test_the_two_set_up_commands_are_those_of_ci():
@@ -65,4 +99,4 @@ def test_the_results_table_is_what_the_records_say():
 
 
 def test_about_one_page():
-    assert len(README.splitlines()) <= 120
+    assert len(README.splitlines()) <= 140

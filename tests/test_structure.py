@@ -28,8 +28,10 @@ FLOW = [
     ["pseudo_training", "metric_training"],
     ["config", "score", "curves"],
     ["build", "run"],
+    ["pages"],
     ["train", "evaluate"],
-    ["cross_validate"],
+    ["classifier"],
+    ["cross_validate", "report", "predict", "demo", "doctor"],
 ]
 PLACE = {name: line for line, names in enumerate(FLOW) for name in names}
 
