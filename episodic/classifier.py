@@ -135,8 +135,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
 
     def predict(self, X: Any) -> np.ndarray:
         """The most probable class of each item, `[n]`, whether or not its answer counts."""
-        labels = self._logits(X).argmax(1)
-        return self.classes_[labels]
+        return self.classes_[self._logits(X).argmax(1)]
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """The softmax of the learner's logits `[n, n_classes]`, columns as `classes_`."""
@@ -351,7 +350,8 @@ def _composed(learner: str, semi: tuple[str, ...], options: tuple[str, ...]) -> 
     overrides = [f"learner={learner}", f"semi=[{','.join(semi)}]", *options]
     check_overrides("train", overrides)
     cfg = compose_config("train", overrides)
-    return {part: OmegaConf.to_container(cfg[part], resolve=True) for part in ("learner", "semi")}
+    # What a wrapper asks of the learner is that of the learner it gets, which may be the model's.
+    return {part: OmegaConf.to_container(cfg[part], resolve=part == "learner") for part in ("learner", "semi")}
 
 
 def _probed(backbone: nn.Module, form: PictureForm, hardware: Hardware) -> nn.Module:

@@ -85,7 +85,7 @@ def as_evaluated(learner, normalize, unlabeled=()):
         (["learner=tpn"], None, ()),
         (["learner=maml"], None, ()),
         (["learner=prototypical", "semi=masked_soft_kmeans"], None, UNLABELED),
-        (["learner=prototypical", "learner.temperature=3"], "soft_kmeans", UNLABELED),
+        (["learner=prototypical", "learner.temperature=64"], "soft_kmeans", UNLABELED),
         (["learner=matching"], ["label_propagation"], UNLABELED),
     ],
 )
@@ -100,6 +100,7 @@ def test_a_run_answers_as_in_evaluation(run, options, semi, unlabeled):
     extra = STORE.images[unlabeled] if len(unlabeled) else None
     names = np.array(["a", "b", "c"])[STORE.labels]
     classifier.fit(STORE.images[SUPPORT], names[SUPPORT], extra)
+    assert getattr(classifier._learner, "temperature", 1) == getattr(parts.learner, "temperature", 1)
     logits = classifier.decision_function(STORE.images[QUERY])
     np.testing.assert_allclose(logits, wanted, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(classifier.predict_proba(STORE.images[QUERY]), wanted.softmax(-1), rtol=1e-4, atol=1e-5)

@@ -425,7 +425,11 @@ def test_the_command_says_where_the_page_is_and_ends_by_ctrl_c_with_a_line(run, 
         serve(server)
 
     monkeypatch.setattr(demo.DemoServer, "serve_forever", interrupted)
-    code, printed = called(monkeypatch, capsys, f"run={run}", "port=0")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell may have told to ignore it
+    try:
+        code, printed = called(monkeypatch, capsys, f"run={run}", "port=0")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert code == 0
     assert re.fullmatch(
         rf"{run}: Prototypical on Conv4, unlabeled pictures by label_propagation; 16 × 16 grey\.\n"

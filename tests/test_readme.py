@@ -1,5 +1,6 @@
 """What the README says is so: its commands run, its table is made from records."""
 
+import functools
 import json
 import os
 import re
@@ -74,7 +75,9 @@ def strangers_pictures(place):
 def serve(command, place):
     """A command that goes on until it is interrupted."""
     environment = {**os.environ, "EPISODIC_CACHE": str(place)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=place, env=environment) as server:
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # which a shell may have told to ignore it
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, text=True, cwd=place, env=environment, preexec_fn=heed) as server:
         said = next(line for line in server.stdout if "http://127.0.0.1" in line)
         server.send_signal(signal.SIGINT)
         assert server.wait(60) == 0, said
