@@ -48,8 +48,7 @@ MANY = 100  # pictures that take long enough for a progress bar
 @dataclasses.dataclass(frozen=True)
 class Answer:
     """What is said of one query: the `label` and its `probability`; the index of the `nearest` support item, by `similarity`, the
-    cosine of the embeddings (None for a learner without); `abstain`, whether the probability is too low to count.
-    """
+    cosine of the embeddings (None for a learner without); `abstain`, whether the probability is too low to count."""
 
     label: Any
     probability: float
@@ -135,7 +134,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
 
     def predict(self, X: Any) -> np.ndarray:
         """The most probable class of each item, `[n]`, whether or not its answer counts."""
-        return self.classes_[self._logits(X).argmax(1)]
+        labels = self._logits(X).argmax(1)
+        return self.classes_[labels]
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """The softmax of the learner's logits `[n, n_classes]`, columns as `classes_`."""
