@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from episodic.core.pairs import DISTANCES, References, masks, precise, unit
+from episodic.core.pairs import ANY_LENGTH, DISTANCES, References, masks, precise, unit
 from episodic.core.sse import exchange_of
 
 
@@ -68,7 +68,7 @@ class AbstractPairLoss(AbstractLoss):
     ) -> tuple[Float[Tensor, "item reference"], Bool[Tensor, "item reference"], Bool[Tensor, "item reference"]]:
         """What `of_matrix` takes, of the arguments of `forward`."""
         references = references or References.batch(embeddings, labels)
-        place = unit if self.normalize else precise
+        place = unit if self.normalize and self.measure not in ANY_LENGTH else precise
         x = place(embeddings)
         y = x if references.embeddings is embeddings else place(references.embeddings)
         return self.measures[self.measure](x, y), *masks(labels, references.labels, references.own)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from episodic.core.losses.loss import AbstractPairLoss
-from episodic.core.pairs import SIMILARITIES, References, masked_logsumexp, mean_where, precise
+from episodic.core.pairs import SIMILARITIES, References, precise
+
+NO_PAIR = -1  # in place of a right answer
 
 
 class NPair(AbstractPairLoss):
@@ -40,14 +43,15 @@ class NPair(AbstractPairLoss):
         references: References | None = None,
     ) -> Float[Tensor, ""]:
         """As that of any pair loss, and the term of the lengths of `embeddings`."""
-        length = precise(embeddings).square().sum() / max(len(embeddings), 1)
+        everyone = embeddings
         if references is None:  # a quarter of the products, where a class has two items
             classes, place = labels.unique(return_inverse=True)
             items = torch.arange(len(labels), device=labels.device)
             last = torch.zeros_like(classes).scatter_reduce(0, place, items, "amax")
             others = items != last[place]
             references, embeddings, labels = References(embeddings[last], classes), embeddings[others], labels[others]
-        return super().forward(embeddings, labels, references) + self.l2 * length
+        loss = super().forward(embeddings, labels, references)
+        return loss + self.l2 * precise(everyone).square().sum() / max(len(everyone), 1) if self.l2 else loss
 
     def of_matrix(
         self,
@@ -58,8 +62,10 @@ class NPair(AbstractPairLoss):
         if not matrix.numel():
             return matrix.sum()
         place = torch.arange(1, matrix.shape[1] + 1, device=matrix.device)
-        last = (~negative * place).argmax(1, keepdim=True)  # of the anchor's class, itself among them
-        has_pair = positive.gather(1, last)
+        last = (~negative * place).argmax(1)  # of the anchor's class, itself among them
+        has_pair = positive.gather(1, last[:, None])[:, 0]
         serves = torch.zeros_like(place, dtype=torch.bool).scatter(0, last[has_pair], True)
-        others = masked_logsumexp(matrix - matrix.gather(1, last), negative & serves, one=True)
-        return mean_where(others, has_pair[:, 0])
+        # One item serves a class, so an anchor's own is its right answer among them.
+        answers = matrix.masked_fill(~serves, torch.finfo(matrix.dtype).min)
+        each = cross_entropy(answers, last.masked_fill(~has_pair, NO_PAIR), ignore_index=NO_PAIR, reduction="sum")
+        return each / has_pair.sum().clamp(min=1)

@@ -74,13 +74,13 @@ def active_counts(
     margin: float,
 ) -> tuple[Int64[Tensor, "anchor reference"], Int64[Tensor, "anchor reference"]]:
     """In how many triplets with `d(a,n) < d(a,p) + margin` each pair is the positive one, and in how many the negative one."""
-    distances = distances.contiguous()
-    reach = distances + margin
-    reaches = reach.masked_fill(~positive, -inf).sort(-1).values
+    most = int(positive.sum(-1).max()) if positive.numel() else 0
+    reach, place = (distances + margin).masked_fill(~positive, -inf).topk(most, sorted=True)
+    reach = reach.flip(-1)
     negatives = distances.masked_fill(~negative, inf).sort(-1).values
     within = torch.searchsorted(negatives, reach)
-    without = torch.searchsorted(reaches, distances, right=True)
-    return positive * within, negative * (distances.shape[1] - without)
+    without = torch.searchsorted(reach, distances.contiguous(), right=True)
+    return torch.zeros_like(without).scatter(1, place.flip(-1), within), negative * (most - without)
 
 
 def mean_of_active(
