@@ -13,7 +13,7 @@ from PIL import Image
 from episodic.data._tables import Row, check_classes, class_folders, folder_rows, make_listing, unpacked
 from episodic.data.dataset import AbstractDataset, data_dir, decode_image
 from episodic.data.restricted_pickle import load_arrays
-from episodic.data.store import Listing, decode_parallel, files_stamp
+from episodic.data.store import ImageFile, Listing, decode_parallel, files_stamp
 
 FOLDERS = ("cifar100", "cifarfs", "cifar-fs", "CIFAR-FS", "fc100", "FC100")
 PICKLES = ("train", "test", "meta")
@@ -86,7 +86,7 @@ class AbstractCIFAR100(AbstractDataset):
         rows = folder_rows({n: p for n, p in class_folders(folder).items() if n in wanted}, folder)
         return rows, files_stamp([path for _, _, path in rows])
 
-    def render(self, listing: Listing, out: np.ndarray) -> dict[int, str]:
+    def render(self, listing: Listing, out: ImageFile | np.ndarray) -> dict[int, str]:
         size = self.image_size
         places = {item[0] for item in listing.items if isinstance(item, tuple)}
         halves = {place: _half(place)[0] for place in places}

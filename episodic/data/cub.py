@@ -22,7 +22,7 @@ from episodic.data._tables import (
     unpacked,
 )
 from episodic.data.dataset import AbstractDataset, data_dir, decode_image
-from episodic.data.store import Listing, decode_parallel, files_stamp
+from episodic.data.store import ImageFile, Listing, decode_parallel, files_stamp
 
 SPLIT_NAMES = ("closerlook", "feat", "triantafillou")
 FOLDERS = ("", "cub", "CUB", "cubirds200")
@@ -124,7 +124,7 @@ class CUB(AbstractDataset):
                 return unpacked(base / ARCHIVE) / "CUB_200_2011"
         return None
 
-    def render(self, listing: Listing, out: np.ndarray) -> dict[int, str]:
+    def render(self, listing: Listing, out: ImageFile | np.ndarray) -> dict[int, str]:
         size = self.image_size
 
         def decode(item: Path | tuple[Path, tuple[float, ...]]) -> np.ndarray:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import abc
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from episodic.data.store import ImageStore, Listing, build_store, cache_dir
+from episodic.data.store import ImageFile, ImageStore, Listing, build_store, cache_dir
 
 SPLITS = ("train", "val", "test")
+PART = 2**16  # bytes that are read at once; most pictures of a few-shot data set are smaller
+ORIENTED = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}  # where Pillow finds how a JPEG lies
 
 
 class AbstractDataset(abc.ABC):
@@ -42,7 +45,7 @@ class AbstractDataset(abc.ABC):
         """
 
     @abc.abstractmethod
-    def render(self, listing: Listing, out: np.ndarray) -> dict[int, str]:
+    def render(self, listing: Listing, out: ImageFile | np.ndarray) -> dict[int, str]:
         """Fill `out [N, C, H, W]` (uint8) and return `{item: reason}` for images that cannot be read."""
 
     def store(self, split: str) -> ImageStore:
@@ -99,10 +102,12 @@ def decode_image(source, *, channels: int, size: int, resize: str = "squash") ->
 
     **Raises:** `OSError`, `ValueError` or `SyntaxError` from Pillow where the bytes are no whole image.
     """
-    with Image.open(source) as opened:
-        opened.draft("RGB", (size, size))  # lets the JPEG decoder skip detail that the resize would drop
+    with _opened(source) as opened:
         image = opened
-        ImageOps.exif_transpose(image, in_place=True)  # without a copy of the images that lie as they should
+        if image.size != (size, size):
+            image.draft("RGB", (size, size))  # lets the JPEG decoder skip detail that the resize would drop
+        if image.format != "JPEG" or image.info.keys() & ORIENTED:
+            ImageOps.exif_transpose(image, in_place=True)  # without a copy of the images that lie as they should
         if image.mode.startswith("I"):  # 16-bit: Pillow's own conversion would clip at 255
             image = Image.fromarray((np.asarray(image, dtype=np.float64) / 257).clip(0, 255).astype(np.uint8))
         if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
@@ -117,3 +122,22 @@ def decode_image(source, *, channels: int, size: int, resize: str = "squash") ->
             )
         array = np.asarray(image)
     return array[None] if channels == 1 else array.transpose(2, 0, 1)
+
+
+def _opened(source) -> Image.Image:
+    """The image of a path or file object. A path is read in three calls to the system, where Pillow makes a dozen: at each of them
+    a thread gives up the interpreter and queues for it anew, which cost more than the decoding.
+    """
+    if isinstance(source, str | os.PathLike):
+        descriptor = os.open(source, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        try:
+            parts = [os.read(descriptor, PART)]
+            while len(parts[-1]) == PART:
+                parts.append(os.read(descriptor, PART))
+        finally:
+            os.close(descriptor)
+        source = io.BytesIO(b"".join(parts))
+    try:
+        return Image.open(source)
+    except UnidentifiedImageError:
+        raise UnidentifiedImageError("cannot identify image file") from None  # it would name a buffer

@@ -22,7 +22,7 @@ from episodic.data._tables import (
     read_csv,
 )
 from episodic.data.dataset import SPLITS, AbstractDataset, decode_image
-from episodic.data.store import Listing, decode_parallel, files_stamp
+from episodic.data.store import ImageFile, Listing, decode_parallel, files_stamp
 
 JSON_NAMES = {
     "train": "base.json",
@@ -180,7 +180,7 @@ class Folder(AbstractDataset):
         names = sorted(folders)
         return {split: {names[i]: folders[names[i]] for i in part} for split, part in zip(SPLITS, parts, strict=True)}
 
-    def render(self, listing: Listing, out: np.ndarray) -> dict[int, str]:
+    def render(self, listing: Listing, out: ImageFile | np.ndarray) -> dict[int, str]:
         def decode(path: Path) -> np.ndarray:
             return decode_image(path, channels=self.channels, size=self.image_size, resize=self.resize)
 

@@ -20,7 +20,7 @@ from torch.nn.functional import affine_grid, avg_pool2d, grid_sample, interpolat
 from tqdm import tqdm
 
 from episodic.data.dataset import AbstractDataset
-from episodic.data.store import Listing, digest
+from episodic.data.store import ImageFile, Listing, digest
 
 # Latin is most of the letters, so it is trained on; the others make 64/16/20% as nearly as six scripts can.
 SCRIPTS = {"train": ("LATIN",), "val": ("GREEK", "LAO"), "test": ("CYRILLIC", "GEORGIAN", "ARMENIAN")}
@@ -92,7 +92,7 @@ class Glyphs(AbstractDataset):
             super_class_names=scripts,
         )
 
-    def render(self, listing: Listing, out: np.ndarray) -> dict[int, str]:
+    def render(self, listing: Listing, out: ImageFile | np.ndarray) -> dict[int, str]:
         by_letter: dict[str, list[tuple[int, int]]] = {}
         for row, (letter, number) in enumerate(listing.items):
             by_letter.setdefault(letter, []).append((row, number))

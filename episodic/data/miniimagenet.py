@@ -19,7 +19,7 @@ from PIL import Image
 from episodic._learn2learn import learn2learn_module
 from episodic.data.dataset import AbstractDataset, data_dir, decode_image
 from episodic.data.restricted_pickle import load_arrays
-from episodic.data.store import Listing, cache_dir, decode_parallel, digest, files_stamp
+from episodic.data.store import ImageFile, Listing, cache_dir, decode_parallel, digest, files_stamp
 
 FOLDERS = ("miniimagenet", "mini-imagenet", "miniImageNet", "mini_imagenet")
 COLUMNS = (("filename", "label"), ("image_name", "class_name"))  # of Ravi and Larochelle, of easyfsl
@@ -83,7 +83,7 @@ class MiniImageNet(AbstractDataset):
             return _from_pickle(folder, split)
         raise FileNotFoundError(LAYOUT.format(split=split, root=self._root, folders="|".join(FOLDERS)))
 
-    def render(self, listing: Listing, out: np.ndarray) -> dict[int, str]:
+    def render(self, listing: Listing, out: ImageFile | np.ndarray) -> dict[int, str]:
         size, (place, row) = self.image_size, listing.items[0]
         images = None if row is None else _arrays(place)[0]
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from episodic.data.dataset import AbstractDataset, data_dir, decode_image, find_root
-from episodic.data.store import Listing, decode_parallel, digest, files_stamp
+from episodic.data.store import ImageFile, Listing, decode_parallel, digest, files_stamp
 
 FOLDERS = ("omniglot", "omniglot-py")  # the latter is torchvision's
 LAYOUT = """\
@@ -107,7 +107,7 @@ class Omniglot(AbstractDataset):
                 super_classes.append(alphabets.index(alphabet))
         return Listing(items, labels, class_names, item_names, digest(*stamps), super_classes, alphabets)
 
-    def render(self, listing: Listing, out: np.ndarray) -> dict[int, str]:
+    def render(self, listing: Listing, out: ImageFile | np.ndarray) -> dict[int, str]:
         """Decodes each drawing once and turns it as often as it is listed."""
         row_of = {source: row for row, source in enumerate(dict.fromkeys(item[:2] for item in listing.items))}
         rows = np.array([row_of[item[:2]] for item in listing.items])

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
+import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -22,6 +26,7 @@ from tqdm import tqdm
 
 from episodic.episode import Items
 
+CHUNK = 64  # images that a thread decodes before it hands them on
 FORMAT = 1  # part of every cache key: raise it when the bytes written here change their meaning
 
 
@@ -120,10 +125,37 @@ def files_stamp(paths: Sequence[Path]) -> str:
     return digest(*marks)
 
 
+class ImageFile:
+    """A new `.npy` file of uint8 images `[N, C, H, W]`, to whose rows images are assigned as to those of an array.
+
+    It is written, not mapped: a full disk is an `OSError` then, not the end of the process, and no page has to be read first.
+    """
+
+    def __init__(self, file: IO[bytes], shape: tuple[int, ...]):
+        self.shape = shape
+        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        self._start = file.tell()
+        file.truncate(self._start + math.prod(shape))  # rows that nobody assigns are 0
+        self._file, self._lock = file, threading.Lock()
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __setitem__(self, rows: slice | np.ndarray | Sequence[int], images: np.ndarray) -> None:
+        index = np.arange(len(self))[rows]
+        borders = np.flatnonzero(np.diff(index) != 1) + 1
+        for run, part in zip(np.split(index, borders), np.split(images, borders), strict=True):
+            ready = np.ascontiguousarray(part, dtype=np.uint8)
+            with self._lock:
+                self._file.seek(self._start + int(run[0]) * math.prod(self.shape[1:]))
+                self._file.write(ready)
+
+
 def decode_parallel(
     items: Sequence[object],
     decode: Callable[[object], np.ndarray],
-    out: np.ndarray,
+    out: ImageFile | np.ndarray,
     *,
     title: str,
 ) -> dict[int, str]:
@@ -134,14 +166,17 @@ def decode_parallel(
     failed: dict[int, str] = {}
 
     def work(rows: range) -> int:
-        for i in rows:
+        channels, *size = out.shape[1:]
+        images = np.moveaxis(np.empty((len(rows), *size, channels), np.uint8), -1, 1)  # as decoders lay them
+        for image, i in zip(images, rows, strict=True):
             try:
-                out[i] = decode(items[i])
+                image[:] = decode(items[i])
             except Exception as error:  # broken bytes make Pillow raise nearly anything; each is reported, none hidden
                 failed[i] = str(error) or type(error).__name__
+        out[rows.start : rows.stop] = images
         return len(rows)
 
-    chunks = [range(i, min(i + 64, len(items))) for i in range(0, len(items), 64)]
+    chunks = [range(i, min(i + CHUNK, len(items))) for i in range(0, len(items), CHUNK)]
     with (
         ThreadPoolExecutor(os.cpu_count()) as pool,
         tqdm(total=len(items), desc=title, unit="img", disable=None, leave=False) as bar,
@@ -153,7 +188,7 @@ def decode_parallel(
 
 def build_store(
     listing: Listing,
-    render: Callable[[Listing, np.ndarray], dict[int, str]],
+    render: Callable[[Listing, ImageFile], dict[int, str]],
     *,
     shape: tuple[int, int, int],
     key: str,
@@ -166,7 +201,7 @@ def build_store(
 
     **Arguments:**
 
-    - `render`: fills a uint8 array `[N, C, H, W]` for a listing and returns `{item: reason}` for what it could not read.
+    - `render`: fills the rows of an `ImageFile` for a listing and returns `{item: reason}` for what it could not read.
     - `shape`: `(C, H, W)` of every image.
     - `key`: whatever else decides the bytes (size, resampling, rotations, ...).
     - `corrupt`: `"error"` refuses a split with unreadable images, naming them; `"skip"` leaves them out and lists them
@@ -212,10 +247,10 @@ def _render_into(folder, listing, render, shape, title, corrupt) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
-        images = np.lib.format.open_memmap(
-            building / "images.npy", mode="w+", dtype=np.uint8, shape=(len(listing.items), *shape)
-        )
-        failed = render(listing, images)
+        with (building / "images.npy").open("wb") as file:
+            failed = render(listing, ImageFile(file, (len(listing.items), *shape)))
+            file.flush()
+            os.fsync(file.fileno())
         skipped = [(listing.item_names[i], reason) for i, reason in sorted(failed.items())]
         if failed and corrupt == "error":
             raise _unreadable(title, skipped, len(listing.items))
@@ -223,14 +258,21 @@ def _render_into(folder, listing, render, shape, title, corrupt) -> None:
             keep = np.setdiff1d(np.arange(len(listing.items)), list(failed))
             if len(keep) == 0:
                 raise ValueError(f"{title}: none of the {len(listing.items)} images can be read")
-            np.save(building / "kept.npy", images[keep])
+            np.save(building / "kept.npy", np.load(building / "images.npy", mmap_mode="r")[keep])
             os.replace(building / "kept.npy", building / "images.npy")
-        else:
-            images.flush()
         (building / "store.json").write_text(json.dumps({"skipped": skipped}))
         # Another process may have finished the same entry meanwhile: its bytes are the same, so either may stay.
         with contextlib.suppress(OSError):
             os.rename(building, folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        size = len(listing.items) * math.prod(shape)
+        raise OSError(
+            error.errno,
+            f"{title}: {error.strerror}: {folder.parent} has no room for {size:,} bytes of decoded images; "
+            "set EPISODIC_CACHE to a folder that has",
+        ) from None
     finally:
         shutil.rmtree(building, ignore_errors=True)
 

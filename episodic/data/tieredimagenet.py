@@ -26,7 +26,7 @@ from episodic.data._tables import (
 )
 from episodic.data.dataset import AbstractDataset, data_dir, decode_image
 from episodic.data.restricted_pickle import load_arrays
-from episodic.data.store import Listing, decode_parallel, files_stamp
+from episodic.data.store import ImageFile, Listing, decode_parallel, files_stamp
 
 FOLDERS = ("tieredimagenet", "tiered-imagenet", "tieredImageNet", "tiered_imagenet")
 LAYOUT = """\
@@ -101,7 +101,7 @@ class TieredImageNet(AbstractDataset):
                     return make_listing(rows, stamp, categories)
         return None
 
-    def render(self, listing: Listing, out: np.ndarray) -> dict[int, str]:
+    def render(self, listing: Listing, out: ImageFile | np.ndarray) -> dict[int, str]:
         size, first = self.image_size, listing.items[0]
         images = None if isinstance(first, Path) else _images(first[0], len(listing.items))
 

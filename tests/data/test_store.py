@@ -1,4 +1,6 @@
 import dataclasses
+import errno
+import io
 
 import numpy as np
 import pytest
@@ -7,8 +9,8 @@ from PIL import Image
 from torch.utils.data import DataLoader, Subset, default_collate
 
 from episodic import EpisodeCollate, EpisodeSampler
-from episodic.data.dataset import decode_image
-from episodic.data.store import Listing, build_store, decode_parallel
+from episodic.data.dataset import PART, decode_image
+from episodic.data.store import ImageFile, Listing, build_store, decode_parallel
 from episodic.episode import Items
 from tests.conftest import random_store
 
@@ -52,6 +54,33 @@ def test_a_build_that_dies_leaves_nothing(cache):
     with pytest.raises(KeyboardInterrupt):
         build_store(LISTING, dying, **WHERE)
     assert list(cache.iterdir()) == []
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(cache):
+    class Full(io.BytesIO):
+        def write(self, data):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def filling(listing, out):
+        out._file = Full()
+        return render(listing, out)
+
+    with pytest.raises(OSError, match=r"made train: No space .* has no room for 12 bytes .* EPISODIC_CACHE") as told:
+        build_store(LISTING, filling, **WHERE)
+    assert told.value.errno == errno.ENOSPC
+    assert list(cache.iterdir()) == []
+
+
+def test_rows_of_a_file_take_what_rows_of_an_array_take(tmp_path):
+    images = np.arange(7 * 3 * 2 * 2, dtype=np.uint8).reshape(7, 3, 2, 2)
+    array = np.zeros_like(images)
+    with (tmp_path / "images.npy").open("wb") as file:
+        for out in (array, ImageFile(file, images.shape)):
+            assert (len(out), out.shape) == (7, (7, 3, 2, 2))
+            out[1:3] = images[:2]
+            out[[6, 0, 3]] = images[4:]  # neither in order nor beside one another
+            out[np.arange(7) == 4] = np.moveaxis(images[2:3].transpose(0, 2, 3, 1).copy(), -1, 1)
+    np.testing.assert_array_equal(np.load(tmp_path / "images.npy"), array)  # row 5 was never assigned
 
 
 def test_broken_images_are_named_or_left_out_whatever_was_cached_first():
@@ -153,6 +182,32 @@ def test_exif_rotation_is_applied(tmp_path):
     exif[0x0112] = 6  # turn by 90 degrees clockwise
     turned = decode_image(saved(tmp_path, image, "turned.png", exif=exif), channels=1, size=2)
     assert turned[0].tolist() == [[0, 0], [255, 255]]
+
+
+XMP = b"""<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>"""
+
+
+@pytest.mark.parametrize("where", ["exif", "xmp"])
+def test_a_jpeg_lies_as_its_notes_say(tmp_path, where):
+    image = Image.fromarray(np.repeat(np.array([[0, 255]], np.uint8), 8, 1).repeat(16, 0))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = saved(tmp_path, image, "turned.jpg", **{where: exif if where == "exif" else XMP})
+    turned = decode_image(path, channels=1, size=16)[0]
+    assert turned[:8].max() == 0
+    assert turned[8:].min() == 255
+
+
+def test_files_of_any_size_and_other_things_than_images(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)
+    path = saved(tmp_path, Image.fromarray(noise), "noise.png")
+    assert path.stat().st_size > 2 * PART
+    np.testing.assert_array_equal(decode_image(path, channels=3, size=300), noise.transpose(2, 0, 1))
+    (tmp_path / "empty.png").touch()
+    for source in (tmp_path / "empty.png", io.BytesIO(b"no image")):
+        with pytest.raises(OSError, match=r"^cannot identify image file$"):
+            decode_image(source, channels=3, size=8)
 
 
 def test_crop_keeps_the_proportions_and_squash_does_not(tmp_path):
