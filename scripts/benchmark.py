@@ -1,6 +1,6 @@
 """Ours against easyfsl, learn2learn and scikit-learn on the same work, measured in one run on this machine.
 
-    uv run python scripts/benchmark.py [--rows indices training ...] [--data-dir ../shared/data] [--json FILE]
+    uv run python scripts/benchmark.py [indices training ...] [--data-dir ../shared/data] [--json FILE]
 
 Ours and the peer run in turn (ours, peer, ours, peer, ...), `--repeats` times; the table has the medians in episodes a
 second, their ratio (above 1 where ours is faster), the ratio wanted where there is one, and the range of the ratio over the
@@ -32,6 +32,7 @@ import json
 import platform
 from importlib import metadata, util
 from pathlib import Path
+from typing import Any
 
 from benchmark_cross_attention import cross_attention
 from benchmark_disk import disk
@@ -72,7 +73,7 @@ ALL = [*COMPARED, *MEASURED]
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", nargs="+", choices=ALL, default=ALL, help="what to measure; default: all")
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"what to measure, of {', '.join(ALL)}; default: all")
     parser.add_argument("--data-dir", default="../shared/data", help="the folder that holds miniimagenet/")
     parser.add_argument("--episodes", type=int, default=10_000, help="episodes of our evaluation")
     parser.add_argument("--peer-episodes", type=int, default=20, help="episodes of the peer's evaluation")
@@ -80,6 +81,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=2, help="that a rate is measured for (training: three times)")
     parser.add_argument("--json", type=Path, help="also write the rows here, as a list of objects")
     args = parser.parse_args(argv)
+    if unknown := [name for name in args.rows if name not in ALL]:
+        parser.error(f"there is no row {', '.join(unknown)}; rows: {', '.join(ALL)}")
+    wanted = (args.rows or ALL).__contains__
 
     hardware = Hardware.choose()
     peers = [name for name in ("easyfsl", "learn2learn") if util.find_spec(name)]
@@ -89,7 +93,7 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{hardware.describe()} (peers: fp32)\nPython {platform.python_version()}, {versions}\n")
 
     entries, lines = [], []
-    for name in filter(args.rows.__contains__, COMPARED):
+    for name in filter(wanted, COMPARED):
         try:
             for comparison in COMPARED[name](args, hardware):
                 entry, line = alternate(comparison, args.repeats)
@@ -97,17 +101,23 @@ def main(argv: list[str] | None = None) -> None:
                 lines.append(line)
         except (ImportError, FileNotFoundError) as error:
             print(f"{name}: skipped from here on: {str(error).splitlines()[0]}")
+        keep(entries, args.json)
     if lines:
         print("\n" + table(HEADER, lines))
-    for name in filter(args.rows.__contains__, MEASURED):
+    for name in filter(wanted, MEASURED):
         try:
             measured, text = MEASURED[name](args)
             entries += measured
             print("\n" + text)
         except (ImportError, FileNotFoundError) as error:
             print(f"{name}: skipped: {str(error).splitlines()[0]}")
-    if args.json:
-        args.json.write_text(json.dumps(entries, indent=1) + "\n")
+        keep(entries, args.json)
+
+
+def keep(entries: list[dict[str, Any]], file: Path | None) -> None:
+    """After each row, so that a run which is stopped has what it measured."""
+    if file:
+        file.write_text(json.dumps(entries, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def test_rows_tell_ours_the_peers_ratio_and_target_and_a_missing_peer_is_skipped
 
     monkeypatch.setattr(benchmark_episodes, "in_child", in_child)
     file = tmp_path / "rows.json"
-    benchmark.main(["--rows", "indices", "--seconds", "0.01", "--repeats", "2", "--json", str(file)])
+    benchmark.main(["indices", "--seconds", "0.01", "--repeats", "2", "--json", str(file)])
     rows = json.loads(file.read_text())
     fused = "indices, blocks / learn2learn FusedNWaysKShots"
     check(rows, EASYFSL | {fused: 20})
@@ -92,7 +92,7 @@ def test_the_memory_of_a_process_is_told_without_that_of_the_one_which_started_i
 
 
 def test_missing_data_is_skipped(benchmark, tmp_path, capsys):
-    benchmark.main(["--rows", "evaluation", "--data-dir", str(tmp_path)])
+    benchmark.main(["evaluation", "--data-dir", str(tmp_path)])
     assert "evaluation: skipped from here on: miniimagenet has no val split on disk" in capsys.readouterr().out
 
 
@@ -111,13 +111,13 @@ def test_torchs_sampler_is_left_as_it_was(benchmark):
 @needs("easyfsl")
 @needs("learn2learn")
 def test_indices_against_the_peers(tmp_path):
-    check(run(tmp_path, "--rows", "indices")[1], EASYFSL | LEARN2LEARN)
+    check(run(tmp_path, "indices")[1], EASYFSL | LEARN2LEARN)
 
 
 @pytest.mark.slow
 @needs("learn2learn")
 def test_training_against_the_peer(tmp_path):
-    out, rows = run(tmp_path, "--rows", "training")
+    out, rows = run(tmp_path, "training")
     check(rows, {"training / learn2learn": 4})
     assert "training: the same first step in float32" in out
 
@@ -135,7 +135,7 @@ def omniglot(benchmark, monkeypatch):
 
 def test_a_training_step_on_omniglot_is_that_of_plain_torch(benchmark, omniglot, tmp_path, capsys):
     file = tmp_path / "rows.json"
-    benchmark.main(["--rows", "omniglot", "--seconds", "0.01", "--repeats", "1", "--json", str(file)])
+    benchmark.main(["omniglot", "--seconds", "0.01", "--repeats", "1", "--json", str(file)])
     check(json.loads(file.read_text()), {"omniglot / plain torch": 3})
     losses = re.search(r"omniglot: the same .* loss (\S+) \(plain torch (\S+)\)", capsys.readouterr().out)
     assert float(losses[1]) == pytest.approx(float(losses[2]), rel=1e-5)
@@ -147,7 +147,7 @@ def test_no_ratio_where_training_finds_another_loss(benchmark, omniglot, monkeyp
     data[1][0].images.bitwise_not_()
     monkeypatch.setattr(omniglot, "training_data", lambda row: data.pop())
     with pytest.raises(SystemExit, match="omniglot: our results differ from the peer's"):
-        benchmark.main(["--rows", "omniglot"])
+        benchmark.main(["omniglot"])
 
 
 @pytest.fixture
@@ -164,7 +164,7 @@ def cross_attention(benchmark, monkeypatch):
 
 def test_cross_attention_is_that_of_each_pair_in_time_and_memory(benchmark, cross_attention, tmp_path, capsys):
     file = tmp_path / "rows.json"
-    benchmark.main(["--rows", "cross_attention", "--repeats", "1", "--json", str(file)])
+    benchmark.main(["cross_attention", "--repeats", "1", "--json", str(file)])
     time, keeping, memory = json.loads(file.read_text())
     assert (time["row"], time["unit"], time["target"]) == ("cross attention, forward + backward", "ms", 5)
     for row in (time, keeping):
@@ -185,7 +185,7 @@ def test_no_ratio_where_cross_attention_differs_from_its_pairs(benchmark, cross_
 
     monkeypatch.setattr(cross_attention, "ours", ours)
     with pytest.raises(SystemExit, match="cross_attention: our results differ from the peer's"):
-        benchmark.main(["--rows", "cross_attention", "--repeats", "1"])
+        benchmark.main(["cross_attention", "--repeats", "1"])
 
 
 @pytest.mark.slow
@@ -194,14 +194,14 @@ def test_no_ratio_where_cross_attention_differs_from_its_pairs(benchmark, cross_
 @needs("easyfsl")
 def test_evaluation_against_the_peer(tmp_path):
     sizes = ["--episodes", "40", "--peer-episodes", "2", "--data-dir", str(DATA)]
-    out, rows = run(tmp_path, "--rows", "evaluation", *sizes)
+    out, rows = run(tmp_path, "evaluation", *sizes)
     check(rows, {"evaluation / easyfsl evaluate": 200})
     assert "100.00% of 150 answers equal" in out
 
 
 @pytest.mark.slow
 def test_propagation_against_scikit_learn(benchmark, tmp_path):
-    out, rows = run(tmp_path, "--rows", "propagation")
+    out, rows = run(tmp_path, "propagation")
     import benchmark_propagation
 
     check(rows, dict.fromkeys(benchmark_propagation.CASES, 50))
@@ -221,7 +221,7 @@ def test_no_ratio_where_the_answers_of_label_propagation_differ(benchmark, monke
     monkeypatch.setattr(benchmark_propagation, "ours", lambda row, hardware: answers)
     assert not benchmark_propagation.compare(row, hardware)
     with pytest.raises(SystemExit, match="our results differ from the peer's"):
-        benchmark.main(["--rows", "propagation"])
+        benchmark.main(["propagation"])
 
 
 @pytest.fixture
@@ -246,7 +246,7 @@ def refresh(benchmark, monkeypatch):
 
 def test_a_refresh_is_told_by_stages(benchmark, refresh, tmp_path, capsys):
     file = tmp_path / "rows.json"
-    benchmark.main(["--rows", "refresh", "--json", str(file)])
+    benchmark.main(["refresh", "--json", str(file)])
     rows = json.loads(file.read_text())
     assert [row["row"] for row in rows] == [f"refresh, {name}" for name in ("embedding", "graph", "diffusion", "total")]
     assert all(row["items"] == 240 and row["unit"] == "s" for row in rows)
@@ -260,11 +260,11 @@ def test_no_ratio_where_a_refresh_finds_other_labels(benchmark, refresh, monkeyp
     right = refresh.diffusion.diffuse
     monkeypatch.setattr(refresh.diffusion, "diffuse", lambda graph, known, *rest: right(graph, known % 5, *rest))
     with pytest.raises(SystemExit, match="our results differ from the peers'"):
-        benchmark.main(["--rows", "refresh"])
+        benchmark.main(["refresh"])
 
 
 def test_a_refresh_without_its_images_is_skipped(benchmark, tmp_path, capsys):
-    benchmark.main(["--rows", "refresh", "--data-dir", str(tmp_path)])
+    benchmark.main(["refresh", "--data-dir", str(tmp_path)])
     assert "refresh: skipped: miniimagenet has no train split on disk" in capsys.readouterr().out
 
 
@@ -276,7 +276,7 @@ def test_losses_are_told_beside_their_peers_with_how_far_apart_both_are(benchmar
     monkeypatch.setattr(benchmark_losses, "SHAPES", ((24, 8), (32, 8)))
     monkeypatch.setattr(benchmark_losses, "TOO_LARGE", {"lifted_structure": 24})
     file = tmp_path / "rows.json"
-    benchmark.main(["--rows", "losses", "--repeats", "1", "--json", str(file)])
+    benchmark.main(["losses", "--repeats", "1", "--json", str(file)])
     *rows, mean = json.loads(file.read_text())
     assert len(rows) == 2 * len(benchmark_losses.NAMES)
     largest = [row["ratio"] for row in rows if row["items"] == 32 and "ratio" in row]
@@ -300,7 +300,7 @@ def test_learners_are_told_one_by_one(benchmark, monkeypatch, tmp_path, capsys):
 
     monkeypatch.setattr(benchmark_learners, "alone", lambda function, *arguments: (0.25, 80, 3 * 2**20))
     file = tmp_path / "rows.json"
-    benchmark.main(["--rows", "learners", "--json", str(file)])
+    benchmark.main(["learners", "--json", str(file)])
     rows = json.loads(file.read_text())
     assert [row["episode"] for row in rows] == list(benchmark_learners.PAPERS.values())
     assert all((row["ours"], row["unit"], row["peak_mib"]) == (0.25, "s", 3) for row in rows)
