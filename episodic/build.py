@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from episodic.checkpoint import bare
 from episodic.config import ConfigError, make
@@ -54,13 +56,8 @@ def build_parts(cfg: DictConfig) -> Parts:
     hardware = Hardware.choose(cfg.device, cfg.precision)
     dataset = make(cfg.task.dataset, **trust)
     torch.manual_seed(cfg.seed)
-    backbone = make(cfg.backbone, **trust)
-    if "head" in cfg:  # runs of older versions do not have it
-        backbone = make(cfg.head, backbone, **trust)
     given = {"exchange": build_exchange(cfg, dataset)} if "exchange" in arguments_of(cfg.learner) else {}
-    learner = make(cfg.learner, backbone=backbone, **given, **trust)
-    for wrapper in cfg.semi.values():  # in the order of semi=[inner,outer]
-        learner = make(wrapper, learner, **trust)
+    learner = build_learner(cfg, build_backbone(cfg, **trust), given, **trust)
     if is_incremental(cfg.task) and not learner.incremental:
         raise ConfigError(
             f"{type(learner).__name__} answers with the classes of the episode only; an incremental task, where training "
@@ -68,6 +65,22 @@ def build_parts(cfg: DictConfig) -> Parts:
         )
     normalize = Normalize(dataset.mean, dataset.std).to(hardware.device)
     return Parts(dataset, normalize, hardware.place(learner), hardware)
+
+
+def build_backbone(cfg: DictConfig, **trust: bool) -> nn.Module:
+    """The backbone with its head."""
+    backbone = make(cfg.backbone, **trust)
+    return make(cfg.head, backbone, **trust) if "head" in cfg else backbone  # runs of older versions do not have one
+
+
+def build_learner(
+    cfg: DictConfig, backbone: nn.Module, given: Mapping[str, nn.Module], **trust: bool
+) -> AbstractLearner:
+    """The learner on `backbone` and what else it is `given`, in its wrappers, in the order of semi=[inner,outer]."""
+    learner = make(cfg.learner, backbone=backbone, **given, **trust)
+    for wrapper in cfg.semi.values():
+        learner = make(wrapper, learner, **trust)
+    return learner
 
 
 def count_train_classes(cfg: DictConfig) -> None:

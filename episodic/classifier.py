@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-import functools
 import json
 import math
 import os
@@ -15,32 +13,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
-from safetensors import SafetensorError, safe_open
+from jaxtyping import Float
 from safetensors.torch import save as to_bytes
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import check_consistent_length, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
-from torch import Tensor, nn
+from torch import Tensor
 
-from episodic.build import arguments_of, build_parts
-from episodic.checkpoint import load_weights
-from episodic.config import check_overrides, compose_config, make
 from episodic.core.pairs import cosine
 from episodic.data.augment import Normalize
 from episodic.data.pictures import PictureForm, as_pictures
 from episodic.data.store import ImageStore
 from episodic.episode import Task
-from episodic.evaluate import load_parts
-from episodic.hardware import Hardware
-from episodic.learners.learner import AbstractLearner, AbstractMetricLearner
+from episodic.learners.learner import AbstractMetricLearner
 from episodic.loop import CHUNK_BYTES, EMBED_BATCH, embed
-from episodic.run import Run
+from episodic.model import KEY, PREFIX, model_of, read_saved
 
-KEY = "episodic.classifier.1"  # of the metadata of a saved file; the number changes with their meaning
 PAIRS = 2**24  # of queries and support items compared at once
-PREFIX = "weights."  # of its tensors
 SETTINGS = ("invert", "abstain", "error", "precision")  # of the classifier, that are saved
 MANY = 100  # pictures that take long enough for a progress bar
 
@@ -157,6 +147,17 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
                 answers.append(Answer(self.classes_[label], p, *near, p < self.threshold_))
         return answers
 
+    @torch.inference_mode()
+    def unlabeled_shares(self) -> Float[Tensor, "unlabeled way"] | None:
+        """How much each unlabeled item was taken for each class, in sum at most 1; None where the wrapper does not say."""
+        check_is_fitted(self)
+        if self._seen_unlabeled is None or not self._metric:
+            return None
+        taken = self._learner.classify(
+            self._task(self._seen[None], self._support_y[None], self._seen[None, :1])
+        ).unlabeled
+        return None if taken is None else taken[0].float().cpu()
+
     def save(self, path: str | os.PathLike) -> None:
         """Write all that answers need, weights and support, to one safetensors file.
 
@@ -184,7 +185,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
 
         **Raises:** `FileNotFoundError`; `ValueError` where the file is damaged or another.
         """
-        kept, tensors = _read(path)
+        kept, tensors = read_saved(path)
         classifier = cls(os.fspath(path), device=device, **{name: kept[name] for name in SETTINGS})
         classifier._build()
         classifier.classes_ = np.array(kept["classes_"][1], dtype=kept["classes_"][0])
@@ -240,13 +241,16 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
     @torch.inference_mode()
     def _ask(self, support: Tensor, support_y: Tensor, query: Tensor) -> Tensor:
         """Logits `[E, Q, n_way]` of tasks of what `_see` gives, as in evaluation."""
-        rest = self._seen_unlabeled
-        unlabeled = None if rest is None else rest.expand(len(support), *rest.shape)
-        task = Task(support, support_y.to(support.device), query, len(self.classes_), unlabeled)
+        task = self._task(support, support_y, query)
         if self._metric:
             return self._learner.classify(task).logits.float()
         with self._hardware.autocast():
             return self._learner(task.map(self._normalize)).logits.float()
+
+    def _task(self, support: Tensor, support_y: Tensor, query: Tensor) -> Task:
+        rest = self._seen_unlabeled
+        unlabeled = None if rest is None else rest.expand(len(support), *rest.shape)
+        return Task(support, support_y.to(support.device), query, len(self.classes_), unlabeled)
 
     def _calibrated(self) -> float:
         """The threshold by leave-one-out: a task for each support item that leaves its class another, many tasks at once."""
@@ -281,115 +285,6 @@ def abstention(probabilities: np.ndarray, right: np.ndarray, error: float) -> fl
     enough = np.flatnonzero(last_of_equals & (share <= error))
     thresholds = np.append(descending[:-1], 0.0)
     return float(thresholds[enough[-1]]) if len(enough) else math.inf
-
-
-def model_of(given: FewShotClassifier) -> tuple[AbstractLearner, Hardware, PictureForm | None, dict[str, Any] | None]:
-    """The learner, its hardware, the form of images (None: features), what `assemble` makes the learner of (None: a module)."""
-    model, hardware = given.model, Hardware.choose(given.device, given.precision)
-    if model is None or isinstance(model, nn.Module):
-        form = backbone = None
-        if model is not None:
-            form = given.pictures or PictureForm(getattr(model, "in_channels", 3), getattr(model, "image_size", 224))
-            backbone = _probed(hardware.place(copy.deepcopy(model)).eval(), form, hardware)
-        config = _chosen(OmegaConf.create(), given)
-        learner = _weightless(hardware.place(assemble(config, backbone)))
-        return learner, hardware, form, OmegaConf.to_container(config) if model is None else None
-    if not isinstance(model, str | os.PathLike | DictConfig):
-        raise ValueError(f"model must be a run's folder, a saved file, a module or None, got {model!r}")
-    if not isinstance(model, DictConfig) and Path(model).is_file():
-        kept, tensors = _read(model)
-        config = _chosen(OmegaConf.create(kept["config"]), given)
-        learner = hardware.place(assemble(config))
-        weights = {name[len(PREFIX) :]: x for name, x in tensors.items() if name.startswith(PREFIX)}
-        load_weights(learner, weights, model, spare=True)  # fewer, where a wrapper is left out
-        return learner, hardware, kept["form"] and PictureForm(**kept["form"]), OmegaConf.to_container(config)
-    if not isinstance(model, DictConfig):
-        folder, model = os.fspath(model), Run(Path(model)).config()
-        model.update(run=folder, device=given.device, precision=given.precision)
-        model = _chosen(model, given)
-    if model.run:
-        parts, source = load_parts(model, model.run), Run(Path(model.run)).config()
-    else:
-        parts, source = build_parts(model), model
-        _weightless(parts.learner)
-    nodes = {part: source[part] for part in ("backbone", "head") if part in source}
-    nodes |= {"learner": model.learner, "semi": model.semi}
-    config = {name: OmegaConf.to_container(node, resolve=True) for name, node in nodes.items()}
-    config["backbone"] |= {"weights": None} if "weights" in config["backbone"] else {}  # all are in the saved file
-    return parts.learner, parts.hardware, PictureForm.of(parts.dataset), config
-
-
-def assemble(config: DictConfig, backbone: nn.Module | None = None) -> AbstractLearner:
-    """The learner in its wrappers on `backbone`, else on that of `config`, else on features as they are."""
-    if backbone is None:
-        backbone = make(config.backbone) if "backbone" in config else _Features()
-        backbone = make(config.head, backbone) if "head" in config else backbone
-    exchange = {"exchange": nn.Identity()} if "exchange" in arguments_of(config.learner) else {}
-    learner = make(config.learner, backbone=backbone, **exchange)
-    for wrapper in config.semi.values():
-        learner = make(wrapper, learner)
-    return learner
-
-
-class _Features(nn.Identity):
-    shape = ()
-
-
-def _chosen(config: DictConfig, given: FewShotClassifier) -> DictConfig:
-    """`config` with the learner and the wrappers that are named beside the model, where it has none with the default ones."""
-    parts = [part for part in ("learner", "semi") if part not in config or getattr(given, part) is not None]
-    if given.options and not parts:
-        raise ValueError("options are settings of a learner or wrapper that is named: give learner= or semi=")
-    semi = (given.semi,) if isinstance(given.semi, str) else tuple(given.semi or ("supervised",))
-    named = _composed(given.learner or "prototypical", semi, tuple(given.options)) if parts else {}
-    return OmegaConf.merge({k: v for k, v in config.items() if k not in parts}, {part: named[part] for part in parts})
-
-
-@functools.cache
-def _composed(learner: str, semi: tuple[str, ...], options: tuple[str, ...]) -> dict[str, Any]:
-    overrides = [f"learner={learner}", f"semi=[{','.join(semi)}]", *options]
-    check_overrides("train", overrides)
-    cfg = compose_config("train", overrides)
-    # What a wrapper asks of the learner is that of the learner it gets, which may be the model's.
-    return {part: OmegaConf.to_container(cfg[part], resolve=part == "learner") for part in ("learner", "semi")}
-
-
-def _probed(backbone: nn.Module, form: PictureForm, hardware: Hardware) -> nn.Module:
-    """`backbone`, found to embed images of that form, with the `shape` of an embedding."""
-    image = torch.zeros(1, form.channels, form.size, form.size, device=hardware.device)
-    try:
-        with torch.inference_mode(), hardware.autocast():
-            shape = backbone(image).shape
-    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
-        reason = f"{str(error).splitlines()[0]}. Say what it takes by pictures=PictureForm(...)"
-        raise ValueError(f"the model gives no embeddings of images {list(image.shape)}: {reason}") from None
-    if len(shape) < 2 or shape[0] != 1:
-        raise ValueError(f"the model must give an embedding [1, ...] for one image, got {list(shape)}")
-    backbone.shape = getattr(backbone, "shape", tuple(shape[1:]))
-    return backbone
-
-
-def _weightless(learner: AbstractLearner) -> AbstractLearner:
-    """`learner`, found to have no weights beside its backbone's: only training could have filled them in."""
-    metric = isinstance(learner, AbstractMetricLearner)
-    known = {id(parameter) for parameter in learner.backbone.parameters()} if metric else set()
-    if not metric or {id(parameter) for parameter in learner.parameters()} - known:
-        raise ValueError(
-            f"{type(learner).__name__} has weights that only training gives: take a run of it as the model"
-        )
-    return learner
-
-
-def _read(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What `FewShotClassifier.save` wrote."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            kept = json.loads((file.metadata() or {}).get(KEY, "no metadata"))
-            return kept, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, ValueError) as error:
-        raise ValueError(f"{path} is no whole file that FewShotClassifier.save wrote ({error})") from None
 
 
 def _check_abstain(abstain: Any, error: Any) -> None:

@@ -21,6 +21,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 ALLOWED = ("episodic", "torch", "torchvision", "timm")  # packages whose classes a configuration may instantiate
 FUNCTIONS = ("episodic.", "torchvision.models.", "timm.models.")  # where functions may be called as well: no torch.load
+TAKE_SAVED = ("evaluate", "report", "predict", "demo")  # commands on a run, whose own parts are the choices `saved`
 
 
 class ConfigError(ValueError):
@@ -96,7 +97,7 @@ def check_overrides(name: str, overrides: list[str]) -> None:
     for override in chosen:
         options = groups[override.key_or_group.split("@")[0]]
         for value in _values(override):
-            if value not in options and not (value == "saved" and name in ("evaluate", "report")) and value != "None":
+            if value not in options and not (value == "saved" and name in TAKE_SAVED) and value != "None":
                 raise ConfigError(_unknown(f"{override.key_or_group}={value}", value, options, "Valid: "))
     try:
         base = compose_config(name, [o.input_line for o in (*search, *chosen) if not o.is_sweep_override()])

@@ -20,18 +20,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from omegaconf import DictConfig
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from episodic.classifier import FewShotClassifier, model_of
+from episodic.classifier import FewShotClassifier
 from episodic.config import ConfigError, command, compose_config
 from episodic.data.dataset import decode_image
 from episodic.data.pictures import PictureForm, is_inverted
 from episodic.data.store import decode_parallel
-from episodic.episode import Task
-from episodic.learners.learner import AbstractMetricLearner
+from episodic.model import model_of
 from episodic.predict import with_parts
 
 MAX_BYTES = 128 * 2**20  # of a request
@@ -182,7 +181,7 @@ class Demo:
             helped = self._classifier(self._semi, **settings).fit(support.pixels, labels, unlabeled.pixels)
             for answer, (said, _) in zip(answers, answered(helped, queries.pixels, places), strict=True):
                 answer["helped"] = said
-            taken = taken_for(helped)
+            taken = helped.unlabeled_shares()
         shares = [{"shares": row} for row in (taken.tolist() if taken is not None else [None] * len(unlabeled.kept))]
         return {
             "names": question.names,
@@ -255,19 +254,6 @@ def answered(
         )
         for a, p in found
     ]
-
-
-@torch.inference_mode()
-def taken_for(classifier: FewShotClassifier) -> Float[Tensor, "unlabeled way"] | None:
-    """How much each unlabeled picture was taken for each class, in sum at most 1; None where the wrapper does not say."""
-    learner, support = classifier._learner, classifier._seen
-    if not isinstance(learner, AbstractMetricLearner):
-        return None
-    labels = classifier._support_y[None].to(support.device)
-    n_way = len(classifier.classes_)
-    task = Task(support[None], labels, support[None, :1], n_way, classifier._seen_unlabeled[None])
-    taken = learner.classify(task).unlabeled
-    return None if taken is None else taken[0].float().cpu()
 
 
 def polarity(form: PictureForm, pixels: Tensor, invert: bool) -> list[str]:

@@ -159,7 +159,9 @@ def measure(name: str, make: Callable, repeats: int) -> dict[tuple[int, int], di
         x, y = batch(items, dim, 2 if name == "n_pair" else PER_CLASS)
         loss = with_proxies(make(name, dim, int(y.max()) + 1))
         # The first step, whose value and gradient are told, is the one with a memory that is empty.
-        (value, gradient), seconds, peak = cost(functools.partial(step, loss, x, y), hardware, 3 * repeats)
+        (value, gradient), seconds, peak = cost(
+            functools.partial(step, loss, x, y), hardware, (3 if items > 256 else 10) * repeats
+        )
         again = with_proxies(make(name, dim, int(y.max()) + 1))
         half = x.bfloat16() if make is ours else x.bfloat16().float()
         found[items, dim] = {

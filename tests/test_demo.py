@@ -23,10 +23,10 @@ from PIL import Image
 
 from episodic import FewShotClassifier, Task, demo
 from episodic.build import build_parts
-from episodic.classifier import model_of
 from episodic.config import command, compose_config
 from episodic.data.augment import Normalize
 from episodic.data.pictures import PictureForm, as_pictures
+from episodic.model import model_of
 from episodic.predict import with_parts
 from episodic.run import Run
 from tests.test_classifier import SMALL
