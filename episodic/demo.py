@@ -25,7 +25,7 @@ from omegaconf import DictConfig
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from episodic.classifier import FewShotClassifier
+from episodic.answers import Answerer
 from episodic.config import ConfigError, command, compose_config
 from episodic.data.dataset import decode_image
 from episodic.data.pictures import PictureForm, is_inverted
@@ -39,7 +39,6 @@ MAX_NAME = 100  # characters of a class name
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # others, such as EPS, may start programs
 FALLBACK = "label_propagation"  # the wrapper where none is chosen
 TOKEN = "X-Episodic-Token"  # a header that no other site can send
-QUIET = "The number of unique classes is greater"  # scikit-learn doubts that many classes of few examples are classes
 
 
 def main(cfg: DictConfig) -> None:
@@ -126,7 +125,7 @@ class Demo:
 
     **Attributes:** `form`, of the pictures; `wrapper`, what uses unlabeled pictures; `about`, the model in words.
 
-    **Raises:** what `FewShotClassifier` raises for a model that cannot be used; `ConfigError` for one of features.
+    **Raises:** what `Answerer` raises for a model that cannot be used; `ConfigError` for one of features.
     """
 
     def __init__(self, cfg: DictConfig):
@@ -152,7 +151,6 @@ class Demo:
         """
         with self._lock, warnings.catch_warnings(record=True) as heard:
             warnings.simplefilter("always")
-            warnings.filterwarnings("ignore", QUIET)
             warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
             found = self._answer(question)
         notes = dict.fromkeys(str(warning.message) for warning in heard)  # each once
@@ -192,15 +190,15 @@ class Demo:
             "notes": polarity(self.form, support.pixels, question.invert),
         }
 
-    def _classifier(self, semi: str | None = None, **settings: Any) -> FewShotClassifier:
+    def _classifier(self, semi: str | None = None, **settings: Any) -> Answerer:
         """Not fitted; with the wrapper `semi` in place of the model's own."""
         settings |= {name: self.cfg[name] for name in ("error", "device", "precision")}
         if self.cfg.model is not None:
-            return FewShotClassifier(self.cfg.model, semi=semi, **settings)
+            return Answerer(self.cfg.model, semi=semi, **settings)
         cfg = copy.deepcopy(self.cfg)
         if semi is not None:
             cfg.semi = compose_config("train", [f"semi={semi}"]).semi
-        return FewShotClassifier(cfg, **settings)
+        return Answerer(cfg, **settings)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -241,7 +239,7 @@ def _pixels(upload: Upload, form: PictureForm) -> np.ndarray:
 
 
 def answered(
-    classifier: FewShotClassifier, pixels: Tensor, places: list[tuple[int, int]]
+    classifier: Answerer, pixels: Tensor, places: list[tuple[int, int]]
 ) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """For each query what is said of it, and the place and the similarity of the nearest picture of the support."""
     if not len(pixels):

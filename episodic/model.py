@@ -1,4 +1,4 @@
-"""What `FewShotClassifier(model)` may be given, and the learner it stands for."""
+"""What `Answerer(model)` and `FewShotClassifier(model)` may be given, and the learner it stands for."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import functools
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -23,11 +23,14 @@ from episodic.hardware import Hardware
 from episodic.learners.learner import AbstractLearner, AbstractMetricLearner
 from episodic.run import Run
 
+if TYPE_CHECKING:
+    from episodic.answers import Answerer
+
 KEY = "episodic.classifier.1"  # of the metadata of a saved file; the number changes with their meaning
 PREFIX = "weights."  # of its tensors
 
 
-def model_of(given: FewShotClassifier) -> tuple[AbstractLearner, Hardware, PictureForm | None, dict[str, Any] | None]:
+def model_of(given: Answerer) -> tuple[AbstractLearner, Hardware, PictureForm | None, dict[str, Any] | None]:
     """The learner, its hardware, the form of images (None: features), what `assemble` makes the learner of (None: a module)."""
     model, hardware = given.model, Hardware.choose(given.device, given.precision)
     if model is None or isinstance(model, nn.Module):
@@ -75,7 +78,7 @@ class _Features(nn.Identity):
     shape = ()
 
 
-def _chosen(config: DictConfig, given: FewShotClassifier) -> DictConfig:
+def _chosen(config: DictConfig, given: Answerer) -> DictConfig:
     """`config` with the learner and the wrappers that are named beside the model, where it has none with the default ones."""
     parts = [part for part in ("learner", "semi") if part not in config or getattr(given, part) is not None]
     if given.options and not parts:

@@ -16,7 +16,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from episodic.classifier import MANY, FewShotClassifier
+from episodic.answers import MANY, Answerer
 from episodic.config import ConfigError, command, compose_config
 from episodic.data.pictures import class_folders, is_inverted, pictures_in, read_pictures
 from episodic.evaluate import with_saved_parts
@@ -106,10 +106,10 @@ def check(cfg: DictConfig) -> None:
             raise ConfigError(f"{name}={cfg[name]} cannot be written: it must be a file in a folder that is there")
 
 
-def classifier_of(cfg: DictConfig) -> FewShotClassifier:
+def classifier_of(cfg: DictConfig) -> Answerer:
     """The one that was saved, or one that is shown the examples."""
     if cfg.support is None:
-        classifier = FewShotClassifier.load(cfg.model, device=cfg.device)
+        classifier = Answerer.load(cfg.model, device=cfg.device)
         if classifier.form_ is None:
             raise ConfigError(f"model={cfg.model} compares features, not pictures")
         return classifier
@@ -118,7 +118,7 @@ def classifier_of(cfg: DictConfig) -> FewShotClassifier:
         print(
             "Warning: the backbone's weights are random, so the answers are guesses: take a run, or backbone.weights=<file>."
         )
-    classifier = FewShotClassifier(
+    classifier = Answerer(
         cfg.model or cfg,
         invert=cfg.invert,
         abstain=cfg.abstain,
@@ -146,7 +146,7 @@ def readable(files: list[Path]) -> tuple[list[Path], dict[Path, str]]:
     return kept, failed
 
 
-def note_on_polarity(classifier: FewShotClassifier, files: list[Path]) -> None:
+def note_on_polarity(classifier: Answerer, files: list[Path]) -> None:
     """Say so where pictures are dark on bright and the model knows bright on dark, or the other way round."""
     form = classifier.form_
     grey = float(read_pictures(files[:READ], 1, form.size, resize=form.resize)[0].mean()) / 255
@@ -158,7 +158,7 @@ def note_on_polarity(classifier: FewShotClassifier, files: list[Path]) -> None:
         )
 
 
-def answered(classifier: FewShotClassifier, files: list[Path]) -> Iterator[dict[str, Any]]:
+def answered(classifier: Answerer, files: list[Path]) -> Iterator[dict[str, Any]]:
     """A record for each file, by `COLUMNS`; those of a transductive learner, which sees all files together, all at once."""
     form = classifier.form_
     step = len(files) if classifier.transductive_ else READ

@@ -21,8 +21,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from episodic.answers import Answerer
 from episodic.build import load_store
-from episodic.classifier import FewShotClassifier
 from episodic.config import compose_config
 from episodic.data.pictures import class_folders, pictures_in
 from episodic.data.store import ImageStore
@@ -61,7 +61,7 @@ def accuracy_of(place: Path, truth: dict[str, str], run: str, semi: str | None) 
     """What `episodic.predict support=shots query=photos [unlabeled=more]` gets right."""
     shown = class_folders(place / "shots")
     names = [name for name, files in shown.items() for _ in files]
-    classifier = FewShotClassifier(run, semi=semi, precision="auto")
+    classifier = Answerer(run, semi=semi, precision="auto")
     more = pictures_in(place / "more") if semi else None
     classifier.fit([file for files in shown.values() for file in files], names, more)
     photos = pictures_in(place / "photos")

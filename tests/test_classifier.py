@@ -19,8 +19,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch import nn
 
 from episodic import EpisodeIndices, FewShotClassifier
+from episodic.answers import abstention
 from episodic.build import build_parts
-from episodic.classifier import abstention
 from episodic.config import compose_config
 from episodic.core.backbones.conv4 import Conv4
 from episodic.data.pictures import PictureForm
@@ -114,7 +114,7 @@ def test_a_run_answers_as_in_evaluation(run, options, semi, unlabeled):
 def test_many_queries_in_chunks_are_answered_as_few(monkeypatch):
     classifier = FewShotClassifier(device="cpu").fit(DIGITS[:50], NAMES[:50])
     whole = classifier.decision_function(DIGITS)
-    monkeypatch.setattr("episodic.classifier.PAIRS", 50 * 7)  # seven queries at once
+    monkeypatch.setattr("episodic.answers.PAIRS", 50 * 7)  # seven queries at once
     asked = []
     monkeypatch.setattr(
         classifier, "_compare", lambda q: asked.append(len(q)) or type(classifier)._compare(classifier, q)
@@ -128,7 +128,7 @@ def test_a_transductive_learner_sees_the_queries_of_all_chunks_together(run, mon
     classifier = FewShotClassifier(run("learner=tpn"), device="cpu")
     classifier.fit(STORE.images[SUPPORT], STORE.labels[SUPPORT].numpy())
     whole = classifier.decision_function(STORE.images[QUERY])
-    monkeypatch.setattr("episodic.classifier.PAIRS", len(SUPPORT) * 5)
+    monkeypatch.setattr("episodic.answers.PAIRS", len(SUPPORT) * 5)
     np.testing.assert_allclose(classifier.decision_function(STORE.images[QUERY]), whole, rtol=1e-3, atol=1e-5)
 
 
@@ -166,7 +166,7 @@ def test_abstention_is_the_smallest_threshold_that_keeps_the_errors_few():
 @pytest.mark.parametrize("chunk", [2**24, 1])
 def test_auto_leaves_each_support_item_out_in_turn(chunk, monkeypatch):
     """An explicit loop of fits without the item; a class of one item is not asked about."""
-    monkeypatch.setattr("episodic.classifier.CHUNK_BYTES", chunk)
+    monkeypatch.setattr("episodic.answers.CHUNK_BYTES", chunk)
     X, y = np.concatenate([DIGITS[:60], DIGITS[:1] + 90]), np.append(NAMES[:60], 77)
     extra = DIGITS[100:120]
     settings = {"options": LARGE, "semi": "soft_kmeans", "device": "cpu"}

@@ -118,6 +118,14 @@ def test_answers_are_those_of_the_classifier(predict, place):
         assert place / row["nearest"] == shots[answer.nearest]
 
 
+def test_a_wrapper_goes_around_that_of_the_run(predict, place):
+    options = ["support=shots", "query=photos", "run=trained", "unlabeled=more"]
+    for semi, out in (("soft_kmeans", "alone.json"), ("[saved,soft_kmeans]", "around.json")):
+        code, printed = predict(*options, f"semi={semi}", f"out={out}")
+        assert code == 0, printed
+    assert (place / "alone.json").read_text() == (place / "around.json").read_text()  # the run has none of its own
+
+
 def test_a_saved_file_answers_alike_and_takes_new_examples(predict, place):
     first = predict(
         "support=shots", "query=photos", "run=trained", "save=kept.safetensors", "out=1.json", "abstain=auto"

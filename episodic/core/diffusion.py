@@ -6,9 +6,9 @@ import dataclasses
 import math
 
 import numpy as np
+import scipy  # its parts are imported when they are used
 import torch
 from jaxtyping import Float, Integer
-from scipy.sparse import coo_array, csr_array
 from torch import Tensor
 
 ROWS = 512  # items whose similarities to all others are in memory at once
@@ -31,7 +31,9 @@ class PseudoLabels:
     residual: float
 
 
-def neighbour_graph(features: Float[Tensor, "n dim"], neighbours: int = 50, gamma: float = 3.0) -> csr_array:
+def neighbour_graph(
+    features: Float[Tensor, "n dim"], neighbours: int = 50, gamma: float = 3.0
+) -> scipy.sparse.csr_array:
     """The graph `S = D^-1/2 W D^-1/2` of items and their nearest neighbours by the cosine of their features.
 
         A_ij = max(cos(f_i, f_j), 0)^gamma where j is among the `neighbours` nearest items of i, not i itself;  W = A + A^T
@@ -53,11 +55,13 @@ def neighbour_graph(features: Float[Tensor, "n dim"], neighbours: int = 50, gamm
         found.append(similarity.topk(min(neighbours, n - 1), dim=1))
     weights, columns = (torch.cat(part).cpu().numpy() for part in zip(*found, strict=True))
     rows = np.repeat(np.arange(n), columns.shape[1])
-    directed = coo_array((weights.clip(min=0).reshape(-1) ** gamma, (rows, columns.reshape(-1))), shape=(n, n)).tocsr()
+    directed = scipy.sparse.coo_array(
+        (weights.clip(min=0).reshape(-1) ** gamma, (rows, columns.reshape(-1))), shape=(n, n)
+    ).tocsr()
     return normalized(directed + directed.T)
 
 
-def normalized(weights: csr_array) -> csr_array:
+def normalized(weights: scipy.sparse.csr_array) -> scipy.sparse.csr_array:
     """`D^-1/2 W D^-1/2` of a symmetric W without negative entries, as in `core.graph`; a row of 0 stays so."""
     weights = weights.copy()
     weights.eliminate_zeros()
@@ -68,7 +72,7 @@ def normalized(weights: csr_array) -> csr_array:
 
 
 def diffuse(
-    graph: csr_array,
+    graph: scipy.sparse.csr_array,
     labels: Integer[np.ndarray, " n"],
     n_classes: int,
     alpha: float = 0.99,
@@ -92,7 +96,7 @@ def diffuse(
 
 
 def pseudo_labels(
-    graph: csr_array,
+    graph: scipy.sparse.csr_array,
     labels: Integer[np.ndarray, " n"],
     n_classes: int,
     alpha: float = 0.99,
@@ -137,7 +141,7 @@ def class_weights(labels: Integer[np.ndarray, " n"], n_classes: int) -> Float[np
 
 
 def _conjugate_gradients(
-    graph: csr_array, y: np.ndarray, alpha: float, iterations: int, tolerance: float
+    graph: scipy.sparse.csr_array, y: np.ndarray, alpha: float, iterations: int, tolerance: float
 ) -> tuple[np.ndarray, float]:
     """The columns x of `(I - alpha S) x = y`, each with steps of its own, and the largest relative residual."""
     x, residual, direction = np.zeros_like(y), y.copy(), y.copy()

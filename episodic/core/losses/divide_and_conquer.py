@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import scipy  # its parts are imported when they are used
 import torch
 from jaxtyping import Float, Int64
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from episodic.core.losses.loss import AbstractLoss
@@ -71,6 +71,6 @@ def clusters_of(
     if before is not None:
         shared = np.zeros((n_clusters, n_clusters), dtype=np.int64)  # [now, before]
         np.add.at(shared, (found, before.cpu().numpy()), 1)
-        now, old = linear_sum_assignment(shared, maximize=True)
+        now, old = scipy.optimize.linear_sum_assignment(shared, maximize=True)
         found = old[np.argsort(now)][found]
     return torch.from_numpy(found.astype(np.int64))
