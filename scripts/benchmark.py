@@ -15,6 +15,7 @@ said. What is compared, and how both sides are seen to find the same, is told in
 - `learners`: a forward and backward pass of each learner, without a peer (benchmark_learners.py);
 - `refresh`: new pseudo-labels for a whole training set, stage by stage (benchmark_refresh.py);
 - `losses`: losses of embeddings against pytorch-metric-learning (benchmark_losses.py);
+- `commands`: `episodic.predict` and `episodic.report` from a cold start (benchmark_commands.py);
 - `disk`: from miniImageNet's files to the first episode that a network can train on (benchmark_disk.py);
 - `growth`: how time grows with episodes, items and ways, without a peer (benchmark_growth.py);
 - `profile`: where the time of a training step goes, on the processor, without a peer (benchmark_profile.py).
@@ -34,6 +35,7 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
+from benchmark_commands import commands
 from benchmark_cross_attention import cross_attention
 from benchmark_disk import disk
 from benchmark_episodes import indices
@@ -67,6 +69,7 @@ MEASURED = {
     "learners": learners,
     "refresh": refresh,
     "losses": losses,
+    "commands": commands,
 }
 ALL = [*COMPARED, *MEASURED]
 
