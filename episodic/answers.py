@@ -16,25 +16,35 @@ import torch
 from jaxtyping import Float
 from safetensors.torch import save as to_bytes
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 
-from episodic.core.pairs import cosine
+from episodic.core.pairs import cosine, squared_euclidean
 from episodic.data.augment import Normalize
 from episodic.data.pictures import PictureForm, as_pictures
 from episodic.data.store import ImageStore
 from episodic.episode import Task
 from episodic.learners.learner import AbstractMetricLearner
+from episodic.learners.prototypical import Prototypical
 from episodic.loop import CHUNK_BYTES, EMBED_BATCH, embed
-from episodic.model import KEY, PREFIX, model_of, read_saved
+from episodic.model import KEY, PREFIX, model_of, read_saved, saved_settings
+from episodic.semi.wrapper import layers
 
 PAIRS = 2**24  # of queries and support items compared at once
-SETTINGS = ("invert", "abstain", "error", "precision")  # of the classifier, that are saved
+DEFAULTS = {
+    "invert": False,
+    "abstain": None,
+    "error": 0.1,
+    "precision": "fp32",
+}  # of settings that a saved file has too
 MANY = 100  # pictures that take long enough for a progress bar
 
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What is said of one query: the `label` and its `probability`; the index of the `nearest` support item, by `similarity`, the
-    cosine of the embeddings (None for a learner without); `abstain`, whether the probability is too low to count."""
+    """What is said of one query: the `label` and its `probability`; the index of the `nearest` support item (by what the learner
+    compares with: Euclidean distance under Prototypical Networks, else cosine) and the cosine of both embeddings, its `similarity`
+    (both None for a learner without embeddings); `abstain`, whether the probability is too low to count.
+    """
 
     label: Any
     probability: float
@@ -57,11 +67,11 @@ class Answerer:
         learner: str | None = None,
         options: Sequence[str] = (),
         pictures: PictureForm | None = None,
-        invert: bool = False,
+        invert: bool | None = None,
         abstain: float | str | None = None,
-        error: float = 0.1,
+        error: float | None = None,
         device: str = "auto",
-        precision: str = "fp32",
+        precision: str | None = None,
     ):
         self.model = model
         self.semi = semi
@@ -81,19 +91,22 @@ class Answerer:
 
         **Raises:** `ValueError` for fewer than two classes, lengths that differ, items or settings that cannot be used.
         """
-        _check_abstain(self.abstain, self.error)
         self._build()
         X, y = self._checked(X, y)
         self.classes_, codes = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"at least two classes are needed, got {len(self.classes_)} class(es)")
-        paths = not isinstance(X, np.ndarray | Tensor) and all(isinstance(x, str | os.PathLike) for x in X)
+        paths = not isinstance(X, Tensor) and all(isinstance(x, str | os.PathLike) for x in X)
         self.names_ = list(map(os.fspath, X)) if paths else None
+        # Far from 0 float32 has too few digits for distances, which no shift changes.
+        shifted = self.form_ is None and self._euclidean
+        self._origin = np.asarray(X, dtype=np.float64).mean(0) if shifted else np.zeros(())
         self._keep(self._items(X), torch.from_numpy(codes), None if unlabeled is None else self._items(unlabeled))
         if unlabeled is not None and not self._learner.uses_unlabeled:
             raise ValueError("nothing uses the unlabeled items: choose a wrapper, e.g. semi='soft_kmeans'")
         self._compare(self._seen[:1])  # what the learner refuses, it refuses now
-        self.threshold_ = self._calibrated() if self.abstain == "auto" else float(self.abstain or 0)
+        abstain = self.setting("abstain")
+        self.threshold_, self.left_out_ = self._calibrated() if abstain == "auto" else (float(abstain or 0), 0)
         return self
 
     def predict_proba(self, X: Any) -> np.ndarray:
@@ -103,13 +116,18 @@ class Answerer:
     def answers(self, X: Any) -> list[Answer]:
         """One `Answer` for each item."""
         answers = []
-        for logits, cosines in self._chunks(X):
+        for logits, nearest, similarity in self._chunks(X):
             probabilities, labels = logits.double().softmax(-1).max(-1)
             none = [None] * len(labels)
-            nearest = (none, none) if cosines is None else (cosines.argmax(-1).tolist(), cosines.amax(-1).tolist())
-            for label, p, *near in zip(labels.tolist(), probabilities.tolist(), *nearest, strict=True):
-                answers.append(Answer(self.classes_[label], p, *near, p < self.threshold_))
+            near = (none, none) if nearest is None else (nearest.tolist(), similarity.tolist())
+            for label, p, *close in zip(labels.tolist(), probabilities.tolist(), *near, strict=True):
+                answers.append(Answer(self.classes_[label], p, *close, p < self.threshold_))
         return answers
+
+    def setting(self, name: str) -> Any:
+        """`invert`, `abstain`, `error` or `precision`: as given, else as in the saved file that is the model, else the default."""
+        given = getattr(self, name)
+        return given if given is not None else (DEFAULTS | saved_settings(self.model))[name]
 
     @torch.inference_mode()
     def unlabeled_shares(self) -> Float[Tensor, "unlabeled way"] | None:
@@ -133,10 +151,11 @@ class Answerer:
                 "a module of yours cannot be built from a file again: save takes runs and backbones of conf/"
             )
         kept = {"config": self._config, "form": self.form_ and dataclasses.asdict(self.form_)}
-        kept |= {name: getattr(self, name) for name in ("names_", "threshold_", *SETTINGS)}
+        kept |= {name: getattr(self, name) for name in ("names_", "threshold_", "left_out_")}
+        kept |= {"settings": {name: self.setting(name) for name in DEFAULTS}}
         kept |= {"classes_": [self.classes_.dtype.str, self.classes_.tolist()]}
         tensors = {PREFIX + name: value for name, value in self._learner.state_dict().items()}
-        tensors |= {"support": self._support, "support_y": self._support_y}
+        tensors |= {"support": self._support, "support_y": self._support_y, "origin": torch.tensor(self._origin)}
         tensors |= {} if self._unlabeled is None else {"unlabeled": self._unlabeled}
         data = to_bytes({name: x.detach().cpu().contiguous() for name, x in tensors.items()}, {KEY: json.dumps(kept)})
         building = Path(path).with_name(f".{Path(path).name}-building")
@@ -150,10 +169,12 @@ class Answerer:
         **Raises:** `FileNotFoundError`; `ValueError` where the file is damaged or another.
         """
         kept, tensors = read_saved(path)
-        classifier = cls(os.fspath(path), device=device, **{name: kept[name] for name in SETTINGS})
+        classifier = cls(os.fspath(path), device=device)
         classifier._build()
         classifier.classes_ = np.array(kept["classes_"][1], dtype=kept["classes_"][0])
-        classifier.names_, classifier.threshold_ = kept["names_"], kept["threshold_"]
+        for name in ("names_", "threshold_", "left_out_"):
+            setattr(classifier, name, kept[name])
+        classifier._origin = tensors["origin"].numpy()
         if classifier.form_ is None:
             classifier.n_features_in_ = tensors["support"].shape[1]
         classifier._keep(tensors["support"], tensors["support_y"], tensors.get("unlabeled"))
@@ -170,31 +191,33 @@ class Answerer:
             raise ValueError("there are no examples yet: call fit first")
 
     def _build(self) -> None:
+        _check_abstain(self.setting("abstain"), self.setting("error"))
         self._learner, self._hardware, self.form_, self._config = model_of(self)
         self._learner.eval()
         self.transductive_ = self._learner.transductive
         self._metric = isinstance(self._learner, AbstractMetricLearner)
+        self._euclidean = isinstance(layers(self._learner)[-1], Prototypical)
         self._normalize = self.form_ and Normalize(self.form_.mean, self.form_.std).to(self._hardware.device)
 
     def _items(self, X: Any) -> Tensor:
         """X as it is kept: uint8 images `[n, C, H, W]`, or float32 features `[n, d]`."""
         if self.form_ is None:
-            return self._features(X)
+            return torch.from_numpy(self._features(X) - self._origin).float()
         items = as_pictures(X, self.form_)
-        return 255 - items if self.invert else items
+        return 255 - items if self.setting("invert") else items
 
-    def _features(self, X: Any) -> Tensor:
-        return torch.tensor(np.asarray(X, dtype=np.float32))
+    def _features(self, X: Any) -> Float[np.ndarray, "item dim"]:
+        return np.asarray(X, dtype=np.float64)
 
     def _keep(self, support: Tensor, support_y: Tensor, unlabeled: Tensor | None) -> None:
         self._support, self._support_y, self._unlabeled = support, support_y, unlabeled
         self._seen, self._seen_unlabeled = (None if x is None else self._see(x) for x in (support, unlabeled))
 
     def _logits(self, X: Any) -> np.ndarray:
-        return torch.cat([logits for logits, _ in self._chunks(X)]).double().numpy()
+        return torch.cat([logits for logits, *_ in self._chunks(X)]).double().numpy()
 
-    def _chunks(self, X: Any) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Logits `[q, n_way]` and cosines `[q, S]` of the items of X, a bounded number at a time."""
+    def _chunks(self, X: Any) -> Iterator[tuple[Tensor, Tensor | None, Tensor | None]]:
+        """What `_compare` says of the items of X, a bounded number at a time."""
         self._check_fitted()
         if self.form_ is None or not isinstance(X, np.ndarray | list | tuple) or len(X) == 0:
             X = self._items(X)  # also says what is wrong
@@ -211,9 +234,17 @@ class Answerer:
         store = ImageStore(items, labels, ("",), (), None, (), dataset="", split="pictures", split_name="")
         return embed(self._learner.backbone, store, self._normalize, self._hardware, progress=len(items) > MANY)
 
-    def _compare(self, query: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _compare(self, query: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Logits `[q, n_way]`, and of each query the nearest support item and its similarity, as in `Answer`."""
         logits = self._ask(self._seen[None], self._support_y[None], query[None])[0].cpu()
-        return logits, cosine(query.flatten(1), self._seen.flatten(1)).cpu() if self._metric else None
+        if not logits.isfinite().all():
+            raise ValueError("the learner's answers are no finite numbers: scale the features, or look at the weights")
+        if not self._metric:
+            return logits, None, None
+        items, shown = query.flatten(1), self._seen.flatten(1)
+        nearest = (-squared_euclidean(items, shown) if self._euclidean else cosine(items, shown)).argmax(-1)
+        origin = torch.from_numpy(self._origin).to(items)  # features are compared where they were
+        return logits, nearest.cpu(), cosine_similarity(items + origin, shown[nearest] + origin).cpu()
 
     @torch.inference_mode()
     def _ask(self, support: Tensor, support_y: Tensor, query: Tensor) -> Tensor:
@@ -229,8 +260,8 @@ class Answerer:
         unlabeled = None if rest is None else rest.expand(len(support), *rest.shape)
         return Task(support, support_y.to(support.device), query, len(self.classes_), unlabeled)
 
-    def _calibrated(self) -> float:
-        """The threshold by leave-one-out: a task for each support item that leaves its class another, many tasks at once."""
+    def _calibrated(self) -> tuple[float, int]:
+        """The threshold by leave-one-out, and of how many: a task for each support item that leaves its class another."""
         y = self._support_y
         asked = (y.bincount()[y] > 1).nonzero()[:, 0]
         if len(asked) == 0:
@@ -245,10 +276,10 @@ class Answerer:
             logits = self._ask(self._seen[rest], y[rest], self._seen[own][:, None])[:, 0].cpu()
             probability, label = logits.double().softmax(-1).max(-1)
             found.append(torch.stack([probability, label == y[own]]))
-        threshold = abstention(*torch.cat(found, dim=1).numpy(), self.error)
+        threshold = abstention(*torch.cat(found, dim=1).numpy(), self.setting("error"))
         if threshold == math.inf:
             warnings.warn("abstain='auto': the most probable answers are wrong too often, so none counts", stacklevel=3)
-        return threshold
+        return threshold, len(asked)
 
 
 def abstention(probabilities: np.ndarray, right: np.ndarray, error: float) -> float:

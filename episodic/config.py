@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +22,12 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 ALLOWED = ("episodic", "torch", "torchvision", "timm")  # packages whose classes a configuration may instantiate
 FUNCTIONS = ("episodic.", "torchvision.models.", "timm.models.")  # where functions may be called as well: no torch.load
+PATHS = ("data", "data_dir", "run", "start", "against", "support", "query", "unlabeled", "model", "out", "save")
+PATHS += (
+    "backbone.weights",
+    "task.dataset.path",
+    "sse.edges",
+)  # options that are files or folders, whatever their names
 TAKE_SAVED = ("evaluate", "report", "predict", "demo")  # commands on a run, whose own parts are the choices `saved`
 
 
@@ -49,7 +56,7 @@ def command(
         _guarded(name, function, cfg)
 
     def start() -> None:
-        arguments = prepare(sys.argv[1:])
+        arguments = prepared(sys.argv[1:], prepare)
         after_flag = zip([None, *arguments], arguments, strict=False)  # `--cfg job`: the word belongs to the flag
         is_flag = [a.startswith("-") or ("=" not in a and (b or "").startswith("-")) for b, a in after_flag]
         check_overrides(name, [a for a, flag in zip(arguments, is_flag, strict=True) if not flag])
@@ -57,6 +64,37 @@ def command(
 
     _guarded(name, start)
     hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(run)()
+
+
+def prepared(arguments: list[str], prepare: Callable[[list[str]], list[str]]) -> list[str]:
+    """What `prepare` makes of the arguments, for Hydra; paths may have any names, but where commas separate several runs."""
+    if not {"-m", "--multirun"}.isdisjoint(arguments):
+        return prepare(arguments)
+    return [_quoted(argument) for argument in prepare([_bare(argument) for argument in arguments])]
+
+
+def _path_of(argument: str) -> tuple[str, str] | None:
+    name, found, value = argument.partition("=")
+    return (name, value) if found and name in PATHS and value not in ("", "null") else None
+
+
+def _bare(argument: str) -> str:
+    """A path as it is meant: without quotes, and with the user's home in place of `~`."""
+    if (found := _path_of(argument)) is None:
+        return argument
+    name, value = found
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+        value = value[1:-1].replace("\\" + value[0], value[0])
+    return f"{name}={os.path.expanduser(value)}"
+
+
+def _quoted(argument: str) -> str:
+    """A path in quotes: without them Hydra gives a meaning to commas, brackets, blanks, ..."""
+    if (found := _path_of(argument)) is None:
+        return argument
+    name, value = found
+    value = re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), value)  # doubled before a quote only
+    return f"{name}='{value}'"
 
 
 def _guarded(name: str, function: Callable, *arguments: Any) -> None:
@@ -104,7 +142,7 @@ def check_overrides(name: str, overrides: list[str]) -> None:
         for override in parsed:
             key = override.key_or_group
             if override not in chosen and not key.startswith("hydra") and not override.is_add():
-                _check_key(base, key)
+                check_key(base, key)
         compose_config(name, [o.input_line for o in parsed if not o.is_sweep_override()])
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(str(error).splitlines()[0]) from None
@@ -129,7 +167,8 @@ def _values(override: Override) -> list[str]:
     return [str(v) for v in (value if isinstance(value, list) else [value])]
 
 
-def _check_key(base: DictConfig, key: str) -> None:
+def check_key(base: DictConfig, key: str) -> None:
+    """**Raises:** `ConfigError` where `base` has no option `key`, with those that it has."""
     node = base
     for depth, part in enumerate(key.split(".")):
         if isinstance(node, ListConfig):

@@ -25,7 +25,7 @@ from omegaconf import DictConfig
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from episodic.answers import Answerer
+from episodic.answers import DEFAULTS, Answerer
 from episodic.config import ConfigError, command, compose_config
 from episodic.data.dataset import decode_image
 from episodic.data.pictures import PictureForm, is_inverted
@@ -52,6 +52,7 @@ def main(cfg: DictConfig) -> None:
         try:
             server.serve_forever()
         except KeyboardInterrupt:
+            demo.stop()
             print("\nStopped.")
 
 
@@ -123,16 +124,19 @@ class Refusal(Exception):
 class Demo:
     """Answers questions by the model of a configuration, one at a time.
 
-    **Attributes:** `form`, of the pictures; `wrapper`, what uses unlabeled pictures; `about`, the model in words.
+    **Attributes:** `form`, of the pictures; `wrapper`, what uses unlabeled pictures; `about`, the model in words; `invert` and
+    `abstain`, what the page begins with.
 
     **Raises:** what `Answerer` raises for a model that cannot be used; `ConfigError` for one of features.
     """
 
     def __init__(self, cfg: DictConfig):
         self.cfg = cfg
-        self._lock = threading.Lock()
+        self._lock, self._stopping = threading.Lock(), False
         self._semi = None
-        learner, _, form, config = model_of(self._classifier())
+        classifier = self._classifier()
+        self.invert, self.abstain = (classifier.setting(name) for name in ("invert", "abstain"))
+        learner, _, form, config = model_of(classifier)
         if form is None:
             raise ConfigError(f"model={cfg.model} compares features, not pictures")
         self.form: PictureForm = form
@@ -152,9 +156,16 @@ class Demo:
         with self._lock, warnings.catch_warnings(record=True) as heard:
             warnings.simplefilter("always")
             warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+            if self._stopping:
+                raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "the demo is stopping")
             found = self._answer(question)
         notes = dict.fromkeys(str(warning.message) for warning in heard)  # each once
         return found | {"notes": [*found["notes"], *notes]}
+
+    def stop(self) -> None:
+        """Let the answer in progress end, and begin no other: Python must not end while a thread computes one."""
+        self._stopping = True
+        self._lock.acquire()
 
     def _answer(self, question: Question) -> dict[str, Any]:
         """`queries` and `unlabeled`, a record for each; `failed`, a line for each of the support; places are the question's."""
@@ -171,7 +182,7 @@ class Demo:
             failed.append(f"{question.names[c]}: {file}: {reason}")
         # Numbers in place of names keep the order of the page; as text they are never taken for a regression.
         labels = [f"{c:03}" for c, _ in places]
-        settings = {"invert": question.invert, "abstain": question.abstain}
+        settings = {"invert": question.invert, "abstain": question.abstain or 0}
         alone = self._classifier(**settings).fit(support.pixels, labels)
         answers = [{"plain": said, "helped": None, **near} for said, near in answered(alone, queries.pixels, places)]
         taken = None
@@ -192,7 +203,7 @@ class Demo:
 
     def _classifier(self, semi: str | None = None, **settings: Any) -> Answerer:
         """Not fitted; with the wrapper `semi` in place of the model's own."""
-        settings |= {name: self.cfg[name] for name in ("error", "device", "precision")}
+        settings = {name: self.cfg[name] for name in ("device", *DEFAULTS)} | settings
         if self.cfg.model is not None:
             return Answerer(self.cfg.model, semi=semi, **settings)
         cfg = copy.deepcopy(self.cfg)
@@ -321,9 +332,14 @@ class Handler(BaseHTTPRequestHandler):
 
     def _page(self) -> tuple[bytes, str, str]:
         nonce = secrets.token_urlsafe(16)
-        cfg, demo = self.server.demo.cfg, self.server.demo
-        settings = {"token": self.server.token, "header": TOKEN, "about": demo.about, "invert": cfg.invert}
-        settings |= {"abstain": cfg.abstain, "maxBytes": MAX_BYTES, "maxPictures": MAX_PICTURES, "maxName": MAX_NAME}
+        demo = self.server.demo
+        settings = {"token": self.server.token, "header": TOKEN, "about": demo.about, "invert": demo.invert}
+        settings |= {
+            "abstain": demo.abstain or None,
+            "maxBytes": MAX_BYTES,
+            "maxPictures": MAX_PICTURES,
+            "maxName": MAX_NAME,
+        }
         page = files("episodic.pages").joinpath("demo.html").read_text("utf-8").replace("{{nonce}}", nonce)
         page = page.replace("{{settings}}", json.dumps(settings).replace("<", "\\u003c"))
         allowed = f"script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src data:; connect-src 'self'"

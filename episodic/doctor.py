@@ -53,10 +53,9 @@ def with_data(arguments: list[str]) -> list[str]:
         raise ConfigError("which data? python -m episodic.doctor data=<dir>, or task=<name>, e.g. task=omniglot_5w1s")
     if not given["data"] or not given.get("task", "folder").startswith("folder"):
         raise ConfigError("data=<dir> is a folder of images, for task=folder_5w1s (the default) or task=folder_5w5s")
-    path = given["data"].strip("'\"").replace("'", "\\'")  # quoted, since Hydra gives a meaning to commas, braces, ...
     rest = [a for a in arguments if not a.startswith("data=")]
     task = [] if "task" in given else ["task=folder_5w1s"]
-    return [*rest, *task, f"data='{path}'", f"task.dataset.path='{path}'"]
+    return [*rest, *task, f"data={given['data']}", f"task.dataset.path={given['data']}"]
 
 
 def main(cfg: DictConfig) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from episodic.build import arguments_of, build_backbone, build_learner, build_parts
 from episodic.checkpoint import load_weights
-from episodic.config import check_overrides, compose_config
+from episodic.config import check_key, check_overrides, compose_config
 from episodic.data.pictures import PictureForm
 from episodic.evaluate import load_parts
 from episodic.hardware import Hardware
@@ -26,13 +26,13 @@ from episodic.run import Run
 if TYPE_CHECKING:
     from episodic.answers import Answerer
 
-KEY = "episodic.classifier.1"  # of the metadata of a saved file; the number changes with their meaning
+KEY = "episodic.classifier.2"  # of the metadata of a saved file; the number changes with their meaning
 PREFIX = "weights."  # of its tensors
 
 
 def model_of(given: Answerer) -> tuple[AbstractLearner, Hardware, PictureForm | None, dict[str, Any] | None]:
     """The learner, its hardware, the form of images (None: features), what `assemble` makes the learner of (None: a module)."""
-    model, hardware = given.model, Hardware.choose(given.device, given.precision)
+    model, hardware = given.model, Hardware.choose(given.device, given.setting("precision"))
     if model is None or isinstance(model, nn.Module):
         form = backbone = None
         if model is not None:
@@ -50,9 +50,11 @@ def model_of(given: Answerer) -> tuple[AbstractLearner, Hardware, PictureForm | 
         weights = {name[len(PREFIX) :]: x for name, x in tensors.items() if name.startswith(PREFIX)}
         load_weights(learner, weights, model, spare=True)  # fewer, where a wrapper is left out
         return learner, hardware, kept["form"] and PictureForm(**kept["form"]), OmegaConf.to_container(config)
-    if not isinstance(model, DictConfig):
+    if isinstance(model, DictConfig):
+        model = OmegaConf.merge(model, {"device": given.device, "precision": given.setting("precision")})
+    else:
         folder, model = os.fspath(model), Run(Path(model)).config()
-        model.update(run=folder, device=given.device, precision=given.precision)
+        model.update(run=folder, device=given.device, precision=given.setting("precision"))
         model = _chosen(model, given)
     if model.run:
         parts, source = load_parts(model, model.run), Run(Path(model.run)).config()
@@ -79,10 +81,17 @@ class _Features(nn.Identity):
 
 
 def _chosen(config: DictConfig, given: Answerer) -> DictConfig:
-    """`config` with the learner and the wrappers that are named beside the model, where it has none with the default ones."""
+    """`config` with the learner and the wrappers that are named beside the model, where it has none with the default ones, and
+    with the settings in `options`.
+    """
     parts = [part for part in ("learner", "semi") if part not in config or getattr(given, part) is not None]
     if given.options and not parts:
-        raise ValueError("options are settings of a learner or wrapper that is named: give learner= or semi=")
+        config = copy.deepcopy(config)
+        for option in given.options:
+            key, _, value = option.partition("=")
+            check_key(OmegaConf.masked_copy(config, ["learner", "semi"]), key)
+            OmegaConf.update(config, key, OmegaConf.create(f"value: {value}").value)
+        return config
     semi = (given.semi,) if isinstance(given.semi, str) else tuple(given.semi or ("supervised",))
     named = _composed(given.learner or "prototypical", semi, tuple(given.options)) if parts else {}
     return OmegaConf.merge({k: v for k, v in config.items() if k not in parts}, {part: named[part] for part in parts})
@@ -123,13 +132,20 @@ def _weightless(learner: AbstractLearner) -> AbstractLearner:
     return learner
 
 
-def read_saved(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What `FewShotClassifier.save` wrote."""
+def saved_settings(model: Any) -> dict[str, Any]:
+    """The settings in the file that `Answerer.save` wrote; none where `model` is no such file."""
+    if not isinstance(model, str | os.PathLike) or not Path(model).is_file():
+        return {}
+    return read_saved(model, whole=False)[0]["settings"]
+
+
+def read_saved(path: str | os.PathLike, whole: bool = True) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What `Answerer.save` wrote, the tensors only where `whole`."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no file {path}")
     try:
         with safe_open(path, framework="pt") as file:
             kept = json.loads((file.metadata() or {}).get(KEY, "no metadata"))
-            return kept, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return kept, {name: file.get_tensor(name) for name in (file.keys() if whole else ())}
     except (SafetensorError, ValueError) as error:
         raise ValueError(f"{path} is no whole file that FewShotClassifier.save wrote ({error})") from None

@@ -16,7 +16,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from episodic.answers import MANY, Answerer
+from episodic.answers import DEFAULTS, MANY, Answerer
 from episodic.config import ConfigError, command, compose_config
 from episodic.data.pictures import class_folders, is_inverted, pictures_in, read_pictures
 from episodic.evaluate import with_saved_parts
@@ -76,11 +76,12 @@ def main(cfg: DictConfig) -> None:
     if marked:
         unsure, least = sum(record.get("abstain", False) for record in records), classifier.threshold_
         why = f"their probability is below {least:.3g}" if least <= 1 else "the examples show no probability to rely on"
-        print(f"\n{unsure} of {len(rows)} are unsure: {why}.")
-    elif classifier.abstain == "auto":
-        share = f"{classifier.error:.0%}"
+        source = f" (by {classifier.left_out_} examples, each left out in turn)" if classifier.left_out_ else ""
+        print(f"\n{unsure} of {len(rows)} are unsure: {why}{source}.")
+    elif classifier.left_out_:
+        share = f"at most {classifier.setting('error'):.0%}"
         print(
-            f"\nabstain=auto: of the examples, each left out in turn, at most {share} were answered wrong, so all answers count."
+            f"\nabstain=auto: of {classifier.left_out_} examples, each left out in turn, {share} were wrong, so all count."
         )
     report_unreadable({record["file"]: record["error"] for record in failed})
 
@@ -94,10 +95,9 @@ def check(cfg: DictConfig) -> None:
         raise ConfigError("which examples? support=<dir> with <class name>/<picture>")
     if cfg.query is None and cfg.save is None:
         raise ConfigError("which pictures? query=<a folder or a file>, or save=<file> to keep the examples for later")
-    if cfg.support is None and cfg.unlabeled is not None:
-        raise ConfigError("unlabeled= goes with support=: a saved file has its own")
-    if cfg.support is None and cfg.abstain is not None:
-        raise ConfigError("abstain= goes with support=: a saved file has its own")
+    for name in ("unlabeled", *DEFAULTS) if cfg.support is None else ():
+        if cfg[name] is not None:
+            raise ConfigError(f"{name}= goes with support=: a saved file has its own")
     for name, suffixes in (("out", (".json", ".csv")), ("save", (".safetensors",))):
         path = cfg[name] and Path(cfg[name])
         if path and path.suffix.lower() not in suffixes:
@@ -118,14 +118,7 @@ def classifier_of(cfg: DictConfig) -> Answerer:
         print(
             "Warning: the backbone's weights are random, so the answers are guesses: take a run, or backbone.weights=<file>."
         )
-    classifier = Answerer(
-        cfg.model or cfg,
-        invert=cfg.invert,
-        abstain=cfg.abstain,
-        error=cfg.error,
-        device=cfg.device,
-        precision=cfg.precision,
-    )
+    classifier = Answerer(cfg.model or cfg, device=cfg.device, **{name: cfg[name] for name in DEFAULTS})
     files, failed = readable([file for files in shown.values() for file in files])
     unlabeled, failed_unlabeled = (None, {}) if cfg.unlabeled is None else readable(pictures_in(cfg.unlabeled))
     for name, of_class in shown.items():
@@ -150,11 +143,12 @@ def note_on_polarity(classifier: Answerer, files: list[Path]) -> None:
     """Say so where pictures are dark on bright and the model knows bright on dark, or the other way round."""
     form = classifier.form_
     grey = float(read_pictures(files[:READ], 1, form.size, resize=form.resize)[0].mean()) / 255
-    seen = 1 - grey if classifier.invert else grey
+    inverted = classifier.setting("invert")
+    seen = 1 - grey if inverted else grey
     if is_inverted(form, seen):
         print(
             f"Note: the pictures' mean is {seen:.2f}, that of the model's own images {form.mean[0]:.2f}: "
-            f"invert={str(not classifier.invert).lower()} turns them around."
+            f"invert={str(not inverted).lower()} turns them around."
         )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
+from PIL import Image
 from safetensors.torch import save_file
 from sklearn.base import clone
 from sklearn.datasets import load_digits
@@ -146,12 +147,71 @@ def test_it_stands_at_the_end_of_a_pipeline():
     np.testing.assert_array_equal(ours, theirs)
 
 
-def test_the_nearest_support_item_has_the_largest_cosine():
-    classifier = FewShotClassifier(device="cpu").fit(DIGITS[:30], NAMES[:30])
-    for answer, query in zip(classifier.answers(DIGITS[30:50]), DIGITS[30:50], strict=True):
+@pytest.mark.parametrize("learner", ["prototypical", "matching"])
+def test_the_nearest_support_item_is_so_as_the_learner_compares(learner):
+    classifier = FewShotClassifier(device="cpu", learner=learner).fit(DIGITS[:30], NAMES[:30])
+    differ = 0
+    for answer, query in zip(classifier.answers(DIGITS[30:60]), DIGITS[30:60], strict=True):
         cosines = [x @ query / np.linalg.norm(x) / np.linalg.norm(query) for x in DIGITS[:30]]
-        assert answer.nearest == np.argmax(cosines)
-        assert answer.similarity == pytest.approx(max(cosines), abs=1e-5)
+        distances = [np.linalg.norm(x - query) for x in DIGITS[:30]]
+        assert answer.nearest == (np.argmin(distances) if learner == "prototypical" else np.argmax(cosines))
+        assert answer.similarity == pytest.approx(cosines[answer.nearest], abs=1e-5)
+        differ += np.argmin(distances) != np.argmax(cosines)
+    assert differ > 0
+
+
+@pytest.mark.filterwarnings("ignore:self.within_class_std_dev_")
+@pytest.mark.parametrize("offset", [1e4, 1.7e9])
+def test_features_far_from_zero_are_told_apart(offset, tmp_path):
+    X, y = load_digits(return_X_y=True)
+    X = X + offset
+    ours = FewShotClassifier(device="cpu").fit(X[:900], y[:900])
+    theirs = NearestCentroid().fit(X[:900] - offset, y[:900])
+    assert (ours.predict(X[900:]) == theirs.predict(X[900:] - offset)).mean() > 0.999
+    ours.save(tmp_path / "f.safetensors")
+    loaded = FewShotClassifier.load(tmp_path / "f.safetensors", device="cpu")
+    np.testing.assert_array_equal(loaded.predict_proba(X[900:]), ours.predict_proba(X[900:]))
+
+
+def test_answers_that_are_no_numbers_are_refused():
+    classifier = FewShotClassifier(device="cpu").fit(DIGITS[:30], NAMES[:30])
+    with pytest.raises(ValueError, match="answers are no finite numbers: scale the features"):
+        classifier.predict_proba(DIGITS * 1e30)
+
+
+def test_a_setting_of_the_runs_own_learner_can_be_changed(run):
+    folder, y = run("learner=prototypical", "learner.temperature=64"), STORE.labels[SUPPORT].numpy()
+    logits = [
+        FewShotClassifier(folder, options=options, device="cpu")
+        .fit(STORE.images[SUPPORT], y)
+        .decision_function(STORE.images[QUERY])
+        for options in ((), ("learner.temperature=16",))
+    ]
+    np.testing.assert_allclose(logits[1], 4 * logits[0], rtol=1e-6)
+    with pytest.raises(ValueError, match=r"unknown option 'learner\.heat'"):
+        FewShotClassifier(folder, options=("learner.heat=1",), device="cpu").fit(STORE.images[SUPPORT], y)
+
+
+def test_new_examples_are_treated_as_the_saved_ones_were(run, tmp_path):
+    y, file = STORE.labels[SUPPORT].numpy(), str(tmp_path / "f.safetensors")
+    saved = FewShotClassifier(run(), device="cpu", invert=True, abstain=0.4).fit(STORE.images[SUPPORT], y)
+    saved.save(file)
+    again = FewShotClassifier(file, device="cpu").fit(STORE.images[SUPPORT], y)
+    assert again.threshold_ == 0.4
+    np.testing.assert_array_equal(again.predict_proba(STORE.images[QUERY]), saved.predict_proba(STORE.images[QUERY]))
+    other = FewShotClassifier(file, device="cpu", invert=False, abstain=0).fit(255 - STORE.images[SUPPORT], y)
+    assert other.threshold_ == 0
+    np.testing.assert_array_equal(
+        other.predict_proba(255 - STORE.images[QUERY]), saved.predict_proba(STORE.images[QUERY])
+    )
+
+
+def test_the_files_of_the_support_are_kept_from_arrays_of_paths_too(run, tmp_path):
+    paths = [tmp_path / f"{i}.png" for i in range(4)]
+    for path in paths:
+        Image.fromarray(np.random.default_rng(0).integers(256, size=(16, 16), dtype=np.uint8)).save(path)
+    given = np.array([str(path) for path in paths])
+    assert FewShotClassifier(run(), device="cpu").fit(given, ["a", "a", "b", "b"]).names_ == list(given)
 
 
 def test_abstention_is_the_smallest_threshold_that_keeps_the_errors_few():
@@ -301,6 +361,7 @@ BAD = [
     ({"model": CONV}, IMAGES, [1, 2, 1], "inconsistent numbers of samples"),
     ({"model": CONV}, DIGITS[:4], [1, 1, 2, 2], "picture 0: an array must be uint8"),
     ({"model": CONV}, ["gone.png", "away.png"], [1, 2], "gone.png: No such file"),
+    ({"model": CONV, "pictures": TINY}, IMAGES[0], [1, 2] * 8, "got one ndarray: put it into a list"),
     ({"model": CONV}, [], [], r"at least two classes are needed, got 0 class"),
     ({"model": CONV}, ["gone.png"] * 2, [None, "a"], "label|class"),
 ]  # fmt: skip

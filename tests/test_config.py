@@ -10,6 +10,7 @@ import pytest
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
+from episodic import config
 from episodic.config import ConfigError, check_overrides, compose_config, conf_dir, make
 
 GROUPS = sorted(p.name for p in conf_dir().iterdir() if p.is_dir())
@@ -171,3 +172,26 @@ def test_choices_of_a_users_own_folder_are_known(tmp_path):
         check_overrides("train", [search, "learner=own", "learner.sise=2"])
     with pytest.raises(ConfigError, match="unknown learner=own"):
         check_overrides("train", ["learner=own"])
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("plain/x", "Photos (1)", "été", "Tom's", 'a"b', "a&b", "c#1", "[x]", "x=y", "a, b", "{a}", "a:b", "$x", "12"),
+        *("true", "C:\\x\\", "it\\'s", "a\\\\'b\\", "'"),
+    ],
+)
+def test_paths_may_have_any_names(path):
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parsed = OverridesParser.create().parse_override(config._quoted(config._bare(f"query={path}")))
+    assert (parsed.key_or_group, parsed.value()) == ("query", path)
+
+
+def test_paths_are_taken_as_meant(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert config._bare("run=~/runs/a") == "run=/home/me/runs/a"
+    assert config._bare("run='my runs/a'") == "run=my runs/a"
+    assert config._bare(r"run='Tom\'s'") == "run=Tom's"
+    for other in ("run=null", "seed=~/x", "--help", "episodes=5"):
+        assert config._quoted(config._bare(other)) == other

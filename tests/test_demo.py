@@ -437,6 +437,32 @@ def test_the_command_says_where_the_page_is_and_ends_by_ctrl_c_with_a_line(run, 
     )  # fmt: skip
 
 
+def test_the_end_waits_for_the_answer_in_progress_and_begins_no_other(run, monkeypatch):
+    made, begun, go, ended = demo.Demo(configured(run)), threading.Event(), threading.Event(), []
+    asked = demo.Question([], [], [], [], [], False, None)
+
+    def slow(question):
+        begun.set()
+        assert go.wait(30)
+        ended.append("answer")
+        return {"notes": []}
+
+    monkeypatch.setattr(made, "_answer", slow)
+    asking = threading.Thread(target=made.answer, args=(asked,))
+    stopping = threading.Thread(target=lambda: (made.stop(), ended.append("stop")))
+    asking.start()
+    assert begun.wait(30)
+    stopping.start()
+    stopping.join(0.2)
+    assert ended == []
+    go.set()
+    stopping.join(30)
+    assert ended == ["answer", "stop"]
+    made._lock.release()
+    with pytest.raises(demo.Refusal, match="the demo is stopping"):
+        made.answer(asked)
+
+
 def test_what_cannot_be_served_is_one_line(server, run, monkeypatch, capsys, tmp_path):
     FewShotClassifier(device="cpu").fit(np.eye(4), [1, 1, 2, 2]).save(tmp_path / "features.safetensors")
     for options, said in (

@@ -15,7 +15,7 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-from episodic.config import ConfigError, compose_config
+from episodic.config import ConfigError, compose_config, prepared
 from episodic.data import duplicates
 from episodic.data.dataset import SPLITS
 from episodic.data.store import digest
@@ -52,7 +52,7 @@ def birds(tmp_path, monkeypatch):
 def examined(folder, *options, code=0):
     """The findings that are not ok, by section: `[(mark, text, items)]`."""
     out = folder.parent / "report.json"
-    cfg = compose_config("doctor", with_data([f"data={folder}", *SMALL, f"out={out}", *options]))
+    cfg = compose_config("doctor", prepared([f"data={folder}", *SMALL, f"out={out}", *options], with_data))
     if code:
         with pytest.raises(SystemExit) as stop:
             main(cfg)
@@ -289,7 +289,7 @@ def test_a_run_whose_data_changed_or_are_gone_is_compared_by_its_hash(birds, tmp
 def test_the_list_as_csv_has_a_line_for_each_image(birds, tmp_path):
     for i in range(3):
         (birds / "train" / "train0" / f"{i}.png").write_text("no picture, but text")
-    cfg = compose_config("doctor", with_data([f"data={birds}", *SMALL, f"out={tmp_path / 'report.csv'}"]))
+    cfg = compose_config("doctor", prepared([f"data={birds}", *SMALL, f"out={tmp_path / 'report.csv'}"], with_data))
     with pytest.raises(SystemExit):
         main(cfg)
     with (tmp_path / "report.csv").open(newline="") as file:
@@ -314,13 +314,13 @@ def test_the_list_as_csv_has_a_line_for_each_image(birds, tmp_path):
 )
 def test_bad_options_are_refused(birds, options, message):
     with pytest.raises((ConfigError, FileNotFoundError), match=message):
-        main(compose_config("doctor", with_data([f"data={birds}", *SMALL, *options])))
+        main(compose_config("doctor", prepared([f"data={birds}", *SMALL, *options], with_data)))
 
 
 def test_data_stands_for_the_task_of_a_folder():
     assert with_data(["task=omniglot_5w1s", "near=3"]) == ["task=omniglot_5w1s", "near=3"]
-    assert with_data(["data=a b", "task=folder_5w5s"])[-1] == "task.dataset.path='a b'"
-    cfg = compose_config("doctor", with_data(["data=it's {1}, a=b"]))
+    assert with_data(["data=a b", "task=folder_5w5s"])[-1] == "task.dataset.path=a b"
+    cfg = compose_config("doctor", prepared(["data=it's {1}, a=b"], with_data))
     assert cfg.task.dataset.path == cfg.data == "it's {1}, a=b"
     for wrong in ([], ["near=3"], ["data="], ["data=x", "task=omniglot_5w1s"]):
         with pytest.raises(ConfigError, match="data=<dir>"):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -118,6 +119,15 @@ def test_answers_are_those_of_the_classifier(predict, place):
         assert place / row["nearest"] == shots[answer.nearest]
 
 
+def test_folders_may_have_any_names(predict, place):
+    name = "a, b/Tom's [x]=y {1} #2 (é) & $5"
+    shutil.copytree(place / "one", place / name / "shots")
+    shutil.copytree(place / "photos" / "dark", place / name / "photos")
+    code, printed = predict(f"support={name}/shots", f"query={name}/photos", "run=trained", f"out={name}/out.json")
+    assert code == 0, printed
+    assert len(json.loads((place / name / "out.json").read_text())) == 4
+
+
 def test_a_wrapper_goes_around_that_of_the_run(predict, place):
     options = ["support=shots", "query=photos", "run=trained", "unlabeled=more"]
     for semi, out in (("soft_kmeans", "alone.json"), ("[saved,soft_kmeans]", "around.json")):
@@ -133,7 +143,7 @@ def test_a_saved_file_answers_alike_and_takes_new_examples(predict, place):
     second = predict("query=photos", "model=kept.safetensors", "out=2.json")
     assert (first[0], second[0]) == (0, 0), first[1] + second[1]
     assert (place / "1.json").read_text() == (place / "2.json").read_text()
-    code, printed = predict("support=one", "query=photos/dark/0.png", "model=kept.safetensors")
+    code, printed = predict("support=one", "query=photos/dark/0.png", "model=kept.safetensors", "abstain=0")
     assert code == 0
     assert "one/dark/0.png" in printed
 
@@ -208,6 +218,7 @@ BAD = [
     ({"run": None, "model": "features.safetensors", "support": None}, "compares features, not pictures"),
     ({"run": None, "model": "fitted.safetensors", "semi": "soft_kmeans"}, "has a semi of its own: leave semi out"),
     ({"run": None, "model": "fitted.safetensors", "support": None, "abstain": "0.5"}, "abstain= goes with support="),
+    ({"run": None, "model": "fitted.safetensors", "support": None, "invert": "true"}, "invert= goes with support="),
     ({"run": None, "model": "fitted.safetensors", "support": None, "unlabeled": "more"}, "unlabeled= goes with support="),
     ({"device": "tpu9"}, "device must be auto, cpu"),
     ({"precision": "fp8"}, "precision must be"),

@@ -130,7 +130,8 @@ def as_pictures(items: Any, form: PictureForm) -> UInt8[Tensor, "picture channel
         if items.dtype != torch.uint8 or items.shape[1:] != shape:
             raise ValueError(f"a tensor must be uint8 [n, {', '.join(map(str, shape))}], got {_kind(items)}")
         return items.cpu()
-    if isinstance(items, str | os.PathLike | Image.Image) or not hasattr(items, "__len__"):
+    one = isinstance(items, np.ndarray) and items.ndim == 3 and items.shape[-1] in (1, 3, 4)
+    if one or isinstance(items, str | os.PathLike | Image.Image) or not hasattr(items, "__len__"):
         raise ValueError(f"pictures must be a list, got one {type(items).__name__}: put it into a list")
     if len(items) == 0:
         raise ValueError("there are no pictures: the list is empty")
