@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 
 from episodic.build import SHAPE, build_sampler, is_incremental, load_split, load_store, training_masks
 from episodic.config import ConfigError, command, make
+from episodic.data._tables import others_below
 from episodic.data.dataset import SPLITS
 from episodic.data.duplicates import ALIKE, COPIES, find_duplicates
 from episodic.data.store import ImageStore, digest
@@ -31,6 +32,7 @@ MEANING = {
     "alike": f"alike, to be looked at (correlation from {ALIKE})",
 }
 PAIR = ("kind", "split", "class", "image", "in", "of class", "also", "bits", "correlation")
+TABLES = (".csv", ".json")  # that say what the images are
 PRETRAINED = "episodic.core.backbones.pretrained.Pretrained"
 
 
@@ -67,6 +69,7 @@ def main(cfg: DictConfig) -> None:
     stores, findings = read_splits(cfg)
     own = {split: store for split, store in stores.items() if store.split == split}
     findings += check_files(own, "warning" if corrupt == "skip" else "error")
+    findings += check_left_out(cfg)
     findings += check_names(own)
     findings += check_episodes(cfg, stores)
     findings += check_duplicates(own, cfg.near)
@@ -157,6 +160,19 @@ def check_files(stores: dict[str, ImageStore], mark: str) -> Iterator[Finding]:
             yield Finding("files", "warning", f"{split}: {len(empty)} classes have no image", names)
 
 
+def check_left_out(cfg: DictConfig) -> Iterator[Finding]:
+    """Of a folder of images: folders that hold none, and files that are left out by their names."""
+    if (path := cfg.task.dataset.get("path")) is None:
+        return
+    root = Path(path).expanduser()
+    empty = [p for p in sorted(root.rglob("[!.]*")) if p.is_dir() and not any(p.iterdir())]
+    others = [p for p in others_below(root) if p.suffix.lower() not in TABLES]
+    for found, text in ((empty, "folders with nothing in them"), (others, "files left out, by their names no images")):
+        if found:
+            items = [{"below the folder": str(p.relative_to(root))} for p in found]
+            yield Finding("files", "warning", f"{text}: {len(found):,}", items)
+
+
 def check_names(stores: dict[str, ImageStore]) -> Iterator[Finding]:
     """Classes whose names are in two splits, or differ by case and spaces only."""
     groups: dict[str, list[tuple[str, str]]] = {}
@@ -196,9 +212,8 @@ def check_episodes(cfg: DictConfig, stores: dict[str, ImageStore]) -> Iterator[F
             raise
         except ValueError as error:
             refused = error
-        if (
-            refused and is_incremental(task) and store.n_base == 0
-        ):  # the shares held out are wrong, so nothing can be counted
+        # Where the shares held out are wrong nothing can be counted.
+        if refused and is_incremental(task) and store.n_base == 0:
             yield Finding("episodes", "error", f"{split}: {refused}")
             continue
         need, counts = class_needs(task, shape, store, labeled)

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from episodic.answers import DEFAULTS, MANY, Answerer
 from episodic.config import ConfigError, command, compose_config
+from episodic.data._tables import others_below
 from episodic.data.pictures import class_folders, is_inverted, pictures_in, read_pictures
 from episodic.evaluate import with_saved_parts
 from episodic.run import write_atomically
@@ -58,6 +59,8 @@ def main(cfg: DictConfig) -> None:
     """Name the pictures of `query` after the examples in `support`."""
     check(cfg)
     queries = [] if cfg.query is None else pictures_in(cfg.query)
+    for folder in filter(None, (cfg.support, cfg.query, cfg.unlabeled)):
+        note_on_others(Path(folder).expanduser())
     classifier = classifier_of(cfg)
     if cfg.save is not None:
         classifier.save(cfg.save)
@@ -115,9 +118,8 @@ def classifier_of(cfg: DictConfig) -> Answerer:
         return classifier
     shown = class_folders(cfg.support)
     if cfg.run is None and cfg.model is None and cfg.backbone.get("weights") is None:
-        print(
-            "Warning: the backbone's weights are random, so the answers are guesses: take a run, or backbone.weights=<file>."
-        )
+        mend = "take a run, or backbone.weights=<file>" if "weights" in cfg.backbone else "take a run"
+        print(f"Warning: the backbone's weights are random, so the answers are guesses: {mend}.")
     classifier = Answerer(cfg.model or cfg, device=cfg.device, **{name: cfg[name] for name in DEFAULTS})
     files, failed = readable([file for files in shown.values() for file in files])
     unlabeled, failed_unlabeled = (None, {}) if cfg.unlabeled is None else readable(pictures_in(cfg.unlabeled))
@@ -179,6 +181,13 @@ def row(record: dict[str, Any], marked: bool) -> list[str]:
     """Of the table that is printed; `marked`: with a column for what is unsure."""
     mark = ["unsure" if record["abstain"] else ""] if marked else []
     return [record["file"], record["class"], f"{record['probability']:.3f}", record["nearest"] or "-", *mark]
+
+
+def note_on_others(folder: Path) -> None:
+    """Say which files in it are left out since their names are not those of pictures."""
+    if others := others_below(folder):
+        shown = ", ".join(text(file.relative_to(folder)) for file in others[:3]) + ", ..." * (len(others) > 3)
+        print(f"Note: left out of {text(folder)}, by their names no pictures: {len(others)} ({shown}).")
 
 
 def report_unreadable(failed: dict[Any, str]) -> None:

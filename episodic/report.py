@@ -15,13 +15,13 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from episodic.build import Parts, episode_shape, load_store
-from episodic.config import ConfigError, command
+from episodic.config import PATHS, ConfigError, command
 from episodic.data.dataset import SPLITS
 from episodic.data.store import ImageStore
 from episodic.evaluate import episodes_of, load_parts, with_saved_parts
 from episodic.manifest import Episodes
 from episodic.pages.findings import Findings, Plane, measure, plane, read_curves
-from episodic.pages.page import Report, build_page
+from episodic.pages.page import KINDS, Report, build_page
 from episodic.pages.plots import CLASS_COLOURS
 from episodic.run import Run, write_atomically
 from episodic.score import percent, protocol, record
@@ -60,12 +60,14 @@ def main(cfg: DictConfig) -> None:
             title=f"{summary(cfg, cfg.run)}: {percent(ours.interval)} %",
             protocol=f"{protocol(episode_shape(cfg.task), ours.transductive)}; {len(ours.accuracies):,} episodes of "
             f"{store.dataset} {store.split}",
+            caution=caution(cfg, store),
             facts=facts(cfg, parts),
             store=store,
             measured=measured,
             curves=read_curves(Path(cfg.run)),
+            protocols=protocols(Run(Path(cfg.run)).config()),
             plane=plane_of(parts, store, measured[name]),
-            command=shlex.join(["python", "-m", "episodic.report", *HydraConfig.get().overrides.task]),
+            command=command_of(cfg),
             made={
                 "episodes": f"{len(ours.accuracies):,}, hash {ours.episodes_hash}",
                 "classes": f"{len(store.class_names):,} ({store.split_name}, {store.class_hash})",
@@ -81,6 +83,16 @@ def main(cfg: DictConfig) -> None:
     print(f"{summary(cfg, cfg.run)}: {percent(ours.interval)} %\n{out / 'report.html'}")
 
 
+def command_of(cfg: DictConfig) -> str:
+    """The command line, to be typed again: paths as they are, without the quotes that they have for Hydra."""
+    words = ["python", "-m", "episodic.report"]
+    for override in HydraConfig.get().overrides.task:
+        name = override.partition("=")[0]
+        path = OmegaConf.select(cfg, name) if name in PATHS else None
+        words.append(override if path is None else f"{name}={path}")
+    return shlex.join(words)
+
+
 def measured_by(parts: Parts, store: ImageStore, episodes: Episodes) -> Findings:
     return measure(parts.learner, store, episodes, parts.normalize, parts.hardware, progress=True)
 
@@ -90,6 +102,32 @@ def plane_of(parts: Parts, store: ImageStore, found: Findings) -> Plane | None:
     order = found.tally.hardest
     ranks = np.linspace(0, len(order) - 1, min(len(CLASS_COLOURS), len(order))).round().astype(int)
     return plane(parts.learner, store, order[ranks].tolist(), parts.normalize, parts.hardware)
+
+
+def caution(cfg: DictConfig, store: ImageStore) -> str:
+    """What the reader should know of the classes: whether they stand in for others, and what training had of them."""
+    said, run = [], Run(Path(cfg.run))
+    if store.split != cfg.split:
+        said.append(
+            f"There are no {KINDS[cfg.split]} classes on disk; the {KINDS[store.split]} classes stand in for them."
+        )
+    if run.config().task.dataset._target_ != cfg.task.dataset._target_:
+        return " ".join(said)  # training had none of them
+    if store.split == "train":
+        said.append("The run was trained on these classes, so the figures say little of new ones.")
+    if store.split == "val" and run.has("best"):
+        said.append("Validation chose the best checkpoint on these classes, so the figures are a little optimistic.")
+    return " ".join(said)
+
+
+def protocols(saved: DictConfig) -> dict[str, str]:
+    """What the accuracies among the training curves of a run are of, by tag."""
+    trained, validated = (protocol(episode_shape(task), False).split(",")[0] for task in (saved.task.train, saved.task))
+    if target_of(saved.trainer) == "MetricTrainer":
+        trained = "nearest image in the batch"
+    if "pseudo_labels" in saved.semi:
+        trained = "labeled images, all classes"
+    return {"train/accuracy": trained, "val/accuracy": validated}
 
 
 def facts(cfg: DictConfig, parts: Parts) -> dict[str, str]:
@@ -104,14 +142,17 @@ def facts(cfg: DictConfig, parts: Parts) -> dict[str, str]:
         + (f", {described(saved.head)}" if len(saved.get("head", {})) > 1 else ""),
         "trained by": f"{described(saved.trainer)}; losses: {'+'.join(saved.get('loss', {})) or 'cross_entropy'}",
         "wrapper": ", ".join(described(node) for name, node in cfg.semi.items() if name != "supervised") or "none",
+        "began from": saved.get("start") or "",
         "steps": f"{metrics.get('steps', saved.trainer.steps):,}{best}",
         "seed": f"{saved.seed} (training), {cfg.seed} (episodes)",
         "trained on": str(metrics.get("hardware", "")),
         "measured on": parts.hardware.describe(),
     }
-    return found | (
-        {"against": f"{cfg.against}: {summary(Run(Path(cfg.against)).config(), cfg.against)}"} if cfg.against else {}
-    )
+    if cfg.against:
+        other = Run(Path(cfg.against)).config()
+        begun = f", began from {other.start}" if other.get("start") else ""
+        found["against"] = f"{cfg.against}: {summary(other, cfg.against)}{begun}"
+    return found
 
 
 def summary(cfg: DictConfig, folder: str) -> str:

@@ -175,7 +175,7 @@ class EpisodeSampler(Sampler[list[int]]):
                 f"{len(few)} of {len(class_ids)} classes have too few items for an episode, which takes "
                 f"{' labelled + '.join(map(str, need))}{' unlabelled' * (len(need) > 1)} of a class "
                 f"(n_shot={most['n_shot']}, n_query={most['n_query']}, n_unlabeled={most['n_unlabeled']}): {shown}"
-                f"{', ...' * (len(few) > 5)}. Ask for fewer, or leave such classes out with too_small='drop'."
+                f"{', ...' * (len(few) > 5)}. Ask for fewer, or leave such classes out with too_small='drop' (task.too_small=drop)."
             )
         classes_needed = most["n_way"] + most["n_distractors"]
         if super_classes is None:

@@ -307,9 +307,9 @@ def test_a_run_is_evaluated_in_other_wrappers_than_it_was_trained_in(config, tmp
         (around.backbone, teacher.teacher.backbone.state_dict()),
     ):
         assert all(torch.equal(value, expected[name]) for name, value in found.state_dict().items())
-    with pytest.raises(CheckpointError, match=r"made for another model; 4 tensors differ: mask\.0\.bias"):
+    with pytest.raises(CheckpointError, match=r"best has no weights for mask\.0\.bias, .* must be trained"):
         loaded(plain, "semi=masked_soft_kmeans")
-    with pytest.raises(CheckpointError, match="made for another model"):
+    with pytest.raises(CheckpointError, match=r"best has no weights for steps, teacher\."):
         loaded(plain, "semi=mean_teacher")
     weighted = saved(tmp_path / "weighted", config("semi=self_training", *UNLABELED))
     without = loaded(tmp_path / "weighted", "semi.self_training.weighting=false")

@@ -233,10 +233,22 @@ def test_a_split_that_another_stands_in_for_is_said_and_not_taken_for_a_leak(bir
     for file in sorted((birds / "val").rglob("*"), reverse=True):
         file.unlink() if file.is_file() else file.rmdir()
     assert examined(birds).keys() == {"files"}
-    [(mark, text, _)] = examined(birds)["files"]
+    (mark, text, _), (_, empty, _) = examined(birds)["files"]
+    assert empty == "folders with nothing in them: 1"
     assert mark == "warning"
     assert text.startswith("val: train classes stand in for it, since ")
     assert "has no val images" in text
+
+
+def test_what_is_no_image_by_its_name_is_said(birds):
+    for name in ("train/train0/notes.txt", "val/photo.xyz", "classes.csv"):
+        (birds / name).write_text("x")
+    (birds / "test" / "emptyclass").mkdir()
+    (_, empty, folders), (mark, text, others) = examined(birds)["files"]
+    assert (mark, empty) == ("warning", "folders with nothing in them: 1")
+    assert folders == [{"below the folder": "test/emptyclass"}]
+    assert text == "files left out, by their names no images: 2"
+    assert [item["below the folder"] for item in others] == ["train/train0/notes.txt", "val/photo.xyz"]
 
 
 def saved_run(folder, data, **more):
@@ -330,7 +342,7 @@ def test_data_stands_for_the_task_of_a_folder():
 def test_the_exit_code_tells_faulty_data_and_bad_input_apart(birds):
     (birds / "test" / "test0" / "0.png").write_text("")
     for arguments, code, said in (
-        ([f"data={birds}", *SMALL], 1, r"\n  test +test/test0/0\.png +cannot identify"),
+        ([f"data={birds}", *SMALL], 1, r"\n  test +test/test0/0\.png +the file is empty"),
         (["data=nowhere"], 2, r"^episodic\.doctor: .*nowhere is no folder"),
     ):
         done = subprocess.run(

@@ -119,6 +119,16 @@ def test_answers_are_those_of_the_classifier(predict, place):
         assert place / row["nearest"] == shots[answer.nearest]
 
 
+def test_files_that_are_no_pictures_by_their_names_are_told(predict, place):
+    shutil.copytree(place / "photos" / "dark", place / "mixed")
+    for name in ("notes.txt", "IMG_1.heic", ".hidden"):
+        (place / "mixed" / name).write_text("x")
+    code, printed = predict("support=one", "query=mixed", "run=trained")
+    assert code == 0, printed
+    assert "Note: left out of mixed, by their names no pictures: 1 (notes.txt)." in printed
+    assert "  mixed/IMG_1.heic: Pillow cannot read HEIC: convert it to JPEG" in printed
+
+
 def test_folders_may_have_any_names(predict, place):
     name = "a, b/Tom's [x]=y {1} #2 (é) & $5"
     shutil.copytree(place / "one", place / name / "shots")
@@ -206,7 +216,7 @@ BAD = [
     ({"abstain": "auto", "support": "one"}, "each class has one only: give a number, abstain=0.6, or more examples"),
     ({"abstain": "auto", "error": "-1"}, "error must be a share"),
     ({"semi": "soft_means"}, "unknown semi=soft_means. Did you mean 'soft_kmeans'?"),
-    ({"semi": "masked_soft_kmeans"}, "was made for another model"),
+    ({"semi": "masked_soft_kmeans"}, "has no weights for mask.0.bias"),
     ({"qury": "photos"}, "unknown option 'qury'. Did you mean 'query'?"),
     ({"learner.heat": "2"}, "unknown option 'learner.heat'"),
     ({"backbone": "resnet50"}, "give one of run=, backbone= and model=, not run and backbone"),

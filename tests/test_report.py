@@ -1,19 +1,26 @@
 """The report of a run from the command line: the numbers of `evaluate`, files that stand alone, and what goes wrong."""
 
 import contextlib
+import html
 import io
 import json
+import re
+import shlex
 import shutil
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
-from episodic.config import ConfigError, command
+from episodic.config import ConfigError, command, compose_config
 from episodic.evaluate import main as evaluate
 from episodic.evaluate import with_saved_parts
+from episodic.report import caution, protocols, with_run, writing
 from episodic.report import main as report
-from episodic.report import with_run, writing
+from episodic.run import Run
 from episodic.train import train
+from tests.conftest import random_store
+from tests.pages.test_page import Reader
 from tests.test_train import SMALL, place  # noqa: F401  (a fixture)
 
 SHAPE = ["task.n_way=4", "episodes=60", "seed=3"]
@@ -71,11 +78,59 @@ def test_the_page_has_the_numbers_of_evaluate(runs):
     assert {"classes", "classes-dark", "training", "worst-episode"} < pictures
 
 
+def test_the_page_says_where_a_run_began_what_its_curves_are_of_and_what_chose_it(runs):
+    (runs / "begun").mkdir(exist_ok=True)
+    shutil.copytree(runs / "ours", runs / "begun", dirs_exist_ok=True)
+    config = OmegaConf.load(runs / "begun" / "config.yaml")
+    config.start, config.task.train.n_way = "theirs", 7
+    OmegaConf.save(config, runs / "begun" / "config.yaml")
+    texts = {}
+    for name, other, split in (("begun", "ours", "val"), ("ours", "begun", "train"), ("ours", "begun", "test")):
+        run(runs, "report", f"run={name}", f"against={other}", f"split={split}", "episodes=30", "out=said")
+        texts[split] = Reader((runs / "said" / "report.html").read_text()).text
+    assert "began fromtheirs" in texts["val"]
+    assert "began from" in texts["test"].split("against")[1]
+    assert "began from" not in texts["test"].split("against")[0]
+    assert "train/accuracy (7-way 1-shot)" in texts["val"]
+    assert "val/accuracy (3-way 1-shot)" in texts["val"]
+    chosen, trained = "Validation chose the best checkpoint on these classes", "The run was trained on these classes"
+    assert {split: (chosen in text, trained in text) for split, text in texts.items()} == {
+        "val": (True, False),
+        "train": (False, True),
+        "test": (False, False),
+    }
+    assert all("stand in" not in text for text in texts.values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "training"),
+    [
+        (["task.train.n_way=[5,20]"], "5-20-way 1-shot"),
+        (["trainer=dml", "loss=multi_similarity"], "nearest image in the batch"),
+        (["semi=pseudo_labels", "learner=base_classifier"], "labeled images, all classes"),
+    ],
+)
+def test_only_accuracies_of_episodes_have_ways(arguments, training):
+    saved = compose_config("train", ["task=miniimagenet_5w1s", "task.n_way=4", *arguments])
+    assert protocols(saved) == {"train/accuracy": training, "val/accuracy": "4-way 1-shot"}
+
+
+def test_classes_that_stand_in_for_others_are_said_to(runs):
+    cfg = OmegaConf.create({"run": str(runs / "ours"), "split": "test", "task": {"dataset": {"_target_": "other"}}})
+    said = "There are no test classes on disk; the validation classes stand in for them."
+    store = random_store(split="val")
+    assert caution(cfg, store) == said  # training had nothing of another data set
+    cfg.task = Run(runs / "ours").config().task
+    assert caution(cfg, store).startswith(f"{said} Validation chose the best checkpoint")
+
+
 def test_the_same_command_writes_the_same_page(runs):
-    pages = []
+    pages, words = [], ["run=theirs", "against=null", "episodes=30", "split=val", "out=again, [it's] odd"]
     for _ in range(2):
-        run(runs, "report", "run=theirs", "episodes=30", "split=val", "out=again")
-        pages.append((runs / "again" / "report.html").read_bytes())
+        run(runs, "report", *words)
+        pages.append((runs / "again, [it's] odd" / "report.html").read_text())
+        words = shlex.split(html.unescape(re.search("<pre>python -m episodic.report (.*)</pre>", pages[-1])[1]))
+        assert words == ["run=theirs", "against=null", "episodes=30", "split=val", "out=again, [it's] odd"]
     assert pages[0] == pages[1]
     assert not (runs / "theirs" / "report").exists()
 

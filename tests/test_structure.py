@@ -30,7 +30,7 @@ FLOW = [
     ["build", "run"],
     ["pages"],
     ["train", "evaluate"],
-    ["classifier"],
+    ["model", "answers", "classifier"],
     ["cross_validate", "report", "predict", "demo", "doctor"],
 ]
 PLACE = {name: line for line, names in enumerate(FLOW) for name in names}

@@ -17,7 +17,22 @@ from pathlib import Path
 
 from episodic.data.store import Listing, cache_dir, digest, files_stamp
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".png",
+    ".bmp",
+    ".gif",
+    ".webp",
+    ".avif",
+    ".heic",
+    ".heif",
+    ".tif",
+    ".tiff",
+)
+SUFFIXES += (".jp2", ".ppm", ".pgm")
 COLUMNS = (("label", "filename"), ("class_name", "image_name"))  # of Ravi and Larochelle, of easyfsl
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -79,10 +94,19 @@ def class_folders(folder: Path) -> dict[str, Path]:
 
 def images_below(folder: Path) -> list[Path]:
     """The images in `folder` and the folders in it, sorted, without hidden ones; suffixes in any case."""
+    return [path for path in _files_below(folder) if path.name.lower().endswith(SUFFIXES)]
+
+
+def others_below(folder: Path) -> list[Path]:
+    """The files that `images_below` leaves out by their names, hidden ones aside."""
+    return [path for path in _files_below(folder) if not path.name.lower().endswith(SUFFIXES)]
+
+
+def _files_below(folder: Path) -> list[Path]:
     found = []
     for place, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(place, n) for n in names if not n.startswith(".") and n.lower().endswith(SUFFIXES)]
+        found += [Path(place, name) for name in names if not name.startswith(".")]
     return sorted(found)
 
 

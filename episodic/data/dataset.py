@@ -132,10 +132,12 @@ def _opened(source) -> Image.Image:
         descriptor = os.open(source, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         try:
             parts = [os.read(descriptor, PART)]
-            while len(parts[-1]) == PART:
+            while parts[-1]:
                 parts.append(os.read(descriptor, PART))
         finally:
             os.close(descriptor)
+        if not parts[0]:
+            raise UnidentifiedImageError("the file is empty")
         source = io.BytesIO(b"".join(parts))
     try:
         return Image.open(source)

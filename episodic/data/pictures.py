@@ -174,8 +174,10 @@ def _image(array: np.ndarray) -> Image.Image:
 def _of_file(path: Path, *, channels: int, size: int, resize: str) -> np.ndarray:
     try:
         return decode_image(path, channels=channels, size=size, resize=resize)
-    except UnidentifiedImageError:
-        raise ValueError("the file is empty" if path.stat().st_size == 0 else "it is not an image") from None
+    except UnidentifiedImageError as error:
+        if path.suffix.lower() in (".heic", ".heif"):
+            raise ValueError("Pillow cannot read HEIC: convert it to JPEG") from None
+        raise ValueError("the file is empty" if "empty" in str(error) else "it is not an image") from None
     except OSError as error:  # its own text repeats the path
         raise ValueError(error.strerror or str(error)) from None
 

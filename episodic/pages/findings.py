@@ -17,24 +17,28 @@ from episodic.hardware import Hardware
 from episodic.learners.learner import AbstractLearner, AbstractMetricLearner
 from episodic.loop import Evaluation, embeddings_of, evaluate
 from episodic.manifest import Episodes
+from episodic.metrics import Interval, repeats_interval
 from episodic.prediction import Prediction
 from episodic.sampler import EpisodeIndices
 
 BINS = 15  # of confidence, of equal width
+FEWEST = 5  # episodes that say something by agreeing
+DOUBT = 30  # queries without a mistake that every pair is credited with, so that one unlucky episode does not lead
 
 
 class Tally:
     """Counts by class, which grow by a block of episodes.
 
     `asked [C, C]`: queries of class a in episodes where b was a possible answer (a = b: all queries of a); `answered [C, C]`: of
-    these, the ones answered by b. `episodes [C]`: in how many episodes a was asked; `mean [C]`, `half_width [C]`: mean ± 1.96 ·
-    std / √episodes of its accuracy in an episode, NaN where it was never asked, of infinite width after one episode.
+    these, the ones answered by b. `episodes [C]`: in how many episodes a was asked; `mean [C]`: of its accuracy in these, NaN
+    where there are none.
     """
 
     def __init__(self, n_classes: int):
         self.asked, self.answered = (np.zeros((n_classes, n_classes), np.int32) for _ in range(2))
         self.episodes = np.zeros(n_classes, np.int64)
-        self._total, self._squares = np.zeros(n_classes), np.zeros(n_classes)
+        self._shares: list[list[float]] = [[] for _ in range(n_classes)]
+        self._total = np.zeros(n_classes)
 
     def add(self, indices: EpisodeIndices, answers: Int64[np.ndarray, "episode query"]) -> None:
         """Count the local `answers` to the queries of `indices`."""
@@ -51,19 +55,23 @@ class Tally:
         ids, share = names.ravel()[held], rights[held] / counts[held]
         np.add.at(self.episodes, ids, 1)
         np.add.at(self._total, ids, share)
-        np.add.at(self._squares, ids, share**2)
+        for c, value in zip(ids.tolist(), share.tolist(), strict=True):
+            self._shares[c].append(value)
 
     @property
     def mean(self) -> Float[np.ndarray, " classes"]:
         return np.divide(self._total, self.episodes, where=self.episodes > 0, out=np.full(len(self.episodes), np.nan))
 
-    @property
-    def half_width(self) -> Float[np.ndarray, " classes"]:
-        n, widths = self.episodes, np.where(self.episodes == 1, np.inf, np.nan)
-        many = n > 1
-        spread = (self._squares[many] - n[many] * self.mean[many] ** 2).clip(min=0) / (n[many] - 1)
-        widths[many] = 1.96 * np.sqrt(spread / n[many])
-        return widths
+    def interval(self, c: int) -> Interval | None:
+        """Class c's mean with Student's t interval over its episodes, cut to what an accuracy can be.
+
+        None where nothing can be said of its spread: after one episode, or few that agree.
+        """
+        values = np.array(self._shares[c])
+        if len(values) < 2 or (len(values) < FEWEST and np.ptp(values) == 0):
+            return None
+        found = repeats_interval(values)
+        return Interval(found.mean, min(found.below, found.mean), min(found.above, 1 - found.mean))
 
     @property
     def hardest(self) -> Int64[np.ndarray, " asked"]:
@@ -72,10 +80,13 @@ class Tally:
         return order[: np.count_nonzero(self.episodes)]
 
     def confusions(self, most: int) -> list[tuple[int, int]]:
-        """The pairs `(class, answered instead)` that were confused most often, at most `most`, the most frequent first."""
+        """The pairs `(class, answered instead)` that were confused in the largest share of the queries that could be, at most
+        `most`, the largest first; each share as if `DOUBT` more queries had been answered rightly.
+        """
         wrong = self.answered - np.diag(np.diag(self.answered))
         truth, answer = np.nonzero(wrong)
-        order = np.argsort(-wrong[truth, answer], kind="stable")[:most]
+        share = wrong[truth, answer] / (self.asked[truth, answer] + DOUBT)
+        order = np.argsort(-share, kind="stable")[:most]
         return [(int(truth[i]), int(answer[i])) for i in order]
 
 

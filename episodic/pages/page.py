@@ -8,14 +8,15 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from episodic.data.store import ImageStore
-from episodic.metrics import Interval, paired_interval
+from episodic.metrics import Interval, class_bootstrap, paired_interval
 from episodic.pages import plots, strips
-from episodic.pages.findings import Calibration, Curve, Findings, Plane, calibration
+from episodic.pages.findings import DOUBT, FEWEST, Calibration, Curve, Findings, Plane, calibration
 from episodic.pages.markup import Html, document, escaped, figure, joined, table, tag, thumbnail
 from episodic.pages.plots import Picture, picture
 from episodic.score import DETAIL_HEADER, SCORE_HEADER, class_range, detail_rows, percent, score_row
 
 LISTED = 10  # classes and pairs in tables
+KINDS = {"train": "training", "val": "validation", "test": "test"}  # of classes, by split
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -23,15 +24,18 @@ class Report:
     """Everything that stands on a page.
 
     `measured`: findings by name of the run, ours first, then that of the run compared with, if any. `facts`: what the run is.
-    `curves`, `plane`: empty or None where there are none. `made`: how it was made, by name; `command` makes it again.
+    `caution`: what the reader should know of the split, or empty. `curves`, `plane`: empty or None where there are none;
+    `protocols`: what the accuracies among the curves are of, by tag. `made`: how it was made, by name; `command` makes it again.
     """
 
     title: str
     protocol: str
+    caution: str
     facts: dict[str, str]
     store: ImageStore
     measured: dict[str, Findings]
     curves: dict[str, Curve]
+    protocols: dict[str, str]
     plane: Plane | None
     command: str
     made: dict[str, str]
@@ -45,6 +49,19 @@ class Report:
         """Ours minus the other's, on the same episodes."""
         accuracies = [found.evaluation.accuracies for found in self.measured.values()]
         return paired_interval(*accuracies) if len(accuracies) > 1 else None
+
+    @property
+    def difference_over_classes(self) -> Interval | None:
+        """Of the same difference, the interval that also counts the draw of the classes; None where it cannot be told."""
+        first, *others = (found.evaluation for found in self.measured.values())
+        if not others or first.class_ids.ndim != 2:
+            return None
+        return class_bootstrap(first.accuracies - others[0].accuracies, first.class_ids)
+
+    @property
+    def kind(self) -> str:
+        """What the classes are for, e.g. `validation`."""
+        return KINDS[self.store.split]
 
 
 def build_page(report: Report) -> tuple[str, list[Picture]]:
@@ -75,6 +92,7 @@ def build_page(report: Report) -> tuple[str, list[Picture]]:
     head = [
         tag("h1", report.title),
         tag("p", report.protocol, class_="protocol"),
+        *([tag("p", report.caution)] if report.caution else []),
         cards(report),
         pairs_of(report.facts),
     ]
@@ -96,9 +114,8 @@ def cards(report: Report) -> Html:
         over = f"over classes {class_range(evaluation.class_interval)} %"
         found.append((f"accuracy of {name}", f"{percent(evaluation.interval)} %", over))
     if report.difference:
-        found.append(
-            ("difference on the same episodes, in points", percent(report.difference), verdict(report.difference))
-        )
+        said = verdict(report.difference, report.difference_over_classes, report.kind)
+        found.append(("difference on the same episodes, in points", percent(report.difference), said))
     error = calibration(report.ours.confidence, report.ours.right).error
     found.append(("expected calibration error", f"{100 * error:.1f} %", "|accuracy − confidence| of an answer"))
     made = [
@@ -107,16 +124,20 @@ def cards(report: Report) -> Html:
     return tag("dl", *made, class_="cards")
 
 
-def verdict(difference: Interval) -> str:
-    """What a paired difference shows, in words."""
-    low, high = difference.mean - difference.below, difference.mean + difference.above
-    if low > 0:
-        return "better on these test classes, beyond the draw of the episodes"
-    return (
-        "worse on these test classes, beyond the draw of the episodes"
-        if high < 0
-        else "no difference is shown: the interval holds 0"
-    )
+def verdict(difference: Interval, over_classes: Interval | None, kind: str) -> str:
+    """What a paired difference on classes of this `kind` shows, in words."""
+    if not clear(difference):
+        return "no difference is shown: the interval holds 0"
+    said = f"{'better' if difference.mean > 0 else 'worse'} on these {kind} classes, beyond the draw of the episodes"
+    if over_classes is None:
+        return said
+    also = " and that of the classes" if clear(over_classes) else "; of other classes nothing is shown"
+    return f"{said}{also} (over classes {class_range(over_classes)})"
+
+
+def clear(difference: Interval) -> bool:
+    """Whether the interval leaves 0 out."""
+    return difference.mean - difference.below > 0 or difference.mean + difference.above < 0
 
 
 def result(report: Report, drawn: Callable) -> list[str]:
@@ -125,12 +146,13 @@ def result(report: Report, drawn: Callable) -> list[str]:
         rows.append([name, *score_row(found.evaluation, report.store)[:-1]])
         details += [[name, *row[1:]] for row in detail_rows(found.evaluation, report.store)]
     if report.difference:
-        rows.append(["difference", "", "", "same episodes", percent(report.difference), ""])
+        over = class_range(report.difference_over_classes)
+        rows.append(["difference", "", "", "same episodes", percent(report.difference), over])
         first, second = (found.evaluation for found in report.measured.values())
         details += [["difference", *row[1:]] for row in detail_rows(first, report.store, second)]
     said = (
-        "Mean accuracy ± 1.96 standard errors over episodes; over classes: a bootstrap that also counts the draw of the test "
-        "classes."
+        "Mean accuracy ± 1.96 standard errors over episodes; over classes: a bootstrap that also counts the draw of the "
+        f"{report.kind} classes."
     )
     parts = [table(said, ["run", *SCORE_HEADER[:-1]], rows)]
     if details:
@@ -148,13 +170,16 @@ def classes(report: Report, drawn: Callable) -> list[str]:
     )
     if perfect := int((tally.mean == 1).sum()):
         lead += f" {perfect:,} were never mistaken."
-    span = "Whiskers: mean ± 1.96 standard errors over the episodes that hold the class."
+    span = (
+        "Whiskers: 95 % interval (Student's t) over the episodes that hold the class; none after one episode, nor after "
+        f"fewer than {FEWEST} that agree."
+    )
     parts = [tag("p", lead)]
     if asked > plots.FEW:
         ranks = drawn(
             "class-ranks", "Accuracy of all classes by rank. " + lead, lambda theme: plots.class_ranks(theme, tally)
         )
-        parts.append(figure(ranks, "All classes by accuracy, with the interval of each as a band."))
+        parts.append(figure(ranks, "All classes by accuracy, with the interval of each as a band where there is one."))
         span += " With few episodes a class, the ends of the list are partly luck."
     bars = drawn(
         "classes", "Accuracy by class with intervals. " + lead, lambda theme: plots.class_bars(theme, tally, names)
@@ -170,12 +195,12 @@ def hardest_table(report: Report) -> Html:
         wrong[c] = 0
         usual = int(wrong.argmax())
         told = f"{names[usual]} ({wrong[usual]} of {tally.asked[c, usual]} queries)" if wrong[usual] else "–"
-        interval = Interval(tally.mean[c], tally.half_width[c], tally.half_width[c])
+        over = class_range(tally.interval(int(c))).replace(" ", "\u00a0")
         picture = thumbnail(report.store, int(np.flatnonzero(labels == c)[0]))
-        rows.append(
-            [with_picture(picture, names[c]), percent(interval).replace(" ", "\u00a0"), f"{tally.episodes[c]:,}", told]
-        )
-    return table("The hardest classes.", ["class", "accuracy %", "episodes", "most often taken for"], rows)
+        accuracy = f"{100 * tally.mean[c]:.1f}"
+        rows.append([with_picture(picture, names[c]), accuracy, over, f"{tally.episodes[c]:,}", told])
+    header = ["class", "accuracy %", "95 % interval", "episodes", "most often taken for"]
+    return table("The hardest classes.", header, rows)
 
 
 def with_picture(picture: Html, text: str) -> Html:
@@ -185,32 +210,45 @@ def with_picture(picture: Html, text: str) -> Html:
 
 def episodes(report: Report, drawn: Callable) -> list[str]:
     accuracies = {name: found.evaluation.accuracies for name, found in report.measured.items()}
-    said = []
-    for name, values in accuracies.items():
-        low, middle, high = np.percentile(100 * values, [5, 50, 95])
-        said.append(
-            f"{name}: 5 % of the episodes are below {low:.1f} %, half below {middle:.1f} %, 95 % below {high:.1f} %."
-        )
+    said = [f"{name}: {spread(values)}" for name, values in accuracies.items()]
     shown = drawn(
         "episodes", f"Histogram of accuracies. {' '.join(said)}", lambda theme: plots.spread(theme, accuracies)
     )
     return [figure(shown, " ".join(said))]
 
 
+def spread(accuracies: np.ndarray) -> str:
+    """Where the episodes lie, in words. Many may tie, so the shares on either side are counted."""
+    low, middle, high = np.percentile(accuracies, [5, 50, 95], method="inverted_cdf")
+    few, many = 100 * (accuracies <= low).mean(), 100 * (accuracies >= high).mean()
+    best = "are without a mistake" if high > 1 - 1e-6 else f"at or above {100 * high:.1f} %"
+    return (
+        f"the median episode has {100 * middle:.1f} %; {few:.1f} % of the episodes are at or below {100 * low:.1f} %, "
+        f"{many:.1f} % {best}."
+    )
+
+
 def training(report: Report, drawn: Callable) -> list[str]:
     wanted = ("train/loss", "train/accuracy", "val/accuracy")
     if not any(len(report.curves.get(tag, ([],))[0]) for tag in wanted):
         return [tag("p", "There are no TensorBoard events in the run's folder, so there are no curves to show.")]
-    said = []
+    said, asked = [], {name: of for name, of in report.protocols.items() if name in report.curves}
     for name in wanted:
         if name in report.curves:
             steps, values = report.curves[name]
             last = f"{values[-1]:.3f}" if name == "train/loss" else f"{100 * values[-1]:.1f} %"
-            said.append(f"{name} ends at {last} (step {steps[-1]:,})")
+            of = f" ({asked[name]})" if name in asked else ""
+            said.append(f"{name}{of} ends at {last} (step {steps[-1]:,})")
+    told = "; ".join(said) + "."
     shown = drawn(
-        "training", "Training curves: " + "; ".join(said) + ".", lambda theme: plots.training(theme, report.curves)
+        "training",
+        f"Training curves: {told}",
+        lambda theme: plots.training(theme, report.curves, report.protocols),
     )
-    return [figure(shown, "; ".join(said) + ". Validation: mean and 95 % interval of the same episodes each time.")]
+    told += " Validation: mean and 95 % interval of the same episodes each time."
+    if len(set(asked.values())) > 1:
+        told += " Training and validation ask different questions, so their accuracies do not compare."
+    return [figure(shown, told)]
 
 
 def confusions(report: Report, drawn: Callable) -> list[str]:
@@ -221,13 +259,15 @@ def confusions(report: Report, drawn: Callable) -> list[str]:
     chosen, which = tally.hardest.tolist(), "All classes, the hardest first."
     if len(chosen) > plots.SHOWN:
         chosen = list(dict.fromkeys(c for pair in pairs for c in pair))[: plots.SHOWN]
-        which = f"The {len(chosen)} classes of the most frequent confusions; of many classes, two meet in few episodes."
+        which = f"The {len(chosen)} classes of the worst confusions; of many classes, two meet in few episodes."
     said = (
         f"{which} A row's class is the query's, a column's the answer. A number is the share, in percent, of the queries that had "
         "the answer to choose from; bold: the right ones; ·: never in one episode; blank: below one half."
     )
-    most = "; ".join(f"{names[a]} as {names[b]}, {tally.answered[a, b]} times" for a, b in pairs[:3])
-    alt = f"Confusion matrix of {len(chosen)} classes. Most frequent: {most}."
+    most = "; ".join(
+        f"{names[a]} as {names[b]}, {tally.answered[a, b]} of {tally.asked[a, b]} queries" for a, b in pairs[:3]
+    )
+    alt = f"Confusion matrix of {len(chosen)} classes. The worst: {most}."
     matrix = drawn("confusions", alt, lambda theme: plots.confusion_matrix(theme, tally, chosen, names))
     return [figure(matrix, said, wide=True), pairs_table(report, pairs[:LISTED])]
 
@@ -240,8 +280,12 @@ def pairs_table(report: Report, pairs: Sequence[tuple[int, int]]) -> Html:
         answer = with_picture(thumbnail(store, int(np.flatnonzero(labels == b)[0])), store.class_names[b])
         times, asked = found.tally.answered[a, b], found.tally.asked[a, b]
         rows.append([query, answer, f"{times:,} of {asked:,}", f"{100 * times / asked:.1f}"])
-    said = "The pairs confused most often: a query that went wrong, and an image of the class that it was taken for."
-    return table(said, ["query", "answered", "times, of queries that could be", "%"], rows)
+    said = (
+        "The pairs confused most often where both could be answered: a query that went wrong, and an image of the class that it "
+        f"was taken for. In order of the share, as if {DOUBT} more queries of each pair had gone right, so that one episode alone "
+        "does not lead."
+    )
+    return table(said, ["query", "answered", "queries confused", "%"], rows)
 
 
 def reliability(report: Report, drawn: Callable) -> list[str]:

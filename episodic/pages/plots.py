@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Float, Int64
 from PIL import Image
 
 from episodic.pages.findings import BINS, Calibration, Curve, Plane, Tally
@@ -113,9 +114,8 @@ def class_bars(theme: Theme, tally: Tally, names: Sequence[str]) -> Figure:
     figure, axes = figure_of(5.2, 0.9 + 0.21 * rows + 0.5 * (len(groups) - 1), len(groups))
     for ax, (title, classes) in zip(axes, groups.items(), strict=True):
         mean, y = 100 * tally.mean[classes], np.arange(len(classes))
-        reach = 100 * np.minimum(tally.half_width[classes], 1)
-        bounds = [mean - (mean - reach).clip(min=0), (mean + reach).clip(max=100) - mean]
-        ax.errorbar(mean, y, xerr=bounds, fmt="o", markersize=4, color=theme.ours, ecolor=theme.muted, elinewidth=1.2)
+        looks = {"fmt": "o", "markersize": 4, "color": theme.ours, "ecolor": theme.muted, "elinewidth": 1.2}
+        ax.errorbar(mean, y, xerr=reaches(tally, classes), **looks)
         ax.set_yticks(y, [short(names[c]) for c in classes], fontsize=8.5)
         ax.set_ylim(len(classes) - 0.4, -0.6)
         ax.grid(axis="y", visible=False)
@@ -127,16 +127,20 @@ def class_bars(theme: Theme, tally: Tally, names: Sequence[str]) -> Figure:
     return figure
 
 
+def reaches(tally: Tally, classes: Int64[np.ndarray, " class"]) -> Float[np.ndarray, "ends class"]:
+    """How far the intervals of `classes` reach below and above their means, in percent; NaN where there is none."""
+    found = [tally.interval(c) for c in classes.tolist()]
+    return 100 * np.array([(each.below, each.above) if each else (np.nan, np.nan) for each in found]).T
+
+
 def class_ranks(theme: Theme, tally: Tally) -> Figure:
-    """Accuracy of all classes by rank, with the intervals as a band."""
+    """Accuracy of all classes by rank, with the intervals as a band, which has gaps where there are none."""
     figure, [ax] = figure_of(5.2, 3.0)
-    mean, reach = tally.mean[tally.hardest], tally.half_width[tally.hardest]
-    rank, known = np.arange(1, len(mean) + 1), np.isfinite(reach)
-    low, high = (100 * (mean + sign * reach).clip(0, 1) for sign in (-1, 1))
-    ax.fill_between(
-        rank[known], low[known], high[known], color=theme.ours, alpha=0.25, linewidth=0, label="95 % interval"
-    )
-    ax.plot(rank, 100 * mean, color=theme.ours, linewidth=2, label="accuracy")
+    mean, [below, above] = 100 * tally.mean[tally.hardest], reaches(tally, tally.hardest)
+    edges = np.arange(len(mean) + 1) + 0.5
+    looks = {"color": theme.ours, "alpha": 0.25, "linewidth": 0, "label": "95 % interval"}
+    ax.stairs(mean + above, edges, baseline=mean - below, fill=True, **looks)
+    ax.plot(edges[:-1] + 0.5, mean, color=theme.ours, linewidth=2, label="accuracy")
     ax.set_xlabel("class, the hardest first")
     ax.set_ylabel("accuracy %")
     ax.set_xlim(1, len(mean))
@@ -168,13 +172,13 @@ def spread(theme: Theme, accuracies: dict[str, np.ndarray]) -> Figure:
     return figure
 
 
-def training(theme: Theme, curves: dict[str, Curve]) -> Figure:
-    """Loss, and accuracy in training and validation, by step."""
+def training(theme: Theme, curves: dict[str, Curve], protocols: dict[str, str]) -> Figure:
+    """Loss, and accuracy in training and validation, by step; `protocols`: by tag, what an accuracy is of."""
     figure, axes = figure_of(5.2, 4.6, 2)
     looks = {
         "train/loss": (axes[0], 1, "training", theme.ours),
-        "train/accuracy": (axes[1], 100, "training", theme.ours),
-        "val/accuracy": (axes[1], 100, "validation", theme.theirs),
+        "train/accuracy": (axes[1], 100, f"training, {protocols['train/accuracy']}", theme.ours),
+        "val/accuracy": (axes[1], 100, f"validation, {protocols['val/accuracy']}", theme.theirs),
     }
     for tag, (ax, scale, name, colour) in looks.items():
         if tag not in curves:

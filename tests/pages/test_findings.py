@@ -3,6 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from sklearn.calibration import calibration_curve
 from torch.utils.tensorboard import SummaryWriter
 
@@ -12,8 +13,7 @@ from episodic.learners.base_classifier import BaseClassifier
 from episodic.learners.maml import MAML
 from episodic.learners.prototypical import Prototypical
 from episodic.loop import evaluate, predictor
-from episodic.metrics import mean_interval
-from episodic.pages.findings import Tally, calibration, measure, plane, read_curves
+from episodic.pages.findings import DOUBT, Tally, calibration, measure, plane, read_curves
 from episodic.semi.label_propagation import LabelPropagation
 from tests.conftest import random_store
 from tests.test_loop import FP32, PLAIN, conv4, sampler_of
@@ -79,10 +79,11 @@ def test_counts_and_intervals_by_class_are_those_of_a_loop_over_queries(case):
     assert np.array_equal(found.tally.asked, asked)
     assert np.array_equal(found.tally.answered, answered)
     for c, values in enumerate(shares):
-        expected = mean_interval(np.array(values))
-        assert found.tally.episodes[c] == len(values)
-        assert found.tally.mean[c] == pytest.approx(expected.mean)
-        assert found.tally.half_width[c] == pytest.approx(expected.half_width, abs=1e-7)
+        interval = found.tally.interval(c)
+        assert found.tally.episodes[c] == len(values) > 1
+        assert found.tally.mean[c] == pytest.approx(np.mean(values))
+        assert interval.mean == pytest.approx(np.mean(values))
+        assert (interval.mean - interval.below, interval.mean + interval.above) == pytest.approx(student(values))
     wrong = np.zeros_like(answered)
     for item, truth, answer in found.wrong.tolist():
         assert labels[item] == truth != answer
@@ -92,16 +93,60 @@ def test_counts_and_intervals_by_class_are_those_of_a_loop_over_queries(case):
     assert found.right.sum() == np.trace(answered)
 
 
-def test_confusions_come_by_frequency_and_classes_by_accuracy(case):
+def student(values, low=0, high=1):
+    """Both ends of Student's 95 % interval."""
+    reach = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    return np.clip([np.mean(values) - reach, np.mean(values) + reach], low, high)
+
+
+def tally_of(*episodes):
+    """Counts of the episodes given as `(classes, queries of each, {(class, answer): mistakes})`."""
+    tally = Tally(6)
+    for classes, queries, mistakes in episodes:
+        truth = np.repeat(np.arange(len(classes)), queries)
+        indices = EpisodeSampler(np.repeat(np.arange(6), 60), len(classes), 1, queries, episodes=1)[0:1]
+        indices = dataclasses.replace(indices, class_ids=np.array([classes]), query_y=truth[None])
+        answers = truth.copy()
+        for (c, answer), times in mistakes.items():
+            answers[np.flatnonzero(truth == classes.index(c))[:times]] = classes.index(answer)
+        tally.add(indices, answers[None])
+    return tally
+
+
+@pytest.mark.parametrize("rights", [(1, 3), (0, 4), (4, 3, 4), (4, 4, 4, 3, 4)])
+def test_a_class_of_few_episodes_has_the_interval_of_student(rights):
+    tally = tally_of(*(([0, 1], 4, {(0, 1): 4 - right}) for right in rights))
+    shares, interval = np.array(rights) / 4, tally.interval(0)
+    assert (interval.mean - interval.below, interval.mean + interval.above) == pytest.approx(student(shares))
+    assert student(shares, high=9)[1] > 1  # what an accuracy cannot be was cut off
+
+
+@pytest.mark.parametrize(("episodes", "known"), [(0, False), (1, False), (2, False), (4, False), (5, True)])
+def test_few_episodes_that_agree_say_nothing_of_their_spread(episodes, known):
+    interval = tally_of(*[([0, 1], 4, {(0, 1): 1})] * episodes).interval(0)
+    assert (interval is not None) == known
+    assert not known or (interval.below, interval.above) == pytest.approx((0, 0))
+
+
+def test_confusions_come_by_their_share_and_classes_by_accuracy(case):
     tally = case[3].tally
     pairs = tally.confusions(most=10**6)
-    times = [tally.answered[pair] for pair in pairs]
-    assert times == sorted(times, reverse=True)
-    assert sum(times) == tally.answered.sum() - np.trace(tally.answered)
-    assert all(a != b for a, b in pairs)
+    wrong = {(a, b) for a in range(len(tally.mean)) for b in range(len(tally.mean)) if a != b and tally.answered[a, b]}
+    assert set(pairs) == wrong
+    assert len(pairs) == len(wrong) > 10
+    shares = [tally.answered[pair] / (tally.asked[pair] + DOUBT) for pair in pairs]
+    assert shares == sorted(shares, reverse=True)
     means = tally.mean[tally.hardest]
     assert (np.diff(means) >= 0).all()
     assert tally.confusions(most=3) == pairs[:3]
+
+
+def test_a_pair_that_meets_often_leads_by_its_share_and_not_by_its_count():
+    often, seldom = [([0, 1], 20, {(0, 1): 2})] * 20, [([2, 3], 20, {(2, 3): 10})] * 3
+    tally = tally_of(*often, *seldom, ([4, 5], 1, {(4, 5): 1}))  # the last: a single query
+    counts = {pair: int(tally.answered[pair]) for pair in ((0, 1), (2, 3), (4, 5))}
+    assert counts == {(0, 1): 40, (2, 3): 30, (4, 5): 1}
+    assert tally.confusions(most=9) == [(2, 3), (0, 1), (4, 5)]
 
 
 def test_classes_that_were_not_asked_are_left_out():
@@ -110,7 +155,7 @@ def test_classes_that_were_not_asked_are_left_out():
     tally.add(indices, indices.query_y)
     assert sorted(tally.hardest) == sorted(indices.class_ids[0])
     assert np.isnan(tally.mean[[4, 5]]).all()
-    assert np.isinf(tally.half_width[indices.class_ids[0]]).all()
+    assert [tally.interval(c) for c in range(6)] == [None] * 6
     assert tally.confusions(most=9) == []
 
 

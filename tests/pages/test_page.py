@@ -12,14 +12,16 @@ from torch import nn
 
 from episodic.learners.prototypical import Prototypical
 from episodic.metrics import Interval
+from episodic.pages import plots
 from episodic.pages.findings import measure, plane
 from episodic.pages.markup import tag
-from episodic.pages.page import Report, build_page, verdict
-from episodic.score import percent
+from episodic.pages.page import Report, build_page, spread, verdict
+from episodic.score import class_range, percent
 from tests.conftest import random_store
-from tests.pages.test_findings import semi_supervised
+from tests.pages.test_findings import semi_supervised, student, tally_of
 from tests.test_loop import FP32, PLAIN, conv4, sampler_of
 
+PROTOCOLS = {"train/accuracy": "20-way 1-shot", "val/accuracy": "5-way 1-shot"}
 EVIL = "<script>alert(1)</script>"
 
 
@@ -27,10 +29,19 @@ def report_of(learner, store, episodes, rival=None):
     measured = {"ours": measure(learner, store, episodes, PLAIN, FP32)}
     if rival:
         measured["theirs"] = measure(rival, store, episodes, PLAIN, FP32)
-    curves = {"train/loss": (np.arange(10, 60, 10), np.arange(5.0)), "val/accuracy": (np.array([50]), np.array([0.5]))}
-    shown = plane(learner, store, measured["ours"].tally.hardest[:10].tolist(), PLAIN, FP32)
+    curves = {tag: (np.array([10, 50]), np.array([0.25, 0.5])) for tag in ("train/loss", *PROTOCOLS)}
     return Report(
-        f"title {EVIL}", "protocol", {"run": EVIL, "none": ""}, store, measured, curves, shown, f"python {EVIL}", {}
+        title=f"title {EVIL}",
+        protocol="protocol",
+        caution="take care",
+        facts={"run": EVIL, "none": ""},
+        store=store,
+        measured=measured,
+        curves=curves,
+        protocols=PROTOCOLS,
+        plane=plane(learner, store, measured["ours"].tally.hardest[:10].tolist(), PLAIN, FP32),
+        command=f"python {EVIL}",
+        made={},
     )
 
 
@@ -119,14 +130,77 @@ def test_the_figures_are_those_of_the_evaluation(report, built):
     half = 1.96 * difference.std(ddof=1) / len(difference) ** 0.5
     assert f"{100 * difference.mean():.2f} ± {100 * half:.2f}" in text
     tally, hardest = report.ours.tally, report.ours.tally.hardest[0]
-    assert f"{100 * tally.mean[hardest]:.2f}\xa0± {100 * tally.half_width[hardest]:.2f}".replace(" ", "\xa0") in text
+    assert class_range(tally.interval(int(hardest))).replace(" ", "\xa0") in text
+    assert class_range(report.difference_over_classes) in text
+
+
+def test_the_difference_over_classes_is_that_of_leaving_each_class_out(report):
+    ours, theirs = (found.evaluation for found in report.measured.values())
+    difference, left_out = ours.accuracies - theirs.accuracies, []
+    for c in np.unique(ours.class_ids):
+        without = [value for value, ids in zip(difference, ours.class_ids, strict=True) if c not in ids]
+        left_out.append(np.mean(without))
+    classes = len(left_out)
+    error = np.sqrt((classes - 1) / classes * np.sum((np.array(left_out) - np.mean(left_out)) ** 2))
+    found = report.difference_over_classes
+    assert found.mean == pytest.approx(difference.mean())
+    assert found.half_width == pytest.approx(1.96 * error, rel=0.2)  # the bootstrap's spread has C, not C - 1, below it
+    assert dataclasses.replace(report, measured={"ours": report.ours}).difference_over_classes is None
 
 
 @pytest.mark.parametrize(
-    ("mean", "half", "word"), [(0.02, 0.01, "better"), (-0.02, 0.01, "worse"), (0.02, 0.03, "no difference")]
+    ("mean", "half", "over", "words"),
+    [
+        (0.02, 0.01, None, "better on these validation classes, beyond the draw of the episodes"),
+        (0.02, 0.01, 0.015, "better .* episodes and that of the classes \\(over classes 0.5 to 3.5\\)"),
+        (-0.02, 0.01, 0.03, "worse .* episodes; of other classes nothing is shown \\(over classes -5.0 to 1.0\\)"),
+        (-0.02, 0.01, 0.015, "worse on these validation classes.* and that of the classes .*"),
+        (0.02, 0.03, 0.01, "no difference is shown: the interval holds 0"),
+    ],
 )
-def test_a_difference_is_called_one_only_beyond_its_interval(mean, half, word):
-    assert verdict(Interval(mean, half, half)).startswith(word)
+def test_a_difference_is_called_one_only_beyond_its_interval(mean, half, over, words):
+    over_classes = None if over is None else Interval(mean, over, over)
+    assert re.fullmatch(words, verdict(Interval(mean, half, half), over_classes, "validation"))
+
+
+@pytest.mark.parametrize("perfect", [0, 3, 41])
+def test_the_shares_of_episodes_are_those_of_a_count(perfect):
+    random = np.random.default_rng(0)
+    rights = [75] * perfect + random.integers(60, 75, size=100 - perfect).tolist()
+    said = spread(np.array(rights) / 75)
+    middle = sorted(rights)[49]
+    assert said.startswith(f"the median episode has {100 * middle / 75:.1f} %; ")
+    sides = re.findall(r"([\d.]+) % (?:of the episodes are )?at or (below|above) ([\d.]+) %", said)
+    assert [side for _, side, _ in sides] == (["below"] if perfect > 5 else ["below", "above"])
+    for share, side, bound in sides:
+        beyond = [r for r in rights if (100 * r / 75 - float(bound)) * (-1 if side == "below" else 1) > -0.1]
+        assert float(share) == len(beyond) >= 5
+    assert (f" {perfect}.0 % are without a mistake." in said) == (perfect > 5)
+
+
+def test_the_page_names_the_split_and_what_each_curve_is_of(report):
+    store = dataclasses.replace(report.store, split="val")
+    text = Reader(build_page(dataclasses.replace(report, store=store))[0]).text
+    assert "the draw of the validation classes" in text
+    assert "test classes" not in text
+    assert "take care" in text
+    assert "train/accuracy (20-way 1-shot) ends at 50.0 % (step 50)" in text
+    assert "val/accuracy (5-way 1-shot) ends at 50.0 % (step 50)" in text
+    assert "their accuracies do not compare" in text
+    legend = plots.training(plots.LIGHT, report.curves, report.protocols).axes[1].get_legend()
+    assert [label.get_text().split(", mean")[0] for label in legend.get_texts()] == [
+        "training, 20-way 1-shot",
+        "validation, 5-way 1-shot",
+    ]
+
+
+def test_whiskers_stop_where_an_accuracy_does_and_are_left_out_where_there_is_no_interval():
+    tally = tally_of(([0, 1], 4, {(0, 1): 3}), ([0, 1], 4, {}))
+    [below], [above] = plots.reaches(tally, np.array([0]))
+    assert (62.5 - below, 62.5 + above) == pytest.approx(100 * student([0.25, 1.0])) == (0, 100)
+    assert np.isnan(plots.reaches(tally, np.array([1]))).all()
+    [bar] = plots.class_bars(plots.LIGHT, tally, "abcdef").axes[0].collections
+    assert [sorted(line[:, 0]) for line in bar.get_segments() if len(line)] == [pytest.approx([0, 100])]
 
 
 def test_many_classes_a_perfect_learner_and_no_curves_are_said_in_words():
