@@ -30,12 +30,8 @@ from episodic.model import KEY, PREFIX, model_of, read_saved, saved_settings
 from episodic.semi.wrapper import layers
 
 PAIRS = 2**24  # of queries and support items compared at once
-DEFAULTS = {
-    "invert": False,
-    "abstain": None,
-    "error": 0.1,
-    "precision": "fp32",
-}  # of settings that a saved file has too
+# Of settings that a saved file has too.
+DEFAULTS = {"invert": False, "abstain": None, "error": 0.1, "precision": "fp32"}
 MANY = 100  # pictures that take long enough for a progress bar
 
 
