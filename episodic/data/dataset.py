@@ -46,7 +46,7 @@ class AbstractDataset(abc.ABC):
 
     @abc.abstractmethod
     def render(self, listing: Listing, out: ImageFile | np.ndarray) -> dict[int, str]:
-        """Fill `out [N, C, H, W]` (uint8) and return `{item: reason}` for images that cannot be read."""
+        """Assign all rows of `out [N, C, H, W]` (uint8), and return `{item: reason}` for images that cannot be read."""
 
     def store(self, split: str) -> ImageStore:
         """The images of `split`, from the cache or rendered into it.

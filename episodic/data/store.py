@@ -126,7 +126,8 @@ def files_stamp(paths: Sequence[Path]) -> str:
 
 
 class ImageFile:
-    """A new `.npy` file of uint8 images `[N, C, H, W]`, to whose rows images are assigned as to those of an array.
+    """A new `.npy` file of uint8 images `[N, C, H, W]`, to whose rows whole images are assigned as to those of an array:
+    `out[row] = image`, `out[start:stop] = images`, `out[rows] = images`.
 
     It is written, not mapped: a full disk is an `OSError` then, not the end of the process, and no page has to be read first.
     """
@@ -142,8 +143,11 @@ class ImageFile:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __setitem__(self, rows: slice | np.ndarray | Sequence[int], images: np.ndarray) -> None:
-        index = np.arange(len(self))[rows]
+    def __setitem__(self, rows: int | slice | np.ndarray | Sequence[int], images: np.ndarray) -> None:
+        if isinstance(rows, tuple):
+            raise TypeError("images are assigned whole: out[row] = image [C, H, W]")
+        index = np.atleast_1d(np.arange(len(self))[rows])
+        images = np.broadcast_to(images, (len(index), *self.shape[1:]))
         borders = np.flatnonzero(np.diff(index) != 1) + 1
         for run, part in zip(np.split(index, borders), np.split(images, borders), strict=True):
             ready = np.ascontiguousarray(part, dtype=np.uint8)

@@ -46,7 +46,7 @@ class Digits(AbstractDataset):
         images = load_digits().images
         for row, i in enumerate(listing.items):
             image = Image.fromarray((images[i] * 255 / 16).astype(np.uint8))
-            out[row, 0] = np.asarray(image.resize((28, 28), Image.Resampling.BILINEAR))
+            out[row] = np.asarray(image.resize((28, 28), Image.Resampling.BILINEAR))[None]
         return {}  # all could be read
 
 

@@ -78,8 +78,11 @@ def test_rows_of_a_file_take_what_rows_of_an_array_take(tmp_path):
         for out in (array, ImageFile(file, images.shape)):
             assert (len(out), out.shape) == (7, (7, 3, 2, 2))
             out[1:3] = images[:2]
+            out[2] = images[1, 0]  # the same for each channel
             out[[6, 0, 3]] = images[4:]  # neither in order nor beside one another
             out[np.arange(7) == 4] = np.moveaxis(images[2:3].transpose(0, 2, 3, 1).copy(), -1, 1)
+        with pytest.raises(TypeError, match=r"images are assigned whole: out\[row\] = image"):
+            out[0, 1] = images[0, 1]
     np.testing.assert_array_equal(np.load(tmp_path / "images.npy"), array)  # row 5 was never assigned
 
 
