@@ -65,7 +65,7 @@ def accuracy_of(place: Path, truth: dict[str, str], run: str, semi: str | None) 
     more = pictures_in(place / "more") if semi else None
     classifier.fit([file for files in shown.values() for file in files], names, more)
     photos = pictures_in(place / "photos")
-    return float(np.mean(classifier.predict(photos) == [truth[photo.name] for photo in photos]))
+    return float(np.mean([a.label == truth[p.name] for a, p in zip(classifier.answers(photos), photos, strict=True)]))
 
 
 def compare(run: str, shot: int, unlabeled: int, semi: str | None, folders: int, keep: Path | None) -> dict[str, Any]:
