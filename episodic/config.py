@@ -22,12 +22,9 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 ALLOWED = ("episodic", "torch", "torchvision", "timm")  # packages whose classes a configuration may instantiate
 FUNCTIONS = ("episodic.", "torchvision.models.", "timm.models.")  # where functions may be called as well: no torch.load
+# Options that are files or folders, whatever their names.
 PATHS = ("data", "data_dir", "run", "start", "against", "support", "query", "unlabeled", "model", "out", "save")
-PATHS += (
-    "backbone.weights",
-    "task.dataset.path",
-    "sse.edges",
-)  # options that are files or folders, whatever their names
+PATHS += ("backbone.weights", "task.dataset.path", "sse.edges")
 TAKE_SAVED = ("evaluate", "report", "predict", "demo")  # commands on a run, whose own parts are the choices `saved`
 
 
@@ -70,7 +67,7 @@ def prepared(arguments: list[str], prepare: Callable[[list[str]], list[str]]) ->
     """What `prepare` makes of the arguments, for Hydra; paths may have any names, but where commas separate several runs."""
     if not {"-m", "--multirun"}.isdisjoint(arguments):
         return prepare(arguments)
-    return [_quoted(argument) for argument in prepare([_bare(argument) for argument in arguments])]
+    return [_quoted(argument) for argument in prepare([bare(argument) for argument in arguments])]
 
 
 def _path_of(argument: str) -> tuple[str, str] | None:
@@ -78,7 +75,7 @@ def _path_of(argument: str) -> tuple[str, str] | None:
     return (name, value) if found and name in PATHS and value not in ("", "null") else None
 
 
-def _bare(argument: str) -> str:
+def bare(argument: str) -> str:
     """A path as it is meant: without quotes, and with the user's home in place of `~`."""
     if (found := _path_of(argument)) is None:
         return argument

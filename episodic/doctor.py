@@ -16,9 +16,9 @@ from omegaconf import DictConfig
 
 from episodic.build import SHAPE, build_sampler, is_incremental, load_split, load_store, training_masks
 from episodic.config import ConfigError, command, make
-from episodic.data._tables import others_below
 from episodic.data.dataset import SPLITS
 from episodic.data.duplicates import ALIKE, COPIES, find_duplicates
+from episodic.data.pictures import others_below
 from episodic.data.store import ImageStore, digest
 from episodic.run import Run, write_atomically
 from episodic.score import table

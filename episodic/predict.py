@@ -18,8 +18,7 @@ from tqdm import tqdm
 
 from episodic.answers import DEFAULTS, MANY, Answerer
 from episodic.config import ConfigError, command, compose_config
-from episodic.data._tables import others_below
-from episodic.data.pictures import class_folders, is_inverted, pictures_in, read_pictures
+from episodic.data.pictures import class_folders, is_inverted, others_below, pictures_in, read_pictures
 from episodic.evaluate import with_saved_parts
 from episodic.run import write_atomically
 from episodic.score import table
@@ -144,6 +143,8 @@ def readable(files: list[Path]) -> tuple[list[Path], dict[Path, str]]:
 def note_on_polarity(classifier: Answerer, files: list[Path]) -> None:
     """Say so where pictures are dark on bright and the model knows bright on dark, or the other way round."""
     form = classifier.form_
+    if form.channels != 1:
+        return
     grey = float(read_pictures(files[:READ], 1, form.size, resize=form.resize)[0].mean()) / 255
     inverted = classifier.setting("invert")
     seen = 1 - grey if inverted else grey

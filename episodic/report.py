@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from episodic.build import Parts, episode_shape, load_store
-from episodic.config import PATHS, ConfigError, command
+from episodic.config import ConfigError, bare, command
 from episodic.data.dataset import SPLITS
 from episodic.data.store import ImageStore
 from episodic.evaluate import episodes_of, load_parts, with_saved_parts
@@ -67,7 +67,7 @@ def main(cfg: DictConfig) -> None:
             curves=read_curves(Path(cfg.run)),
             protocols=protocols(Run(Path(cfg.run)).config()),
             plane=plane_of(parts, store, measured[name]),
-            command=command_of(cfg),
+            command=shlex.join(["python", "-m", "episodic.report", *map(bare, HydraConfig.get().overrides.task)]),
             made={
                 "episodes": f"{len(ours.accuracies):,}, hash {ours.episodes_hash}",
                 "classes": f"{len(store.class_names):,} ({store.split_name}, {store.class_hash})",
@@ -81,16 +81,6 @@ def main(cfg: DictConfig) -> None:
             (out / f"{picture.name}-dark.png").write_bytes(picture.dark)
         write_atomically(out / "report.html", page)
     print(f"{summary(cfg, cfg.run)}: {percent(ours.interval)} %\n{out / 'report.html'}")
-
-
-def command_of(cfg: DictConfig) -> str:
-    """The command line, to be typed again: paths as they are, without the quotes that they have for Hydra."""
-    words = ["python", "-m", "episodic.report"]
-    for override in HydraConfig.get().overrides.task:
-        name = override.partition("=")[0]
-        path = OmegaConf.select(cfg, name) if name in PATHS else None
-        words.append(override if path is None else f"{name}={path}")
-    return shlex.join(words)
 
 
 def measured_by(parts: Parts, store: ImageStore, episodes: Episodes) -> Findings:

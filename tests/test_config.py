@@ -184,14 +184,14 @@ def test_choices_of_a_users_own_folder_are_known(tmp_path):
 def test_paths_may_have_any_names(path):
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    parsed = OverridesParser.create().parse_override(config._quoted(config._bare(f"query={path}")))
+    parsed = OverridesParser.create().parse_override(config._quoted(config.bare(f"query={path}")))
     assert (parsed.key_or_group, parsed.value()) == ("query", path)
 
 
 def test_paths_are_taken_as_meant(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
-    assert config._bare("run=~/runs/a") == "run=/home/me/runs/a"
-    assert config._bare("run='my runs/a'") == "run=my runs/a"
-    assert config._bare(r"run='Tom\'s'") == "run=Tom's"
+    assert config.bare("run=~/runs/a") == "run=/home/me/runs/a"
+    assert config.bare("run='my runs/a'") == "run=my runs/a"
+    assert config.bare(r"run='Tom\'s'") == "run=Tom's"
     for other in ("run=null", "seed=~/x", "--help", "episodes=5"):
-        assert config._quoted(config._bare(other)) == other
+        assert config._quoted(config.bare(other)) == other

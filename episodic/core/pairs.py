@@ -117,7 +117,7 @@ def cosine_distance(x: Float[Tensor, "*axes n dim"], y: Float[Tensor, "*axes m d
 
 DISTANCES = {"euclidean": euclidean, "squared_euclidean": squared_euclidean, "cosine": cosine_distance, "snr": snr}
 SIMILARITIES = {"cosine": cosine, "dot": dot, "snr": lambda x, y: -snr(x, y)}
-ANY_LENGTH = ("cosine",)  # the same for vectors of length 1
+ANY_LENGTH = ("cosine",)  # what does not ask how long vectors are
 
 
 def masked_logsumexp(

@@ -17,22 +17,8 @@ from pathlib import Path
 
 from episodic.data.store import Listing, cache_dir, digest, files_stamp
 
-SUFFIXES = (
-    ".jpg",
-    ".jpeg",
-    ".jpe",
-    ".jfif",
-    ".png",
-    ".bmp",
-    ".gif",
-    ".webp",
-    ".avif",
-    ".heic",
-    ".heif",
-    ".tif",
-    ".tiff",
-)
-SUFFIXES += (".jp2", ".ppm", ".pgm")
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+SUFFIXES += (".jp2", ".avif", ".heic", ".heif")
 COLUMNS = (("label", "filename"), ("class_name", "image_name"))  # of Ravi and Larochelle, of easyfsl
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -125,7 +125,7 @@ def decode_image(source, *, channels: int, size: int, resize: str = "squash") ->
 
 
 def _opened(source) -> Image.Image:
-    """The image of a path or file object. A path is read in three calls to the system, where Pillow makes a dozen: at each of them
+    """The image of a path or file object. A path is read in four calls to the system, where Pillow makes a dozen: at each of them
     a thread gives up the interpreter and queues for it anew, which cost more than the decoding.
     """
     if isinstance(source, str | os.PathLike):

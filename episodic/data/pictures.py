@@ -17,6 +17,7 @@ from torch import Tensor
 
 from episodic.data._tables import IMAGENET_MEAN, IMAGENET_STD, images_below
 from episodic.data._tables import class_folders as folders_in
+from episodic.data._tables import others_below as others_below
 from episodic.data.dataset import AbstractDataset, decode_image
 from episodic.data.store import decode_parallel
 
