@@ -1,18 +1,18 @@
 """Few-shot and semi-supervised episodic learning: a learner is a function from a task to a prediction."""
 
-from episodic.episode import Episode as Episode
-from episodic.episode import EpisodeCollate as EpisodeCollate
-from episodic.episode import Task as Task
-from episodic.prediction import Prediction as Prediction
-from episodic.sampler import EpisodeIndices as EpisodeIndices
-from episodic.sampler import EpisodeSampler as EpisodeSampler
+from episodic.episodes.task import Episode as Episode
+from episodic.episodes.task import EpisodeCollate as EpisodeCollate
+from episodic.episodes.task import Task as Task
+from episodic.learners.prediction import Prediction as Prediction
+from episodic.episodes.sampler import EpisodeIndices as EpisodeIndices
+from episodic.episodes.sampler import EpisodeSampler as EpisodeSampler
 
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> type:
     if name == "FewShotClassifier":  # not at import: scikit-learn and Hydra take seconds
-        from episodic.classifier import FewShotClassifier
+        from episodic.assemble.classifier import FewShotClassifier
 
         return FewShotClassifier
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

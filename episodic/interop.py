@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from episodic.episode import EpisodeCollate
-from episodic.sampler import EpisodeIndices, EpisodeSampler
+from episodic.episodes.task import EpisodeCollate
+from episodic.episodes.sampler import EpisodeIndices, EpisodeSampler
 
 
 def labels_of(meta_dataset: Any) -> list[int]:

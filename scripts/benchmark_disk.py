@@ -33,11 +33,11 @@ from measuring import timed
 from PIL import Image
 
 from episodic.data.augment import Normalize
-from episodic.data.miniimagenet import MiniImageNet
+from episodic.data.sets.miniimagenet import MiniImageNet
 from episodic.data.store import ImageFile, ImageStore, Listing, files_stamp
-from episodic.episode import gather_episode
-from episodic.hardware import Hardware
-from episodic.sampler import EpisodeIndices, EpisodeSampler
+from episodic.episodes.task import gather_episode
+from episodic.run.device import Hardware
+from episodic.episodes.sampler import EpisodeIndices, EpisodeSampler
 
 OVERHEAD = 1.3  # times the decoder's limit that the first start may take
 SECOND = 1.0  # seconds that the second start may take
@@ -192,6 +192,6 @@ def stages(dataset: MiniImageNet, listing: Listing, paths: Sequence[Path]) -> di
 
 
 def table(header: list[str], lines: list[list[str]]) -> str:
-    from episodic.score import table  # not at the top, as a fresh process imports only what a start needs
+    from episodic.evaluate.tables import table  # not at the top, as a fresh process imports only what a start needs
 
     return table(header, lines)

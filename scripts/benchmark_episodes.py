@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from episodic import EpisodeCollate, EpisodeSampler
 from episodic.data.store import ImageStore
-from episodic.hardware import Hardware
+from episodic.run.device import Hardware
 
 TARGET = 20
 

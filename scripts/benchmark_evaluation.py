@@ -23,10 +23,10 @@ from torch.utils.data import DataLoader
 
 from episodic import EpisodeSampler
 from episodic.data.augment import Normalize
-from episodic.data.miniimagenet import MiniImageNet
-from episodic.hardware import Hardware
+from episodic.data.sets.miniimagenet import MiniImageNet
+from episodic.run.device import Hardware
 from episodic.learners.prototypical import Prototypical
-from episodic.loop import evaluate, predictor
+from episodic.train.loop import evaluate, predictor
 
 TARGET = 200
 

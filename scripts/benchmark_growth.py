@@ -29,12 +29,12 @@ from torch import nn
 
 from episodic.data.augment import Normalize
 from episodic.data.store import ImageStore
-from episodic.episode import Task, gather_episode
-from episodic.hardware import Hardware
+from episodic.episodes.task import Task, gather_episode
+from episodic.run.device import Hardware
 from episodic.learners.prototypical import Prototypical
-from episodic.loop import embed, evaluate
-from episodic.sampler import BLOCK, EpisodeSampler
-from episodic.score import table
+from episodic.train.loop import embed, evaluate
+from episodic.episodes.sampler import BLOCK, EpisodeSampler
+from episodic.evaluate.tables import table
 
 DRAWN = (100, 1_000, 10_000, 100_000, 1_000_000)
 SCORED = (1_000, 3_000, 10_000, 30_000, 100_000)

@@ -14,10 +14,10 @@ import torch
 from measuring import alone, cost
 
 from episodic import Episode, Task
-from episodic.config import compose_config, make
-from episodic.hardware import Hardware
-from episodic.loop import objective
-from episodic.score import table
+from episodic.config.compose import compose_config, make
+from episodic.run.device import Hardware
+from episodic.train.loop import objective
+from episodic.evaluate.tables import table
 
 HEADER = ["learner", "episodes", "images", "forward + backward, ms", "peak memory, MiB"]
 

@@ -30,9 +30,9 @@ from episodic.core.losses.ranked_list import RankedList
 from episodic.core.losses.soft_triple import SoftTriple
 from episodic.core.losses.supcon import SupCon
 from episodic.core.losses.triplet import Triplet
-from episodic.core.memory import XBM
-from episodic.hardware import Hardware
-from episodic.score import table
+from episodic.core.losses.memory.xbm import XBM
+from episodic.run.device import Hardware
+from episodic.evaluate.tables import table
 
 SHAPES = ((256, 128), (256, 512), (1024, 128), (1024, 512))
 PER_CLASS = 4

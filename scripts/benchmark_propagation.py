@@ -23,7 +23,7 @@ from measuring import DIFFERENT, Comparison, in_child, rate
 from torch import nn
 
 from episodic import Task
-from episodic.hardware import Hardware
+from episodic.run.device import Hardware
 from episodic.learners.prototypical import Prototypical
 from episodic.semi.label_propagation import LabelPropagation
 

@@ -25,10 +25,10 @@ from torch.nn.functional import cross_entropy
 from episodic import EpisodeSampler
 from episodic.data.augment import Augment, Normalize
 from episodic.data.store import ImageStore
-from episodic.hardware import Hardware
+from episodic.run.device import Hardware
 from episodic.learners.prototypical import Prototypical
-from episodic.loop import Trainer, Training
-from episodic.schedule import constant
+from episodic.train.loop import Trainer, Training
+from episodic.train.schedule import constant
 
 
 class Setting(NamedTuple):

@@ -21,17 +21,17 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from episodic.answers import Answerer
-from episodic.build import load_store
-from episodic.config import compose_config
-from episodic.data.pictures import class_folders, pictures_in
+from episodic.assemble.predictor import Answerer
+from episodic.assemble.build import load_store
+from episodic.config.compose import compose_config
+from episodic.data.image import class_folders, pictures_in
 from episodic.data.store import ImageStore
-from episodic.evaluate import load_parts
-from episodic.loop import evaluate
-from episodic.metrics import mean_interval, paired_interval
-from episodic.run import Run
-from episodic.sampler import EpisodeIndices, EpisodeSampler
-from episodic.score import percent, table
+from episodic.evaluate.__main__ import load_parts
+from episodic.train.loop import evaluate
+from episodic.evaluate.intervals import mean_interval, paired_interval
+from episodic.run.run import Run
+from episodic.episodes.sampler import EpisodeIndices, EpisodeSampler
+from episodic.evaluate.tables import percent, table
 
 WAY, QUERY = 5, 15
 HEADER = ["shots", "unlabeled a class", "folders", "accuracy of files %", "of episodic.evaluate %", "difference %"]

@@ -22,7 +22,7 @@ from torch.utils.data import Sampler
 
 from episodic import EpisodeIndices
 from episodic.core.backbones.conv4 import Conv4
-from episodic.hardware import Hardware
+from episodic.run.device import Hardware
 
 WAY, SHOT, QUERY = 5, 1, 15
 ENDLESS = 10**9  # episodes

@@ -18,8 +18,8 @@ import statistics
 import sys
 from pathlib import Path
 
-from episodic.metrics import repeats_interval
-from episodic.score import percent
+from episodic.evaluate.intervals import repeats_interval
+from episodic.evaluate.tables import percent
 
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parent.parent / "README.md"

@@ -79,7 +79,7 @@ def test_every_method_and_data_set_has_a_test_and_a_configuration_of_its_name():
 
 def test_importing_is_quiet_and_leaves_optional_and_slow_parts_out():
     code = (
-        "import sys, episodic, episodic.loop, episodic.interop\n"
+        "import sys, episodic, episodic.train.loop, episodic.interop\n"
         "heavy = {'learn2learn', 'gym', 'timm', 'torchvision', 'sklearn', 'matplotlib', 'torch._dynamo', 'hydra'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )

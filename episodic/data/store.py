@@ -24,7 +24,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
-from episodic.episode import Items
+from episodic.episodes.task import Items
 
 CHUNK = 64  # images that a thread decodes before it hands them on
 FORMAT = 1  # part of every cache key: raise it when the bytes written here change their meaning

@@ -6,10 +6,10 @@ import math
 
 from torch import nn
 
-from episodic.episode import Task
+from episodic.episodes.task import Task
 from episodic.learners.learner import AbstractMetricLearner
 from episodic.learners.maml import InnerLoop
-from episodic.prediction import Prediction
+from episodic.learners.prediction import Prediction
 
 
 class ANIL(AbstractMetricLearner):

@@ -9,11 +9,11 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from episodic.core.implicit import in_full, minimize
-from episodic.core.sse import exchange_of
-from episodic.episode import Episode, Task
+from episodic.core.functional.implicit import in_full, minimize
+from episodic.core.regularizers.sse import exchange_of
+from episodic.episodes.task import Episode, Task
 from episodic.learners.learner import AbstractMetricLearner
-from episodic.prediction import Prediction
+from episodic.learners.prediction import Prediction
 
 
 class BaseClassifier(AbstractMetricLearner):

@@ -7,11 +7,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-from episodic.core.functional import one_hot
-from episodic.core.sse import exchange_of
-from episodic.episode import Episode, Task
+from episodic.core.functional.prototypes import one_hot
+from episodic.core.regularizers.sse import exchange_of
+from episodic.episodes.task import Episode, Task
 from episodic.learners.learner import AbstractMetricLearner, map_shape
-from episodic.prediction import Prediction
+from episodic.learners.prediction import Prediction
 
 PAIRS = 2**16  # of query and class that evaluation looks at together
 

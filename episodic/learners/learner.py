@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from episodic.episode import Task
-from episodic.prediction import Prediction
+from episodic.episodes.task import Task
+from episodic.learners.prediction import Prediction
 
 
 class AbstractLearner(nn.Module, abc.ABC):

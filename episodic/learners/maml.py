@@ -12,9 +12,9 @@ from torch.nn.functional import cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from episodic._learn2learn import learn2learn_module
-from episodic.episode import Task
+from episodic.episodes.task import Task
 from episodic.learners.learner import AbstractLearner
-from episodic.prediction import Prediction
+from episodic.learners.prediction import Prediction
 
 BATCH_NORMS = ("batch", "running")
 

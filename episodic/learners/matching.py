@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from episodic.core.pairs import cosine
-from episodic.episode import Task
+from episodic.core.functional.pairs import cosine
+from episodic.episodes.task import Task
 from episodic.learners.learner import AbstractMetricLearner
-from episodic.prediction import Prediction
+from episodic.learners.prediction import Prediction
 
 
 class Matching(AbstractMetricLearner):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import nn
 
-from episodic.core.functional import prototypes
-from episodic.core.pairs import squared_euclidean
-from episodic.episode import Task
+from episodic.core.functional.prototypes import prototypes
+from episodic.core.functional.pairs import squared_euclidean
+from episodic.episodes.task import Task
 from episodic.learners.learner import AbstractMetricLearner
-from episodic.prediction import Prediction
+from episodic.learners.prediction import Prediction
 
 
 class Prototypical(AbstractMetricLearner):

@@ -9,10 +9,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
-from episodic.core.functional import one_hot
-from episodic.episode import Episode, Task
+from episodic.core.functional.prototypes import one_hot
+from episodic.episodes.task import Episode, Task
 from episodic.learners.learner import AbstractMetricLearner, map_shape
-from episodic.prediction import Prediction
+from episodic.learners.prediction import Prediction
 
 LOSSES = ("squared_error", "cross_entropy")
 PAIRS = 2**10  # of query and class that evaluation looks at together

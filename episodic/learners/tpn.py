@@ -7,11 +7,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, softplus
 
-from episodic.core.functional import one_hot
-from episodic.core.graph import gaussian_affinities, keep_nearest, normalized, propagate
-from episodic.episode import Episode, Task
+from episodic.core.functional.prototypes import one_hot
+from episodic.core.functional.graph import gaussian_affinities, keep_nearest, normalized, propagate
+from episodic.episodes.task import Episode, Task
 from episodic.learners.learner import AbstractMetricLearner, map_shape
-from episodic.prediction import Prediction
+from episodic.learners.prediction import Prediction
 
 
 class TPN(AbstractMetricLearner):

@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from episodic.core.functional import one_hot
-from episodic.core.pairs import squared_euclidean
-from episodic.episode import Task
-from episodic.prediction import Prediction
+from episodic.core.functional.prototypes import one_hot
+from episodic.core.functional.pairs import squared_euclidean
+from episodic.episodes.task import Task
+from episodic.learners.prediction import Prediction
 from episodic.semi.wrapper import AbstractWrapper
 
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from episodic.core.functional import prototypes
+from episodic.core.functional.prototypes import prototypes
 
 PAIRS = 2**12  # of unlabeled item and class that evaluation looks at together
 

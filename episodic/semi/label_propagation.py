@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
-from episodic.core.functional import one_hot
-from episodic.core.graph import (
+from episodic.core.functional.prototypes import one_hot
+from episodic.core.functional.graph import (
     SMALLEST_DEGREE,
     clamped,
     keep_nearest,
@@ -18,10 +18,10 @@ from episodic.core.graph import (
     propagate,
     without_self_loops,
 )
-from episodic.core.pairs import squared_euclidean
-from episodic.episode import Task
+from episodic.core.functional.pairs import squared_euclidean
+from episodic.episodes.task import Task
 from episodic.learners.learner import AbstractLearner
-from episodic.prediction import Prediction
+from episodic.learners.prediction import Prediction
 from episodic.semi.wrapper import AbstractWrapper, metric
 
 LEAST = 1e-6  # added to a share before its logarithm: an item that no label reaches is answered evenly

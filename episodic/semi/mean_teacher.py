@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.functional import kl_div, mse_loss
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from episodic.episode import Task
+from episodic.episodes.task import Task
 from episodic.learners.learner import AbstractLearner, AbstractMetricLearner
-from episodic.prediction import Prediction
+from episodic.learners.prediction import Prediction
 
 CONSISTENCIES = ("mse", "kl")
 

@@ -7,11 +7,11 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from episodic.core import diffusion
-from episodic.episode import Task
+from episodic.core.functional.prototypes import diffusion
+from episodic.episodes.task import Task
 from episodic.learners.base_classifier import BaseClassifier
 from episodic.learners.learner import AbstractLearner
-from episodic.prediction import Prediction
+from episodic.learners.prediction import Prediction
 from episodic.semi.wrapper import AbstractWrapper
 
 

@@ -9,10 +9,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn.functional import cross_entropy, pad
 
-from episodic.core.functional import one_hot
-from episodic.episode import Episode, Task
+from episodic.core.functional.prototypes import one_hot
+from episodic.episodes.task import Episode, Task
 from episodic.learners.learner import AbstractLearner
-from episodic.prediction import Prediction
+from episodic.learners.prediction import Prediction
 from episodic.semi._weighting import SoftWeighting
 from episodic.semi.wrapper import AbstractWrapper, metric
 

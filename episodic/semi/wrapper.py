@@ -6,9 +6,9 @@ import abc
 
 from torch import nn
 
-from episodic.episode import Task
+from episodic.episodes.task import Task
 from episodic.learners.learner import AbstractLearner, AbstractMetricLearner
-from episodic.prediction import Prediction
+from episodic.learners.prediction import Prediction
 
 
 class AbstractWrapper(AbstractMetricLearner):

@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from episodic import EpisodeSampler
 from episodic.interop import BatchMetaDataLoader, Tasks, TaskSampler
-from episodic.metrics import mean_interval
-from episodic.score import percent
+from episodic.evaluate.intervals import mean_interval
+from episodic.evaluate.tables import percent
 
 
 class Digits(Dataset):

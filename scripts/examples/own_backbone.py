@@ -13,15 +13,15 @@ from torch import nn
 
 from episodic import EpisodeSampler
 from episodic.data.augment import Augment, Normalize
-from episodic.data.glyphs import Glyphs
-from episodic.hardware import Hardware
+from episodic.data.sets.glyphs import Glyphs
+from episodic.run.device import Hardware
 from episodic.learners.learner import AbstractMetricLearner
 from episodic.learners.matching import Matching
 from episodic.learners.prototypical import Prototypical
-from episodic.loop import Evaluation, Trainer, Training, evaluate, fit
-from episodic.metrics import paired_interval
-from episodic.schedule import cosine
-from episodic.score import percent
+from episodic.train.loop import Evaluation, Trainer, Training, evaluate, fit
+from episodic.evaluate.intervals import paired_interval
+from episodic.train.schedule import cosine
+from episodic.evaluate.tables import percent
 
 HARDWARE = Hardware.choose()
 

@@ -18,13 +18,13 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from episodic.build import build_parts, build_sampler, build_training, load_store
-from episodic.config import compose_config
+from episodic.assemble.build import build_parts, build_sampler, build_training, load_store
+from episodic.config.compose import compose_config
 from episodic.data.dataset import AbstractDataset
-from episodic.data.glyphs import Glyphs
+from episodic.data.sets.glyphs import Glyphs
 from episodic.data.store import ImageStore, Listing
-from episodic.loop import evaluate, fit
-from episodic.score import percent
+from episodic.train.loop import evaluate, fit
+from episodic.evaluate.tables import percent
 
 
 class Digits(AbstractDataset):

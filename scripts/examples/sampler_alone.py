@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from episodic import EpisodeCollate, EpisodeSampler
-from episodic.data.glyphs import Glyphs
+from episodic.data.sets.glyphs import Glyphs
 
 
 def block(channels: int) -> nn.Sequential:

@@ -10,13 +10,13 @@ import torch
 from episodic import EpisodeSampler
 from episodic.core.backbones.conv4 import Conv4
 from episodic.data.augment import Augment, Normalize
-from episodic.data.glyphs import Glyphs
-from episodic.hardware import Hardware
+from episodic.data.sets.glyphs import Glyphs
+from episodic.run.device import Hardware
 from episodic.learners.prototypical import Prototypical
-from episodic.loop import Trainer, Training, evaluate, fit
-from episodic.metrics import mean_interval, paired_interval
-from episodic.schedule import cosine
-from episodic.score import percent
+from episodic.train.loop import Trainer, Training, evaluate, fit
+from episodic.evaluate.intervals import mean_interval, paired_interval
+from episodic.train.schedule import cosine
+from episodic.evaluate.tables import percent
 from episodic.semi.label_propagation import LabelPropagation
 
 

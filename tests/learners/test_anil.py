@@ -10,13 +10,13 @@ from torch.func import functional_call, grad
 from torch.nn.functional import cross_entropy
 
 from episodic import EpisodeSampler
-from episodic.config import compose_config
+from episodic.config.compose import compose_config
 from episodic.core.backbones.conv4 import Conv4
 from episodic.data.augment import Normalize
-from episodic.hardware import Hardware
+from episodic.run.device import Hardware
 from episodic.learners.anil import ANIL
 from episodic.learners.maml import MAML
-from episodic.loop import evaluate
+from episodic.train.loop import evaluate
 from tests.conftest import Features, random_store, random_task
 from tests.learners.laws import check_laws
 

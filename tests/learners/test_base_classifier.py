@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from episodic import Episode
-from episodic.core.implicit import minimize
-from episodic.core.sse import SSE
+from episodic.core.functional.implicit import minimize
+from episodic.core.regularizers.sse import SSE
 from episodic.learners import base_classifier as base_classifier_module
 from episodic.learners.base_classifier import BaseClassifier
 from tests.conftest import Features, NextRow, random_task

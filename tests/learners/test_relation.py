@@ -9,7 +9,7 @@ from torch.nn.functional import conv2d, cross_entropy, relu
 from torch.utils.flop_counter import FlopCounterMode
 
 from episodic import Episode, Task
-from episodic.config import compose_config
+from episodic.config.compose import compose_config
 from episodic.core.backbones.conv4 import Conv4
 from episodic.learners import relation as relation_module
 from episodic.learners.relation import Relation, RelationModule

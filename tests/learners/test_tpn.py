@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from episodic import Episode, Task
-from episodic.config import compose_config
+from episodic.config.compose import compose_config
 from episodic.core.backbones.conv4 import Conv4
 from episodic.learners.tpn import TPN, LengthScale
 from tests.conftest import Features, random_task

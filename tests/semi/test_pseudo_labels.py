@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from episodic.core.diffusion import PseudoLabels as Found
+from episodic.core.functional.diffusion import PseudoLabels as Found
 from episodic.learners.base_classifier import BaseClassifier
 from episodic.learners.prototypical import Prototypical
 from episodic.semi.pseudo_labels import PseudoLabels

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from episodic.core.losses.loss import AbstractPairLoss
-from episodic.core.pairs import SIMILARITIES, masked_logsumexp, mean_where
+from episodic.core.functional.pairs import SIMILARITIES, masked_logsumexp, mean_where
 
 
 class Circle(AbstractPairLoss):

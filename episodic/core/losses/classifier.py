@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 
 from episodic.core.losses.loss import AbstractProxyLoss
-from episodic.core.pairs import cosine, precise
+from episodic.core.functional.pairs import cosine, precise
 
 
 class Classifier(AbstractProxyLoss):

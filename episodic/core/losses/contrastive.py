@@ -6,7 +6,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from episodic.core.losses.loss import AbstractPairLoss
-from episodic.core.pairs import mean_where
+from episodic.core.functional.pairs import mean_where
 
 FORMS = ("hinge", "squared", "xbm")
 

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from episodic.core.losses.loss import AbstractPairLoss
-from episodic.core.pairs import masked_logsumexp, mean_where
+from episodic.core.functional.pairs import masked_logsumexp, mean_where
 
 FORMS = ("pairs", "generalised")
 

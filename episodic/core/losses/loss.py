@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from episodic.core.pairs import ANY_LENGTH, DISTANCES, References, masks, precise, unit
-from episodic.core.sse import exchange_of
+from episodic.core.functional.pairs import ANY_LENGTH, DISTANCES, References, masks, precise, unit
+from episodic.core.regularizers.sse import exchange_of
 
 
 class AbstractLoss(nn.Module, abc.ABC):

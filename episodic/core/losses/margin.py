@@ -7,8 +7,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from episodic.core.losses.loss import AbstractPairLoss
-from episodic.core.miners import make_miner
-from episodic.core.pairs import References
+from episodic.core.losses.miners import make_miner
+from episodic.core.functional.pairs import References
 
 
 class Margin(AbstractPairLoss):

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from episodic.core.losses.loss import AbstractPairLoss
-from episodic.core.pairs import SIMILARITIES, masked_logsumexp
+from episodic.core.functional.pairs import SIMILARITIES, masked_logsumexp
 
 
 class MultiSimilarity(AbstractPairLoss):

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from episodic.core.losses.loss import AbstractPairLoss
-from episodic.core.pairs import SIMILARITIES, References, precise
+from episodic.core.functional.pairs import SIMILARITIES, References, precise
 
 NO_PAIR = -1  # in place of a right answer
 

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from episodic.core.losses.loss import AbstractProxyLoss
-from episodic.core.pairs import cosine, masked_logsumexp, masks, mean_where
+from episodic.core.functional.pairs import cosine, masked_logsumexp, masks, mean_where
 
 
 class ProxyAnchor(AbstractProxyLoss):

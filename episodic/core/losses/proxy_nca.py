@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from episodic.core.losses.loss import AbstractProxyLoss
-from episodic.core.pairs import cosine, masked_logsumexp, masks
+from episodic.core.functional.pairs import cosine, masked_logsumexp, masks
 
 FORMS = ("original", "probability")
 

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from episodic.core.losses.loss import AbstractPairLoss
-from episodic.core.pairs import References
+from episodic.core.functional.pairs import References
 
 IMBALANCE = {"cvpr": 1.0, "tpami": 0.5}
 

@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from episodic.core.losses.loss import AbstractProxyLoss
 from episodic.core.losses.triplet import Triplet
-from episodic.core.pairs import dot
+from episodic.core.functional.pairs import dot
 
 
 class SCHEM(AbstractProxyLoss):

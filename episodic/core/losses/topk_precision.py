@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from episodic.core.losses.loss import AbstractPairLoss
-from episodic.core.pairs import SIMILARITIES, mean_where
+from episodic.core.functional.pairs import SIMILARITIES, mean_where
 
 
 class TopKPrecision(AbstractPairLoss):

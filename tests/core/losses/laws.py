@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from episodic.core.pairs import References
+from episodic.core.functional.pairs import References
 
 # Four unit vectors at 0, 60, 90 and 180 degrees, two of each class: the example computed by hand in the tests.
 ANGLES = torch.tensor([0.0, 60.0, 90.0, 180.0], dtype=torch.float64) * math.pi / 180

@@ -5,7 +5,7 @@ from torch import nn
 
 from episodic.core.losses.classifier import Classifier
 from episodic.core.losses.proxy_nca import ProxyNCA
-from episodic.core.sse import SSE
+from episodic.core.regularizers.sse import SSE
 from tests.core.losses.laws import batch, check_equal, check_loss_laws, value_and_gradient
 
 

@@ -3,7 +3,7 @@ import torch
 from pytorch_metric_learning.losses import GeneralizedLiftedStructureLoss, LiftedStructureLoss
 
 from episodic.core.losses.lifted_structure import LiftedStructure
-from episodic.core.pairs import References, euclidean, unit
+from episodic.core.functional.pairs import References, euclidean, unit
 from tests.core.losses.laws import FOUR, FOUR_LABELS, batch, check_equal, check_pair_loss_laws, value_and_gradient
 
 FORMS = ("pairs", "generalised")

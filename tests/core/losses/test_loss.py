@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from episodic.core.losses.loss import AbstractPairLoss, AbstractProxyLoss
-from episodic.core.pairs import SIMILARITIES, References, cosine, dot, masks
+from episodic.core.functional.pairs import SIMILARITIES, References, cosine, dot, masks
 from tests.conftest import NextRow
 
 

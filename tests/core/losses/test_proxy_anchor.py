@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.functional import cosine_similarity, softplus
 
 from episodic.core.losses.proxy_anchor import ProxyAnchor
-from episodic.core.sse import SSE
+from episodic.core.regularizers.sse import SSE
 from tests.core.losses.laws import FOUR, FOUR_LABELS, batch, check_equal, check_loss_laws
 
 

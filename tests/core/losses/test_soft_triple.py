@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from episodic.core.losses.soft_triple import SoftTriple
-from episodic.core.pairs import cosine
-from episodic.core.sse import SSE
+from episodic.core.functional.pairs import cosine
+from episodic.core.regularizers.sse import SSE
 from tests.core.losses.laws import FOUR, FOUR_LABELS, batch, check_equal, check_loss_laws
 
 

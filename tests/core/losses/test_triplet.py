@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from episodic.core.losses import triplet
 from episodic.core.losses.triplet import Triplet, active_counts
-from episodic.core.pairs import References, masks, squared_euclidean, unit
+from episodic.core.functional.pairs import References, masks, squared_euclidean, unit
 from tests.core.losses.laws import (
     FOUR,
     FOUR_LABELS,

@@ -1,0 +1,47 @@
+"""What stands between a backbone and those that compare its embeddings."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from episodic.core.functional.pairs import unit
+
+
+def no_head(backbone: nn.Module) -> nn.Module:
+    """The backbone as it is."""
+    return backbone
+
+
+class LinearHead(nn.Module):
+    """`W f(x) + b` of the flattened features f(x) of a backbone: embeddings of another dimension, below 0 too.
+
+    Backbones for few-shot learning end in a ReLU, so that no cosine of theirs is below 0; losses of embeddings, those with proxies
+    above all, want opposite directions. Deep metric learning has such a layer on any network, and pre-training leaves it
+    behind: a run with another head, or none, starts from the weights of the backbone alone (`start=<run>`).
+
+    **Arguments:** `embedding_dim`: of the embeddings. `normalize`: embeddings have length 1. `slices`: then each of so many equal
+    parts has (see `divide_and_conquer`).
+    """
+
+    def __init__(self, backbone: nn.Module, embedding_dim: int = 128, normalize: bool = False, slices: int = 1):
+        super().__init__()
+        if embedding_dim < 1 or slices < 1 or embedding_dim % slices:
+            raise ValueError(
+                f"embedding_dim must be at least 1, and a multiple of slices, got {embedding_dim} and {slices}"
+            )
+        self.body = backbone
+        self.head = nn.Linear(math.prod(backbone.shape), embedding_dim)
+        self.normalize = normalize
+        self.slices = slices
+        self.shape = (embedding_dim,)
+
+    def forward(self, images: Float[Tensor, "item channels height width"]) -> Float[Tensor, "item dim"]:
+        embeddings = self.head(self.body(images).flatten(1))
+        if not self.normalize:
+            return embeddings
+        with torch.autocast(embeddings.device.type, enabled=False):
+            return unit(embeddings.unflatten(1, (self.slices, -1))).flatten(1)

@@ -1,0 +1,104 @@
+"""Which of several candidate batches to train on, by the embeddings that their items had last.
+
+Roth, Milbich, Sinha, Gupta, Ommer, Cohen: *Revisiting Training Strategies and Generalization Performance in Deep Metric Learning*,
+ICML 2020, https://arxiv.org/abs/2002.08473, compare such choices with plain class-balanced batches, and find little between them.
+In the authors' release the candidates that are chosen from and those that are taken are two different draws, so that their
+batches are random in effect; here they are the same.
+
+Candidates are `[candidate, group, item]`: batches of groups of items of one class, as the episodes of a sampler are.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from episodic.core.functional.pairs import unit
+
+QUANTILES = 50  # by which distributions of distances are compared
+
+
+def greedy_coreset(
+    candidates: Float[Tensor, "candidate group item dim"], classes: Int64[Tensor, "candidate group"]
+) -> Int64[Tensor, " chosen"]:
+    """As many groups as a batch has, far from each other: which of all groups of all candidates, numbered through.
+
+    The first is the first of all; each next one is that whose first item is farthest from the first items of those chosen, among
+    the classes that are not chosen yet (Sener, Savarese: *Active Learning for Convolutional Neural Networks: A Core-Set Approach*,
+    ICLR 2018, https://arxiv.org/abs/1708.00489). There are enough of these where the classes of a candidate differ.
+    """
+    first, labels = candidates[:, :, 0].flatten(0, 1), classes.flatten()
+    chosen = [torch.zeros((), dtype=torch.long, device=labels.device)]
+    gap = (first - first[0]).square().sum(-1)
+    for _ in range(classes.shape[1] - 1):
+        gap = gap.masked_fill(labels == labels[chosen[-1]], -1)
+        chosen.append(gap.argmax())
+        gap = gap.minimum((first - first[chosen[-1]]).square().sum(-1))
+    return torch.stack(chosen)
+
+
+def density_gaps(candidates: Float[Tensor, "candidate group item dim"]) -> Float[Tensor, " candidate"]:
+    """How far the distribution of distances within each candidate is from that of all of them together.
+
+        |mean - mean'| + |std - std'| + W_1, the mean difference of their quantiles
+
+    Departure: the authors weigh W_1 by 75, but give it counts of a histogram as if they were positions.
+    """
+    items = candidates.flatten(1, 2)
+    own = _distances(items)
+    steps = torch.linspace(0, 1, QUANTILES, device=own.device, dtype=own.dtype)
+    everything = items.flatten(0, 1)[:: len(items)]  # as many items as a candidate has, of all of them
+    wanted = _distances(everything[None])[0]
+    differ = (own.quantile(steps, dim=1) - wanted.quantile(steps)[:, None]).abs().mean(0)
+    return (own.mean(1) - wanted.mean()).abs() + (own.std(1) - wanted.std()).abs() + differ
+
+
+def frechet_gaps(candidates: Float[Tensor, "candidate group item dim"]) -> Float[Tensor, " candidate"]:
+    """Squared Fréchet distance of the normal distribution with each candidate's mean and covariance S to that, S', of all together.
+
+        |m - m'|^2 + tr S + tr S' - 2 tr (S^1/2 S' S^1/2)^1/2
+
+    The last trace is the sum of the singular values of `A B^T`, for centred items A and B with S = A^T A and S' = B^T B.
+    """
+    items = candidates.flatten(1, 2)
+    everything = items.flatten(0, 1)
+    means, mean = items.mean(1), everything.mean(0)
+    a = (items - means[:, None]) / items.shape[1] ** 0.5
+    b = (everything - mean) / len(everything) ** 0.5
+    shared = torch.linalg.svdvals(a @ b.mT).sum(-1)
+    return (means - mean).square().sum(-1) + a.square().sum((1, 2)) + b.square().sum() - 2 * shared
+
+
+def _distances(items: Float[Tensor, "candidate item dim"]) -> Float[Tensor, "candidate pair"]:
+    rows, columns = torch.triu_indices(items.shape[1], items.shape[1], 1, device=items.device)
+    return torch.cdist(items, items)[:, rows, columns]
+
+
+def hard_negatives(
+    bank: Float[Tensor, "item dim"],
+    labels: Int64[Tensor, " item"],
+    signatures: Float[Tensor, "n_classes dim"],
+    anchors: Int64[Tensor, " anchor"],
+    n_classes: int,
+    pool: int,
+) -> Int64[Tensor, " negative"]:
+    """`n_classes` negatives for each of `anchors`, items of one class, from classes and then items that are near to it.
+
+    By the cosine to the nearest anchor, the `pool * n_classes` nearest other classes are found by their signatures, and in these
+    the `pool` times as many items as are wanted, by `bank`; the negatives are drawn of them evenly, by torch's own generator. With
+    a `pool` of 1 they are the hardest.
+
+    Suh et al., CVPR 2019 (see `core.losses.schem`). Departures: they embed the items of the classes anew; and how many classes are
+    looked at changes from step to step.
+    """
+    anchor, wanted = unit(bank[anchors]), n_classes * len(anchors)
+    near = (anchor @ unit(signatures).mT).amax(0).index_fill(0, labels[anchors[:1]], -torch.inf)
+    classes = near.topk(min(pool * n_classes, len(near) - 1)).indices
+    inside = torch.isin(labels, classes)
+    nearness = (anchor @ unit(bank).mT).amax(0).masked_fill(~inside, -torch.inf)
+    hardest = nearness.topk(min(pool * wanted, int(inside.sum()))).indices
+    return hardest[torch.randperm(len(hardest))[:wanted].to(hardest.device)]
+
+
+MATCHES = {"density": density_gaps, "frechet": frechet_gaps}

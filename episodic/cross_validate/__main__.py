@@ -1,0 +1,116 @@
+"""`python -m episodic.cross_validate run=<dir> [repeats=3] [task.folds=4] <options of episodic.train>`.
+
+Musgrave, Belongie, Lim: *A Metric Learning Reality Check*, ECCV 2020, https://arxiv.org/abs/2003.08505: the training classes in
+`task.folds` contiguous parts; for each a model that is trained on the others and chosen on that part; then all are asked about the
+test classes (where they are not on disk: the validation classes), which no training or choice has seen. Scores are
+
+- `separated`: the mean of the models' scores;
+- `concatenated`: those of the models' embeddings, each of length 1, side by side.
+
+Both are means over `repeats` trainings of all folds, seeds `seed`, `seed + 1`, ..., with Student's t interval. Departures: models
+are chosen by few-shot accuracy on the fold, as everywhere in this package, where the paper takes MAP@R; budget, network and images
+are what the options say; nothing searches for settings.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from episodic.assemble.build import load_store
+from episodic.config.compose import ConfigError, command
+from episodic.core.functional.pairs import unit
+from episodic.evaluate.__main__ import load_parts
+from episodic.learners.learner import AbstractMetricLearner
+from episodic.train.loop import embeddings_of
+from episodic.evaluate.intervals import repeats_interval
+from episodic.evaluate.retrieval import retrieval
+from episodic.run.run import Run, write_atomically
+from episodic.evaluate.tables import percent, table
+from episodic.train.__main__ import train
+
+METRICS = {
+    "recall@1": "Recall@1 %",
+    "r_precision": "R-precision %",
+    "map@r": "MAP@R %",
+    "accuracy": "few-shot accuracy %",
+}
+
+
+def main(cfg: DictConfig) -> None:
+    """Train what is not trained yet, then score all models together."""
+    if cfg.repeats < 1:
+        raise ConfigError(f"repeats must be at least 1, got {cfg.repeats}")
+    if cfg.task.fold is not None:
+        raise ConfigError("cross-validation trains on every fold in turn, so task.fold cannot be given")
+    if not issubclass(get_object(cfg.learner._target_), AbstractMetricLearner):
+        raise ConfigError(f"cross-validation compares embeddings, and {cfg.learner._target_.split('.')[-1]} has none")
+    folder, seeds = Path(cfg.run), list(range(cfg.seed, cfg.seed + cfg.repeats))
+    found = []
+    for seed in seeds:
+        runs = [trained(cfg, folder / f"{seed}-{fold}", seed, fold) for fold in range(cfg.task.folds)]
+        found.append(scores_of(runs, cfg))
+    last = json.loads((runs[-1].folder / "metrics.json").read_text())
+    record: dict[str, Any] = {
+        "folds": cfg.task.folds,
+        "seeds": seeds,
+        "steps": last["steps"],
+        "hardware": last["hardware"],
+    }
+    rows = []
+    for kind in ("separated", "concatenated"):
+        rows.append([kind])
+        for metric in METRICS:
+            values = [scores[kind][metric] for scores in found if metric in scores[kind]]
+            record[f"{kind}/{metric}"] = values
+            rows[-1].append(percent(repeats_interval(values)) if values else "-")
+    write_atomically(folder / "cross_validation.json", json.dumps(record, indent=2) + "\n")
+    print(f"\n{cfg.task.folds} folds, {cfg.repeats} repeats, on classes that no model has seen\n")
+    print(table(["models", *METRICS.values()], rows))
+
+
+def trained(cfg: DictConfig, folder: Path, seed: int, fold: int) -> Run:
+    """The run of one fold: trained now, gone on with, or only scored anew."""
+    settings = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "repeats"])
+    settings.update(run=str(folder), seed=seed, resume=(folder / "config.yaml").exists())
+    settings.task.fold = fold
+    print(f"\nSeed {seed}, fold {fold}")
+    try:
+        train(settings)
+    except SystemExit:
+        print("Or give the command for cross-validation again: it goes on from here.")
+        raise
+    return Run(folder)
+
+
+def scores_of(runs: list[Run], cfg: DictConfig) -> dict[str, dict[str, float]]:
+    """What the models of `runs`, one a fold, find among the test classes, each alone (their mean) and all together."""
+    alone: dict[str, list[float]] = {metric: [] for metric in METRICS}
+    embeddings: list[Tensor] = []
+    for run in runs:
+        saved = run.config()
+        saved.update({key: cfg[key] for key in ("device", "precision", "data_dir")})
+        parts = load_parts(saved, str(run.folder), as_saved=True)
+        store = load_store(parts.dataset, saved.task, "test")
+        features, labels = embeddings_of(parts.learner, store, parts.normalize, parts.hardware)
+        embeddings.append(unit(features))
+        accuracy = json.loads((run.folder / "metrics.json").read_text())["test/accuracy"]
+        for metric, value in (_retrieved(embeddings[-1], labels) | {"accuracy": accuracy}).items():
+            alone[metric].append(value)
+    separated = {metric: sum(values) / len(values) for metric, values in alone.items()}
+    return {"separated": separated, "concatenated": _retrieved(torch.cat(embeddings, dim=1), labels)}
+
+
+def _retrieved(embeddings: Tensor, labels: Tensor) -> dict[str, float]:
+    intervals = retrieval(embeddings, labels).intervals
+    return {metric: intervals[metric].mean for metric in METRICS if metric in intervals}
+
+
+if __name__ == "__main__":
+    command("cross_validate", main)

@@ -1,0 +1,191 @@
+"""People's own pictures: files, PIL images and arrays, all made uint8 `[C, H, W]` of one size."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from episodic.data.sources.tables import IMAGENET_MEAN, IMAGENET_STD, images_below
+from episodic.data.sources.tables import class_folders as folders_in
+from episodic.data.sources.tables import others_below as others_below
+from episodic.data.dataset import AbstractDataset, decode_image
+from episodic.data.store import decode_parallel
+
+LAYOUT = "expected <folder>/<class name>/<picture>"
+
+
+@dataclasses.dataclass(frozen=True)
+class PictureForm:
+    """What a model expects of pictures.
+
+    - `channels`: 3 for colour (default), 1 for grey. `size`: side in pixels, 224 by default.
+    - `mean`, `std`: one number a channel on the scale 0..1; None (default) for ImageNet's, for one channel their averages.
+    - `resize`: `"crop"` (default) scales the short side and cuts the centre, `"squash"` scales both sides.
+
+    **Raises:** `ValueError` for other values.
+    """
+
+    channels: int = 3
+    size: int = 224
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    resize: str = "crop"
+
+    def __post_init__(self):
+        if self.channels not in (1, 3):
+            raise ValueError(f"channels must be 1 or 3, got {self.channels}")
+        if not isinstance(self.size, int) or self.size < 1:
+            raise ValueError(f"size must be a number of pixels, at least 1, got {self.size!r}")
+        if self.resize not in ("crop", "squash"):
+            raise ValueError(f"resize must be 'crop' or 'squash', got {self.resize!r}")
+        for name, colour, grey in (("mean", IMAGENET_MEAN, 0.449), ("std", IMAGENET_STD, 0.226)):
+            given = getattr(self, name)
+            values = (colour if self.channels == 3 else (grey,)) if given is None else tuple(map(float, given))
+            if len(values) != self.channels:
+                raise ValueError(f"{name} must have a number for each of {self.channels} channels, got {list(values)}")
+            object.__setattr__(self, name, values)
+
+    @staticmethod
+    def of(dataset: AbstractDataset) -> PictureForm:
+        """That of the images of `dataset`."""
+        resize = getattr(dataset, "resize", "squash")
+        return PictureForm(dataset.channels, dataset.image_size, dataset.mean, dataset.std, resize)
+
+
+def is_inverted(form: PictureForm, mean: float) -> bool:
+    """Whether grey pictures of that `mean`, on the scale 0..1, are clearly dark where the model's own are bright, or vice versa."""
+    known = form.mean[0]
+    return form.channels == 1 and abs(1 - mean - known) + 0.25 < abs(mean - known)
+
+
+def class_folders(path: str | os.PathLike) -> dict[str, list[Path]]:
+    """Class name -> its pictures, both sorted; hidden files and what is no picture by its suffix are ignored.
+
+    **Raises:** `FileNotFoundError` for no such folder; `ValueError` where it has pictures outside class folders, no class
+    folders, or an empty one.
+    """
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is no folder; {LAYOUT}")
+    folders = folders_in(folder)
+    classes = {name: images_below(below) for name, below in folders.items()}
+    inside = {file for files in classes.values() for file in files}
+    if loose := [file for file in images_below(folder) if file not in inside]:
+        raise ValueError(f"{folder} has pictures that are in no class, e.g. {loose[0].name}; {LAYOUT}")
+    if not classes:
+        raise ValueError(f"{folder} has no class folders; {LAYOUT}")
+    if empty := [name for name, files in classes.items() if not files]:
+        raise ValueError(f"{folder / empty[0]} has no pictures: add some, or take the folder away")
+    return classes
+
+
+def pictures_in(path: str | os.PathLike) -> list[Path]:
+    """The pictures in a folder and the folders in it, sorted; or the one file that `path` is, whatever its suffix.
+
+    **Raises:** `FileNotFoundError` where there is nothing; `ValueError` for a folder without pictures.
+    """
+    place = Path(path).expanduser()
+    if place.is_file():
+        return [place]
+    if not place.is_dir():
+        raise FileNotFoundError(f"there is no folder or picture {place}")
+    files = images_below(place)
+    if not files:
+        raise ValueError(f"{place} has no pictures")
+    return files
+
+
+def read_pictures(
+    paths: Sequence[str | os.PathLike], channels: int, size: int, *, resize: str = "squash"
+) -> tuple[UInt8[np.ndarray, "picture channels height width"], list[Path], dict[Path, str]]:
+    """`(uint8 array [n, C, H, W], the paths that could be read, {path that could not: reason})`, decoded in parallel."""
+    paths = [Path(path).expanduser() for path in paths]
+    out = np.empty((len(paths), channels, size, size), dtype=np.uint8)
+    failed = decode_parallel(
+        paths, lambda path: _of_file(path, channels=channels, size=size, resize=resize), out, title="pictures"
+    )
+    kept = [i for i in range(len(paths)) if i not in failed]
+    return out[kept], [paths[i] for i in kept], {paths[i]: reason for i, reason in sorted(failed.items())}
+
+
+def as_pictures(items: Any, form: PictureForm) -> UInt8[Tensor, "picture channels height width"]:
+    """Pictures of any kind in the form that a model expects.
+
+    `items` is a list of paths, PIL images and uint8 arrays `[H, W]` or `[H, W, C]` (1, 3 or 4 channels), such arrays stacked, or
+    a uint8 tensor `[n, C, H, W]` that has the form already, as `ImageStore.images`.
+
+    **Raises:** `ValueError` that says what else it is, or which pictures cannot be read.
+    """
+    if isinstance(items, Tensor):
+        shape = (form.channels, form.size, form.size)
+        if items.dtype != torch.uint8 or items.shape[1:] != shape:
+            raise ValueError(f"a tensor must be uint8 [n, {', '.join(map(str, shape))}], got {_kind(items)}")
+        return items.cpu()
+    one = isinstance(items, np.ndarray) and items.ndim == 3 and items.shape[-1] in (1, 3, 4)
+    if one or isinstance(items, str | os.PathLike | Image.Image) or not hasattr(items, "__len__"):
+        raise ValueError(f"pictures must be a list, got one {type(items).__name__}: put it into a list")
+    if len(items) == 0:
+        raise ValueError("there are no pictures: the list is empty")
+    out = np.empty((len(items), form.channels, form.size, form.size), dtype=np.uint8)
+    settings = {"channels": form.channels, "size": form.size, "resize": form.resize}
+    items = list(items)
+    failed = decode_parallel(items, lambda item: _decoded(item, **settings), out, title="pictures")
+    if failed:
+        shown = "; ".join(f"{_name(items[i], i)}: {reason}" for i, reason in sorted(failed.items())[:3])
+        raise ValueError(f"{len(failed)} of {len(items)} pictures cannot be read: {shown}")
+    return torch.from_numpy(out)
+
+
+def _decoded(item: Any, *, channels: int, size: int, resize: str) -> np.ndarray:
+    if isinstance(item, str | os.PathLike):
+        return _of_file(Path(item).expanduser(), channels=channels, size=size, resize=resize)
+    if isinstance(item, np.ndarray):
+        if item.shape == (size, size, channels) and item.dtype == np.uint8:
+            return item.transpose(2, 0, 1)
+        item = _image(item)
+    if not isinstance(item, Image.Image):
+        raise ValueError(f"neither a path, a PIL image nor a uint8 array, but {type(item).__name__}")
+    # As the bytes of a file without loss, so that there is one way from a picture to an array.
+    item = ImageOps.exif_transpose(item)
+    encoded = io.BytesIO()
+    (item.convert("RGB") if item.mode in ("CMYK", "YCbCr", "LAB", "HSV") else item).save(
+        encoded, "PNG", compress_level=0
+    )
+    return decode_image(encoded, channels=channels, size=size, resize=resize)
+
+
+def _image(array: np.ndarray) -> Image.Image:
+    if array.dtype != np.uint8:
+        raise ValueError(f"an array must be uint8 on the scale 0..255, got {array.dtype}")
+    if 0 in array.shape or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4))):
+        raise ValueError(f"an array must be [H, W] or [H, W, C] with 1, 3 or 4 channels, got {_kind(array)}")
+    return Image.fromarray(array[:, :, 0] if array.ndim == 3 and array.shape[2] == 1 else array)
+
+
+def _of_file(path: Path, *, channels: int, size: int, resize: str) -> np.ndarray:
+    try:
+        return decode_image(path, channels=channels, size=size, resize=resize)
+    except UnidentifiedImageError as error:
+        if path.suffix.lower() in (".heic", ".heif"):
+            raise ValueError("Pillow cannot read HEIC: convert it to JPEG") from None
+        raise ValueError("the file is empty" if "empty" in str(error) else "it is not an image") from None
+    except OSError as error:  # its own text repeats the path
+        raise ValueError(error.strerror or str(error)) from None
+
+
+def _name(item: Any, index: int) -> str:
+    return str(item) if isinstance(item, str | os.PathLike) else f"picture {index}"
+
+
+def _kind(array: Tensor | np.ndarray) -> str:
+    return f"{array.dtype} {list(array.shape)}"

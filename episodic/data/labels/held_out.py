@@ -1,0 +1,51 @@
+"""Images of training classes that training does not see, for incremental episodes."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import torch
+
+from episodic.data.labels.fraction import labeled_mask
+from episodic.data.store import ImageStore
+
+
+def held_out_masks(labels: np.ndarray, fraction: float) -> dict[str, np.ndarray]:
+    """Which images of the training classes belong to `"train"`, `"val"` and `"test"`: three disjoint masks `[N]`.
+
+    `fraction` of the images of each class is held out, half of it for validation, half for test.
+
+    **Raises:** `ValueError` for a fraction that leaves one of the three without images.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"task.held_out must be above 0 and below 1 in an incremental task, got {fraction}")
+    train = labeled_mask(labels, 1 - fraction, seed=0)
+    rest = np.flatnonzero(~train)
+    val = np.zeros_like(train)
+    val[rest[labeled_mask(labels[rest], 0.5, seed=0)]] = True
+    masks = {"train": train, "val": val, "test": ~train & ~val}
+    for name, mask in masks.items():
+        if np.bincount(labels[mask], minlength=labels.max() + 1).min() == 0:
+            raise ValueError(f"task.held_out={fraction} leaves a training class without images for {name}")
+    return masks
+
+
+def join_base(base: ImageStore, mask: np.ndarray, novel: ImageStore) -> ImageStore:
+    """The images `mask` of the base classes, then all of `novel`, whose labels start after those of the base classes.
+
+    Super-classes are dropped: an incremental episode does not use them.
+    """
+    n_base = len(base.class_names)
+    kept = torch.from_numpy(np.flatnonzero(mask))
+    return dataclasses.replace(
+        novel,
+        images=torch.cat([base.gather(kept), novel.images]),
+        labels=torch.cat([base.labels[kept], novel.labels + n_base]),
+        class_names=base.class_names + novel.class_names,
+        item_names=tuple(base.item_names[i] for i in kept.tolist()) + novel.item_names,
+        super_classes=None,
+        super_class_names=(),
+        skipped=base.skipped + novel.skipped,
+        n_base=n_base,
+    )

@@ -1,0 +1,112 @@
+"""Incremental few-shot episodes: a few new classes, asked together with the classes that were learned before."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from episodic.episodes.sampler import EpisodeIndices, EpisodeSampler, Numbers
+
+
+class IncrementalEpisodes:
+    """Episodes of new classes to which queries of base classes are added; the answer is over all of both.
+
+    The first `n_base` labels are the base classes. Where other labels are there too, new classes come from these. Where
+    not, as in training, base classes play the new ones, and the base queries of an episode come from the others.
+
+    An episode's query has `n_way * n_query` items of new classes, with labels `0..n_way-1`, then `base_way * base_query`
+    items of base classes, with labels `n_way + c` for base class c. Base classes of an episode are distinct.
+
+    Ren, Liao, Fetaya, Zemel: *Incremental Few-Shot Learning with Attention Attractor Networks*, NeurIPS 2019,
+    https://arxiv.org/abs/1810.07218. As `EpisodeSampler`, episode `i` is a pure function of `(seed, epoch, i)`.
+
+    A base class needs one item more than are asked of it.
+
+    **Arguments:** `labels [N]`; `labeled [N]` booleans or None, the items to draw from; the others as in `EpisodeSampler`.
+
+    **Raises:** `ValueError` for episodes that cannot be drawn.
+    """
+
+    def __init__(
+        self,
+        labels: Numbers,
+        n_base: int,
+        n_way: int,
+        n_shot: int,
+        n_query: int,
+        base_way: int,
+        base_query: int,
+        *,
+        labeled: np.ndarray | None = None,
+        episodes: int = 1000,
+        episodes_per_batch: int = 1,
+        seed: int = 0,
+        epoch: int = 0,
+        too_small: str = "error",
+    ):
+        if n_base < 1 or base_way < 1 or base_query < 1:
+            raise ValueError(
+                "an incremental episode needs base classes and queries of them: n_base, base_way and base_query must be at "
+                f"least 1, got {n_base}, {base_way} and {base_query}"
+            )
+        labels = np.asarray(labels)
+        items = np.arange(len(labels)) if labeled is None else np.flatnonzero(labeled)
+        base = items[labels[items] < n_base]
+        new = items[labels[items] >= n_base]
+        self.n_base, self.episodes, self.episodes_per_batch = n_base, episodes, episodes_per_batch
+        self._shape = (n_way, n_shot, n_query, base_way, base_query)
+        settings = {"episodes": episodes, "seed": seed, "epoch": epoch, "too_small": too_small}
+        if len(new):
+            self._new = _Drawn(new, EpisodeSampler(labels[new], n_way, n_shot, n_query, **settings))
+            # A stream of its own: from the same one, new and base classes would be drawn at the same places.
+            settings["epoch"] = epoch + 2**32
+            try:
+                self._base = _Drawn(base, EpisodeSampler(labels[base], base_way, 1, base_query, **settings))
+            except ValueError as error:
+                raise ValueError(f"base classes (n_way is base_way, n_query is base_query): {error}") from None
+        else:
+            most = max(n_query, base_query)
+            self._new = _Drawn(base, EpisodeSampler(labels[base], n_way + base_way, n_shot, most, **settings))
+            self._base = None
+
+    def __getitem__(self, index: int | slice) -> EpisodeIndices:
+        """Episode `index` (with `E = 1`), or a slice of episodes."""
+        n_way, n_shot, n_query, base_way, base_query = self._shape
+        new = self._new[index]
+        own = new.query.reshape(len(new), new.n_way, -1)
+        if self._base is None:
+            base, base_ids = own[:, n_way:], new.class_ids[:, n_way:]
+        else:
+            drawn = self._base[index]
+            base, base_ids = drawn.query.reshape(len(drawn), base_way, -1), drawn.class_ids
+        own_y = np.broadcast_to(np.arange(n_way)[:, None], (len(new), n_way, n_query))
+        base_y = np.broadcast_to(n_way + base_ids[..., None], (len(new), base_way, base_query))
+        parts = [own[:, :n_way, :n_query], base[..., :base_query]], [own_y, base_y]
+        query, query_y = (np.concatenate([part.reshape(len(new), -1) for part in both], axis=1) for both in parts)
+        return dataclasses.replace(
+            new,
+            support=new.support[:, : n_way * n_shot],
+            support_y=new.support_y[:, : n_way * n_shot],
+            query=query,
+            query_y=query_y,
+            class_ids=new.class_ids[:, :n_way],
+            n_base=self.n_base,
+        )
+
+    def batch(self, number: int) -> EpisodeIndices:
+        """The episodes of batch `number`."""
+        start = number * self.episodes_per_batch
+        return self[start : min(start + self.episodes_per_batch, self.episodes)]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Drawn:
+    """Episodes of some items of a data set, in the numbers of the whole."""
+
+    items: np.ndarray
+    sampler: EpisodeSampler
+
+    def __getitem__(self, index: int | slice) -> EpisodeIndices:
+        drawn = self.sampler[index]
+        return dataclasses.replace(drawn, support=self.items[drawn.support], query=self.items[drawn.query])

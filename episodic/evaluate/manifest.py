@@ -1,0 +1,125 @@
+"""Lists of episodes: named by a hash, written and read as JSON Lines, so that anyone can score the very same ones."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from episodic.data.store import ImageStore
+from episodic.episodes.incremental import IncrementalEpisodes
+from episodic.episodes.sampler import BLOCK, EpisodeIndices, EpisodeSampler
+
+ROLES = ("support", "query", "unlabeled")
+
+
+class EpisodeList:
+    """Episodes that were written down: `[i]` and contiguous slices, as an `EpisodeSampler` has them."""
+
+    def __init__(self, indices: list[EpisodeIndices]):
+        if not indices:
+            raise ValueError("a list of episodes must not be empty")
+        self.episodes = len(indices)
+        self._indices = indices
+
+    def __getitem__(self, rows: slice) -> EpisodeIndices:
+        return EpisodeIndices.concatenate(self._indices[rows])
+
+
+Episodes = EpisodeSampler | IncrementalEpisodes | EpisodeList
+
+
+def in_chunks(episodes: Episodes, size: int) -> Iterator[EpisodeIndices]:
+    """All episodes, at most `size` at a time (a power of two up to 256), each chunk of one shape."""
+    for start in range(0, episodes.episodes, size):
+        yield episodes[start : min(start + size, episodes.episodes)]
+
+
+def episodes_hash(episodes: Episodes) -> str:
+    """Twelve hexadecimal digits that are equal exactly for equal lists of episodes."""
+    state = hashlib.sha256()
+    for chunk in in_chunks(episodes, BLOCK):
+        state.update(chunk.hash().encode())
+    return state.hexdigest()[:12]
+
+
+def write_manifest(path: Path, episodes: Episodes, store: ImageStore) -> None:
+    """Write `episodes` of `store` as JSON Lines: a header that names the data and its items, then one episode a line.
+
+    An episode is `{"classes": [...], "support": [[...], ...], "query": ..., "unlabeled": ..., "distractors": [...]}`: item
+    numbers (positions in the header's `items`), one list a class in the order of `classes`; `unlabeled` likewise, with the
+    distractors' items apart.
+    """
+    header = {
+        "dataset": store.dataset,
+        "split": store.split,
+        "split_name": store.split_name,
+        "class_hash": store.class_hash,
+        "episodes": episodes.episodes,
+        "episodes_hash": episodes_hash(episodes),
+        "classes": store.class_names,
+        "items": store.item_names,
+    }
+    building = path.with_name(f".{path.name}-building")
+    with open(building, "w") as file:
+        file.write(json.dumps(header) + "\n")
+        for chunk in in_chunks(episodes, BLOCK):
+            for i in range(len(chunk)):
+                line = {"classes": chunk.class_ids[i].tolist()}
+                for role in ROLES:
+                    items, y = getattr(chunk, role)[i], getattr(chunk, f"{role}_y")[i]
+                    line[role] = [items[y == k].tolist() for k in range(chunk.n_way)]
+                line["distractors"] = chunk.unlabeled[i][chunk.unlabeled_y[i] < 0].tolist()
+                file.write(json.dumps(line) + "\n")
+    os.replace(building, path)
+
+
+def read_manifest(path: Path, store: ImageStore) -> EpisodeList:
+    """The episodes of a manifest, matched to `store` by item names.
+
+    **Raises:** `FileNotFoundError`; `ValueError` where the file is no manifest, is cut short or changed, or names items
+    that `store` does not hold.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no episode manifest at {path}")
+    with open(path) as file:
+        try:
+            header, *lines = (json.loads(line) for line in file)
+            names, wanted, classes = header["items"], header["episodes"], header["classes"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is no episode manifest, or is damaged ({error})") from None
+    if len(lines) != wanted:
+        raise ValueError(f"{path} should hold {wanted} episodes, but has {len(lines)}")
+    place = {name: i for i, name in enumerate(store.item_names)}
+    class_place = {name: i for i, name in enumerate(store.class_names)}
+    lost = [name for name in names if name not in place] + [name for name in classes if name not in class_place]
+    if lost:
+        raise ValueError(
+            f"{path} was written for {header.get('dataset')} {header.get('split')}; {len(lost)} of its items or classes "
+            f"are not in {store.dataset} {store.split}: {', '.join(lost[:3])}"
+        )
+    items = np.array([place[name] for name in names], dtype=np.int64)
+    class_of = np.array([class_place[name] for name in classes], dtype=np.int64)
+    try:
+        episodes = EpisodeList([_episode(line, items, class_of) for line in lines])
+    except (IndexError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} holds an episode that cannot be read ({error!r})") from None
+    same_place = np.array_equal(items, np.arange(len(items))) and np.array_equal(class_of, np.arange(len(class_of)))
+    if same_place and episodes_hash(episodes) != header["episodes_hash"]:
+        raise ValueError(f"{path} was changed: its episodes do not have the hash {header['episodes_hash']}")
+    return episodes
+
+
+def _episode(line: dict, items: np.ndarray, class_of: np.ndarray) -> EpisodeIndices:
+    arrays = {"class_ids": class_of[np.array([line["classes"]], dtype=np.int64)]}
+    for role in ROLES:
+        groups = line[role] + ([line["distractors"]] if role == "unlabeled" else [])
+        flat = np.array([i for group in groups for i in group], dtype=np.int64)
+        y = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
+        arrays[role] = items[flat][None]
+        arrays[f"{role}_y"] = np.where(y == len(line["classes"]), -1, y)[None]
+    return EpisodeIndices(**arrays)

@@ -1,0 +1,138 @@
+"""Results for people and for records."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from episodic.data.store import ImageStore
+from episodic.train.loop import Evaluation
+from episodic.evaluate.intervals import Interval, mean_interval, paired_interval
+from episodic.evaluate.retrieval import Clustering, Density, Retrieval
+
+
+def protocol(shape: dict[str, Any], transductive: bool) -> str:
+    """E.g. `5-way 1-shot, 15 queries a class, inductive`."""
+    parts = [f"{_text(shape['n_way'])}-way {_text(shape['n_shot'])}-shot, {_text(shape['n_query'])} queries a class"]
+    if shape["n_unlabeled"] not in (0, [0, 0]):
+        parts.append(f"{_text(shape['n_unlabeled'])} unlabeled a class")
+        parts.append(f"{_text(shape['n_distractors'])} distractor classes")
+    if shape["base_way"]:
+        parts.append(f"{shape['base_way'] * shape['base_query']} queries of {shape['base_way']} base classes")
+    return ", ".join([*parts, "transductive" if transductive else "inductive"])
+
+
+def record(evaluation: Evaluation, store: ImageStore, shape: dict[str, Any]) -> dict[str, Any]:
+    """What `metrics.json` says of an evaluation, each key led by the split's name."""
+    interval, classes = evaluation.interval, evaluation.class_interval
+    values = {
+        "accuracy": interval.mean,
+        "ci95": interval.half_width,
+        "class_ci95": None if classes is None else [classes.mean - classes.below, classes.mean + classes.above],
+        "episodes": len(evaluation.accuracies),
+        "episodes_hash": evaluation.episodes_hash,
+        "protocol": protocol(shape, evaluation.transductive),
+        "dataset": store.dataset,
+        "split_name": store.split_name,
+        "classes": len(store.class_names),
+        "class_hash": store.class_hash,
+        "skipped_images": len(store.skipped),
+        "seconds": round(evaluation.seconds, 2),
+    }
+    if store.n_base:
+        values["base_classes"] = store.n_base
+    for name, detail in evaluation.details.items():
+        key, detail_interval = name.replace(" ", "_"), mean_interval(detail)
+        values |= {key: detail_interval.mean, f"{key}_ci95": detail_interval.half_width}
+    return {f"{store.split}/{key}": value for key, value in values.items()}
+
+
+def score_row(evaluation: Evaluation, store: ImageStore) -> list[str]:
+    """One row under `SCORE_HEADER`."""
+    classes = f"{store.n_base} + {len(store.class_names) - store.n_base}" if store.n_base else len(store.class_names)
+    return [
+        f"{store.dataset} {store.split}",
+        f"{classes} ({store.split_name}, {store.class_hash})",
+        f"{len(evaluation.accuracies):,} ({evaluation.episodes_hash})",
+        percent(evaluation.interval),
+        class_range(evaluation.class_interval),
+        f"{evaluation.seconds:.1f}",
+    ]
+
+
+def detail_rows(evaluation: Evaluation, store: ImageStore, rival: Evaluation | None = None) -> list[list[str]]:
+    """Rows under `DETAIL_HEADER`: what was measured beside the accuracy; with `rival`, the paired difference to it."""
+    rows = []
+    for name, values in evaluation.details.items():
+        if rival is None:
+            rows.append([f"{store.dataset} {store.split}", name, percent(mean_interval(values))])
+        elif name in rival.details:
+            rows.append(["  difference", name, percent(paired_interval(values, rival.details[name]))])
+    return rows
+
+
+def retrieval_record(found: Retrieval, store: ImageStore) -> dict[str, Any]:
+    """What the records say of a retrieval: the mean of each metric, half its interval, and how many queries count."""
+    values: dict[str, Any] = {}
+    for name, interval in found.intervals.items():
+        values |= {name: interval.mean, f"{name}_ci95": interval.half_width}
+    values |= {"queries": len(found.values["map@r"]), "queries_skipped": found.skipped}
+    return {f"{store.split}/{key}": value for key, value in values.items()}
+
+
+def retrieval_row(found: Retrieval, store: ImageStore) -> list[str]:
+    """One row under `RETRIEVAL_HEADER`."""
+    shown = [percent(found.intervals[name]) for name in ("recall@1", "r_precision", "map@r")]
+    more = " / ".join(f"{100 * found.recall_at[k]:.1f}" for k in (2, 4, 8))
+    return [f"{store.dataset} {store.split}", f"{len(found.values['map@r']):,}", *shown, more]
+
+
+def spread_record(clusters: Clustering, dense: Density, decay: float, store: ImageStore) -> dict[str, float]:
+    """What the records say of clusters and of how embeddings spread."""
+    values = dataclasses.asdict(clusters)
+    values |= {f"density_{name}": value for name, value in dataclasses.asdict(dense).items()}
+    return {f"{store.split}/{key}": value for key, value in (values | {"spectral_decay": decay}).items()}
+
+
+def spread_row(clusters: Clustering, dense: Density, decay: float, store: ImageStore) -> list[str]:
+    """One row under `SPREAD_HEADER`."""
+    shares = [f"{100 * share:.2f}" for share in (clusters.nmi, clusters.ami, clusters.f1)]
+    return [
+        f"{store.dataset} {store.split}",
+        *shares,
+        f"{dense.ratio:.3f} ({dense.intra:.3f} / {dense.inter:.3f})",
+        f"{decay:.3f}",
+    ]
+
+
+SPREAD_HEADER = ["K-means", "NMI %", "AMI %", "F1 %", "density (intra / inter)", "spectral decay"]
+RETRIEVAL_HEADER = ["retrieval", "queries", "Recall@1 %", "R-precision %", "MAP@R %", "Recall@2 / 4 / 8 %"]
+DETAIL_HEADER = ["data", "of each episode", "%"]
+SCORE_HEADER = ["data", "classes (split, hash)", "episodes (hash)", "accuracy %", "over classes %", "seconds"]
+
+
+def percent(interval: Interval) -> str:
+    """`63.60 ± 0.29`, in percent."""
+    return f"{100 * interval.mean:.2f} ± {100 * interval.half_width:.2f}"
+
+
+def class_range(interval: Interval | None) -> str:
+    """`58.9 to 66.1`, in percent."""
+    if interval is None:
+        return "-"
+    return f"{100 * (interval.mean - interval.below):.1f} to {100 * (interval.mean + interval.above):.1f}"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns that line up, under a ruled header."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+
+    def line(cells: Sequence[str]) -> str:
+        return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+
+    return "\n".join([line(header), "  ".join("-" * w for w in widths), *map(line, rows)])
+
+
+def _text(count: Any) -> str:
+    return str(count) if isinstance(count, int) else "-".join(map(str, count))

@@ -1,0 +1,218 @@
+"""`python -m episodic.predict support=<dir> query=<dir or file> run=<dir> [semi=...] [abstain=auto] [out=answers.json]`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from episodic.assemble.predictor import DEFAULTS, MANY, Answerer
+from episodic.config.compose import ConfigError, command, compose_config
+from episodic.data.image import class_folders, is_inverted, others_below, pictures_in, read_pictures
+from episodic.evaluate.__main__ import with_saved_parts
+from episodic.run.run import write_atomically
+from episodic.evaluate.tables import table
+
+READ = 256  # pictures in memory at once
+COLUMNS = ("file", "class", "probability", "nearest", "abstain", "error")
+SOURCES = ("run", "backbone", "model")
+# A folder's task at the size of pretrained networks, for the form of pictures alone.
+PLAIN = ("task=folder_5w1s", "task.dataset.path=.", "task.image_size=224", "task.dataset.image_size=224")
+NO_MODEL = (
+    "which model? run=<dir> that episodic.train made, model=<file> that save= wrote, or backbone=resnet50, whose weights of "
+    "ImageNet are downloaded once (a file of yours: backbone.weights=<file.pth>)"
+)
+
+
+def with_parts(arguments: list[str]) -> list[str]:
+    """Make task, learner and wrapper of the run the choices `saved`; without a run a plain task, `prototypical` and none."""
+    given = {a.split("=", 1)[0].split(".")[0] for a in arguments if "=" in a}
+    flags = [a for a in arguments if a.startswith("-")]
+    sources = [name for name in SOURCES if name in given]
+    if len(sources) > 1:
+        raise ConfigError(f"give one of run=, backbone= and model=, not {' and '.join(sources)}")
+    if not sources and not flags:
+        raise ConfigError(NO_MODEL)
+    if "run" in given:
+        with_saved_parts(arguments)
+        return arguments
+    if "model" in given and (extra := given & {"task", "learner", "semi"}):
+        raise ConfigError(f"model=<file> has a {min(extra)} of its own: leave {min(extra)} out")
+    plain = compose_config("train", list(PLAIN))
+    for part in ("task", "learner", "semi"):
+        ConfigStore.instance().store(group=part, name="saved", node=plain[part])
+    return arguments
+
+
+def main(cfg: DictConfig) -> None:
+    """Name the pictures of `query` after the examples in `support`."""
+    check(cfg)
+    queries = [] if cfg.query is None else pictures_in(cfg.query)
+    for folder in filter(None, (cfg.support, cfg.query, cfg.unlabeled)):
+        note_on_others(Path(folder).expanduser())
+    classifier = classifier_of(cfg)
+    if cfg.save is not None:
+        classifier.save(cfg.save)
+        print(f"Model and examples written to {cfg.save}; use them by model={cfg.save}.")
+    if not queries:
+        return
+    records = list(tqdm(answered(classifier, queries), total=len(queries), disable=len(queries) <= MANY or None))
+    failed = [record for record in records if "error" in record]
+    if len(failed) == len(records):
+        raise ConfigError(f"none of the {len(records)} pictures in {cfg.query} can be read: {failed[0]['error']}")
+    if cfg.out is not None:
+        write_atomically(Path(cfg.out), as_text(records, Path(cfg.out).suffix))
+    marked = classifier.threshold_ > 0
+    rows = [row(record, marked) for record in records if "error" not in record]
+    print(table(["file", "class", "probability", "nearest", *["unsure"] * marked], rows))
+    if marked:
+        unsure, least = sum(record.get("abstain", False) for record in records), classifier.threshold_
+        why = f"their probability is below {least:.3g}" if least <= 1 else "the examples show no probability to rely on"
+        source = f" (by {classifier.left_out_} examples, each left out in turn)" if classifier.left_out_ else ""
+        print(f"\n{unsure} of {len(rows)} are unsure: {why}{source}.")
+    elif classifier.left_out_:
+        share = f"at most {classifier.setting('error'):.0%}"
+        print(
+            f"\nabstain=auto: of {classifier.left_out_} examples, each left out in turn, {share} were wrong, so all count."
+        )
+    report_unreadable({record["file"]: record["error"] for record in failed})
+
+
+def check(cfg: DictConfig) -> None:
+    """What can be said before anything is read.
+
+    **Raises:** `ConfigError`.
+    """
+    if cfg.support is None and cfg.model is None:
+        raise ConfigError("which examples? support=<dir> with <class name>/<picture>")
+    if cfg.query is None and cfg.save is None:
+        raise ConfigError("which pictures? query=<a folder or a file>, or save=<file> to keep the examples for later")
+    for name in ("unlabeled", *DEFAULTS) if cfg.support is None else ():
+        if cfg[name] is not None:
+            raise ConfigError(f"{name}= goes with support=: a saved file has its own")
+    for name, suffixes in (("out", (".json", ".csv")), ("save", (".safetensors",))):
+        path = cfg[name] and Path(cfg[name])
+        if path and path.suffix.lower() not in suffixes:
+            raise ConfigError(f"{name} must be a file {' or '.join(suffixes)}, got {cfg[name]}")
+        if path and (path.is_dir() or not path.absolute().parent.is_dir()):
+            raise ConfigError(f"{name}={cfg[name]} cannot be written: it must be a file in a folder that is there")
+
+
+def classifier_of(cfg: DictConfig) -> Answerer:
+    """The one that was saved, or one that is shown the examples."""
+    if cfg.support is None:
+        classifier = Answerer.load(cfg.model, device=cfg.device)
+        if classifier.form_ is None:
+            raise ConfigError(f"model={cfg.model} compares features, not pictures")
+        return classifier
+    shown = class_folders(cfg.support)
+    if cfg.run is None and cfg.model is None and cfg.backbone.get("weights") is None:
+        mend = "take a run, or backbone.weights=<file>" if "weights" in cfg.backbone else "take a run"
+        print(f"Warning: the backbone's weights are random, so the answers are guesses: {mend}.")
+    classifier = Answerer(cfg.model or cfg, device=cfg.device, **{name: cfg[name] for name in DEFAULTS})
+    files, failed = readable([file for files in shown.values() for file in files])
+    unlabeled, failed_unlabeled = (None, {}) if cfg.unlabeled is None else readable(pictures_in(cfg.unlabeled))
+    for name, of_class in shown.items():
+        if set(of_class) <= failed.keys():
+            raise ConfigError(f"no picture of class {name} can be read: {of_class[0]}: {failed[of_class[0]]}")
+    names = [name for name, of_class in shown.items() for file in of_class if file not in failed]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that no answer counts, which is said below the table
+        classifier.fit(files, names, unlabeled)
+    report_unreadable(failed | failed_unlabeled)
+    note_on_polarity(classifier, files)
+    return classifier
+
+
+def readable(files: list[Path]) -> tuple[list[Path], dict[Path, str]]:
+    """The files that are whole pictures, and why the others are not."""
+    _, kept, failed = read_pictures(files, channels=3, size=1)
+    return kept, failed
+
+
+def note_on_polarity(classifier: Answerer, files: list[Path]) -> None:
+    """Say so where pictures are dark on bright and the model knows bright on dark, or the other way round."""
+    form = classifier.form_
+    if form.channels != 1:
+        return
+    grey = float(read_pictures(files[:READ], 1, form.size, resize=form.resize)[0].mean()) / 255
+    inverted = classifier.setting("invert")
+    seen = 1 - grey if inverted else grey
+    if is_inverted(form, seen):
+        print(
+            f"Note: the pictures' mean is {seen:.2f}, that of the model's own images {form.mean[0]:.2f}: "
+            f"invert={str(not inverted).lower()} turns them around."
+        )
+
+
+def answered(classifier: Answerer, files: list[Path]) -> Iterator[dict[str, Any]]:
+    """A record for each file, by `COLUMNS`; those of a transductive learner, which sees all files together, all at once."""
+    form = classifier.form_
+    step = len(files) if classifier.transductive_ else READ
+    for start in range(0, len(files), step):
+        some = files[start : start + step]
+        pictures, kept, failed = read_pictures(some, form.channels, form.size, resize=form.resize)
+        answers = iter(classifier.answers(torch.from_numpy(pictures)) if kept else [])
+        for file in some:
+            if file in failed:
+                yield {"file": text(file), "error": failed[file]}
+                continue
+            answer = next(answers)
+            near = None if answer.nearest is None else text(classifier.names_[answer.nearest])
+            yield {
+                "file": text(file),
+                "class": text(answer.label),
+                "probability": answer.probability,
+                "nearest": near,
+                "abstain": answer.abstain,
+            }
+
+
+def row(record: dict[str, Any], marked: bool) -> list[str]:
+    """Of the table that is printed; `marked`: with a column for what is unsure."""
+    mark = ["unsure" if record["abstain"] else ""] if marked else []
+    return [record["file"], record["class"], f"{record['probability']:.3f}", record["nearest"] or "-", *mark]
+
+
+def note_on_others(folder: Path) -> None:
+    """Say which files in it are left out since their names are not those of pictures."""
+    if others := others_below(folder):
+        shown = ", ".join(text(file.relative_to(folder)) for file in others[:3]) + ", ..." * (len(others) > 3)
+        print(f"Note: left out of {text(folder)}, by their names no pictures: {len(others)} ({shown}).")
+
+
+def report_unreadable(failed: dict[Any, str]) -> None:
+    """Say which pictures were left out, and why."""
+    if failed:
+        print(f"\n{len(failed)} {'picture' if len(failed) == 1 else 'pictures'} could not be read:")
+        print("\n".join(f"  {text(file)}: {reason}" for file, reason in failed.items()))
+
+
+def as_text(records: list[dict[str, Any]], suffix: str) -> str:
+    """The records as JSON or CSV."""
+    if suffix.lower() == ".json":
+        return json.dumps(records, indent=2) + "\n"
+    out = io.StringIO()
+    writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return out.getvalue()
+
+
+def text(name: object) -> str:
+    """A name that can be printed: of file names that are no Unicode, the odd bytes are marked."""
+    return os.fsencode(str(name)).decode(errors="replace")
+
+
+if __name__ == "__main__":
+    command("predict", main, with_parts)

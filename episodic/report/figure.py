@@ -1,0 +1,163 @@
+"""An episode as a picture: a row a class, its support, its queries with the answers, its unlabeled items and their use."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from string import ascii_uppercase
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from episodic.data.store import ImageStore
+from episodic.report.measurements import Scene
+from episodic.report.plots import Theme, short
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+ROWS, DISTRACTORS = 10, 5  # that are drawn at most
+MOST = {"support": 5, "queries": 15, "unlabeled": 10}  # items of a row
+TILE, HEIGHT, LABEL, GAP = 0.46, 1.5, 3.2, 0.5  # a tile in inches; the others in tiles
+
+
+@dataclasses.dataclass(frozen=True)
+class Mark:
+    """An item, whether it went right (None: nothing to say), and what is written under it."""
+
+    item: int
+    right: bool | None
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A class of an episode, or one that is none of it (`distractor`)."""
+
+    letter: str
+    name: str
+    marks: dict[str, list[Mark]]  # by role
+    distractor: bool = False
+
+    @property
+    def mistakes(self) -> int:
+        return sum(mark.right is False for mark in self.marks["queries"])
+
+
+def letter_of(way: int, n_way: int) -> str:
+    """A, B, ..., Z, AA, AB, ...; `base` for the base classes of an incremental episode."""
+    if way >= n_way:
+        return "base"
+    first, last = divmod(way, 26)
+    return ascii_uppercase[first - 1] * bool(first) + ascii_uppercase[last]
+
+
+def rows_of(scene: Scene, store: ImageStore) -> list[Row]:
+    """All rows of an episode: its classes, base classes together in one, then the distractors' classes."""
+    indices, n_way = scene.indices, scene.indices.n_way
+    queries: dict[int, list[Mark]] = {}
+    for item, truth, answer in zip(indices.query[0], indices.query_y[0], scene.answers, strict=True):
+        right = bool(truth == answer)
+        text = "✓" if right else f"✗ {letter_of(int(answer), n_way)}"
+        queries.setdefault(min(int(truth), n_way), []).append(Mark(int(item), right, text))
+    unlabeled: dict[int, list[Mark]] = {}
+    for place, (item, truth) in enumerate(zip(indices.unlabeled[0], indices.unlabeled_y[0], strict=True)):
+        key = int(truth) if truth >= 0 else -1 - int(store.labels[item])  # a distractor has no label in the episode
+        mark = unlabeled_mark(int(item), int(truth), None if scene.taken is None else scene.taken[place])
+        unlabeled.setdefault(key, []).append(mark)
+    rows = []
+    for way in range(n_way + bool(indices.n_base)):
+        base = way == n_way
+        support = [] if base else [Mark(int(i), None, "") for i in indices.support[0][indices.support_y[0] == way]]
+        marks = {"support": support, "queries": queries.get(way, []), "unlabeled": unlabeled.get(way, [])}
+        name = "base classes" if base else store.class_names[indices.class_ids[0, way]]
+        rows.append(Row("" if base else letter_of(way, n_way), name, marks))
+    for key, marks in unlabeled.items():
+        if key < 0:
+            name = store.class_names[-1 - key]
+            rows.append(Row("–", name, {"support": [], "queries": [], "unlabeled": marks}, distractor=True))
+    return rows
+
+
+def unlabeled_mark(item: int, truth: int, taken: np.ndarray | None) -> Mark:
+    """What was done to an unlabeled item: the class it was taken for most, and the weight of that.
+
+    Right is an item that was taken most for its own class, and a distractor that was left out by half or more.
+    """
+    if taken is None:
+        return Mark(item, None, "")
+    way, total = int(taken.argmax()), float(taken.sum())
+    if total < 0.05:  # nothing, as it is printed
+        return Mark(item, truth < 0, f"{'✓' if truth < 0 else '✗'} out")
+    right = way == truth or (truth < 0 and total <= 0.5)
+    return Mark(item, right, f"{'✓' if right else '✗'} {letter_of(way, len(taken))} {taken[way]:.1f}")
+
+
+def shown_rows(rows: list[Row]) -> list[Row]:
+    """The rows that are drawn: of many classes those with the most mistakes, and a few distractors."""
+    classes = [row for row in rows if not row.distractor]
+    if len(classes) > ROWS:
+        classes = sorted(classes, key=lambda row: -row.mistakes)[:ROWS]
+    return classes + [row for row in rows if row.distractor][:DISTRACTORS]
+
+
+def strip(theme: Theme, rows: list[Row], store: ImageStore) -> Figure:
+    """`rows` of an episode; right and wrong by colour, by sign and by the frame's width."""
+    from matplotlib.figure import Figure
+
+    wide = {role: min(most, max(len(row.marks[role]) for row in rows)) for role, most in MOST.items()}
+    wide = {role: count for role, count in wide.items() if count}
+    starts = dict(zip(wide, np.cumsum([LABEL, *(count + GAP for count in wide.values())]), strict=False))
+    width, height = LABEL + sum(wide.values()) + GAP * len(wide), 0.6 + HEIGHT * len(rows)
+    figure = Figure(figsize=(TILE * width, TILE * height))
+    ax = figure.add_axes((0, 0, 1, 1))
+    for role, start in starts.items():
+        ax.text(start, 0.4, role, fontsize=9, color=theme.muted, va="bottom")
+    for number, row in enumerate(rows):
+        top = 0.6 + HEIGHT * number
+        ax.text(0.1, top + 0.42, row.letter, fontsize=11, fontweight="bold", va="center")
+        for line, text in enumerate(lines_of(row)):
+            ax.text(0.6, top + 0.25 + 0.3 * line, text, fontsize=6, color=theme.muted, va="center")
+        for role, start in starts.items():
+            for place, mark in enumerate(row.marks[role][: wide[role]]):
+                tile(ax, theme, store, mark, start + place, top, row.distractor)
+    ax.set_xlim(0, width)
+    ax.set_ylim(height, 0)
+    ax.set_axis_off()
+    return figure
+
+
+def lines_of(row: Row) -> list[str]:
+    """The name of a class in up to two short lines; a path by its parts."""
+    name = " ".join(row.name.split("/"))
+    text = short(f"{'distractor: ' if row.distractor else ''}{name}", 42)
+    cut = text.rfind(" ", 0, 22) if len(text) > 21 else -1
+    cut = cut if cut > 0 else 21
+    return [part for part in (text[:cut], text[cut:].strip()) if part]
+
+
+def tile(ax: Axes, theme: Theme, store: ImageStore, mark: Mark, x: float, y: float, distractor: bool) -> None:
+    """One item with its frame and its sign."""
+    from matplotlib.patches import Rectangle
+
+    image = store.gather(torch.tensor([mark.item]))[0].cpu().permute(1, 2, 0).numpy()
+    image = image[..., 0] if image.shape[-1] != 3 else image
+    ax.imshow(image, extent=(x + 0.06, x + 0.94, y + 0.94, y + 0.06), cmap="gray", vmin=0, vmax=255, aspect="auto")
+    colour = {True: theme.ours, False: theme.theirs, None: theme.muted}[mark.right]
+    line = {True: 1.3, False: 2.4, None: 0.8}[mark.right]
+    frame = Rectangle((x + 0.06, y + 0.06), 0.88, 0.88, fill=False, edgecolor=colour, linewidth=line)
+    frame.set_linestyle((0, (2, 1.5)) if distractor else "-")
+    ax.add_patch(frame)
+    ax.text(x + 0.5, y + 1.17, mark.text, fontsize=6.5, ha="center", va="center", color=colour)
+
+
+def in_words(scene: Scene, rows: list[Row]) -> str:
+    """What a strip shows, for those who do not see it."""
+    wrong = Counter(
+        mark.text.removeprefix("✗ ") for row in rows for mark in row.marks["queries"] if mark.right is False
+    )
+    count = len(scene.answers)
+    said = ", ".join(f"{times} answered {letter}" for letter, times in wrong.most_common(5)) or "none wrong"
+    return f"Episode {scene.number}: {count - sum(wrong.values())} of {count} queries right; {said}."

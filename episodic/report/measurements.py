@@ -1,0 +1,268 @@
+"""What a report says of a run: per class, per pair of classes, per episode, and how sure the answers were."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64, Shaped
+
+from episodic.data.augment import Normalize
+from episodic.data.store import ImageStore
+from episodic.run.device import Hardware
+from episodic.learners.learner import AbstractLearner, AbstractMetricLearner
+from episodic.train.loop import Evaluation, embeddings_of, evaluate
+from episodic.evaluate.manifest import Episodes
+from episodic.evaluate.intervals import Interval, repeats_interval
+from episodic.learners.prediction import Prediction
+from episodic.episodes.sampler import EpisodeIndices
+
+BINS = 15  # of confidence, of equal width
+FEWEST = 5  # episodes that say something by agreeing
+DOUBT = 30  # queries without a mistake that every pair is credited with, so that one unlucky episode does not lead
+
+
+class Tally:
+    """Counts by class, which grow by a block of episodes.
+
+    `asked [C, C]`: queries of class a in episodes where b was a possible answer (a = b: all queries of a); `answered [C, C]`: of
+    these, the ones answered by b. `episodes [C]`: in how many episodes a was asked; `mean [C]`: of its accuracy in these, NaN
+    where there are none.
+    """
+
+    def __init__(self, n_classes: int):
+        self.asked, self.answered = (np.zeros((n_classes, n_classes), np.int32) for _ in range(2))
+        self.episodes = np.zeros(n_classes, np.int64)
+        self._shares: list[list[float]] = [[] for _ in range(n_classes)]
+        self._total = np.zeros(n_classes)
+
+    def add(self, indices: EpisodeIndices, answers: Int64[np.ndarray, "episode query"]) -> None:
+        """Count the local `answers` to the queries of `indices`."""
+        names = answer_classes(indices)
+        truth = np.take_along_axis(names, indices.query_y, axis=1)
+        np.add.at(self.answered, (truth, np.take_along_axis(names, answers, axis=1)), 1)
+        np.add.at(self.asked, (truth[:, :, None], indices.class_ids[:, None, :]), 1)
+        if indices.n_base:  # always possible answers
+            self.asked[:, : indices.n_base] += np.bincount(truth.ravel(), minlength=len(self.asked))[:, None]
+        slot = (indices.query_y + names.shape[1] * np.arange(len(names))[:, None]).ravel()
+        counts = np.bincount(slot, minlength=names.size)
+        rights = np.bincount(slot, weights=(answers == indices.query_y).ravel(), minlength=names.size)
+        held = counts > 0
+        ids, share = names.ravel()[held], rights[held] / counts[held]
+        np.add.at(self.episodes, ids, 1)
+        np.add.at(self._total, ids, share)
+        for c, value in zip(ids.tolist(), share.tolist(), strict=True):
+            self._shares[c].append(value)
+
+    @property
+    def mean(self) -> Float[np.ndarray, " classes"]:
+        return np.divide(self._total, self.episodes, where=self.episodes > 0, out=np.full(len(self.episodes), np.nan))
+
+    def interval(self, c: int) -> Interval | None:
+        """Class c's mean with Student's t interval over its episodes, cut to what an accuracy can be.
+
+        None where nothing can be said of its spread: after one episode, or few that agree.
+        """
+        values = np.array(self._shares[c])
+        if len(values) < 2 or (len(values) < FEWEST and np.ptp(values) == 0):
+            return None
+        found = repeats_interval(values)
+        return Interval(found.mean, min(found.below, found.mean), min(found.above, 1 - found.mean))
+
+    @property
+    def hardest(self) -> Int64[np.ndarray, " asked"]:
+        """The classes that were asked, the hardest first; of equals, those that were asked more come later."""
+        order = np.lexsort((self.episodes, self.mean))  # NaN comes last
+        return order[: np.count_nonzero(self.episodes)]
+
+    def confusions(self, most: int) -> list[tuple[int, int]]:
+        """The pairs `(class, answered instead)` that were confused in the largest share of the queries that could be, at most
+        `most`, the largest first; each share as if `DOUBT` more queries had been answered rightly.
+        """
+        wrong = self.answered - np.diag(np.diag(self.answered))
+        truth, answer = np.nonzero(wrong)
+        share = wrong[truth, answer] / (self.asked[truth, answer] + DOUBT)
+        order = np.argsort(-share, kind="stable")[:most]
+        return [(int(truth[i]), int(answer[i])) for i in order]
+
+
+def answer_classes(indices: EpisodeIndices) -> Int64[np.ndarray, "episode answers"]:
+    """The data set's class behind each possible answer."""
+    base = np.broadcast_to(np.arange(indices.n_base), (len(indices), indices.n_base))
+    return np.concatenate([indices.class_ids, base], axis=1)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scene:
+    """One episode with what was answered: `answers [Q]` (local), `taken [U, n_way]` or None (see `Prediction.unlabeled`)."""
+
+    number: int
+    indices: EpisodeIndices
+    answers: np.ndarray
+    taken: np.ndarray | None
+
+    @property
+    def accuracy(self) -> float:
+        return float((self.answers == self.indices.query_y[0]).mean())
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Findings:
+    """What was measured of one learner on a list of episodes.
+
+    `evaluation` is that of `episodic.train.loop.evaluate`. Of all queries, one after the other: `confidence` (the largest
+    probability) and `right`. Of those answered wrongly: `wrong [W, 3]`, the item, its class and the answer. `scenes`: the best,
+    a median and the worst episode.
+    """
+
+    evaluation: Evaluation
+    tally: Tally
+    confidence: Float[np.ndarray, " queries"]
+    right: Bool[np.ndarray, " queries"]
+    wrong: Int64[np.ndarray, "wrong 3"]
+    scenes: dict[str, Scene]
+
+    def mistaken(self, truth: int, answer: int) -> int:
+        """A query of class `truth` that was answered by `answer`: the first."""
+        return int(self.wrong[(self.wrong[:, 1] == truth) & (self.wrong[:, 2] == answer), 0][0])
+
+
+def measure(
+    learner: AbstractLearner,
+    store: ImageStore,
+    episodes: Episodes,
+    normalize: Normalize,
+    hardware: Hardware,
+    *,
+    progress: bool = False,
+) -> Findings:
+    """Everything that a report says of `learner` on `episodes` of `store`, in one pass; arguments as for `evaluate`."""
+    tally = Tally(len(store.class_names))
+    confidence, right, wrong, blocks = [], [], [], []
+
+    def note(indices: EpisodeIndices, prediction: Prediction) -> None:
+        probability, answers = prediction.logits.float().softmax(-1).max(-1)
+        confidence.append(probability.flatten().cpu().numpy())
+        answers = answers.cpu().numpy()
+        tally.add(indices, answers)
+        correct = answers == indices.query_y
+        right.append(correct.ravel())
+        names = answer_classes(indices)
+        told = [np.take_along_axis(names, y, axis=1) for y in (indices.query_y, answers)]
+        wrong.append(np.stack([indices.query, *told], axis=-1)[~correct])
+        taken = prediction.unlabeled
+        blocks.append((indices, answers, None if taken is None else taken.cpu().numpy()))
+
+    evaluation = evaluate(learner, store, episodes, normalize, hardware, progress=progress, on_block=note)
+    starts = np.cumsum([0, *(len(indices) for indices, _, _ in blocks)])
+
+    def scene(number: int) -> Scene:
+        block = int(np.searchsorted(starts, number, side="right")) - 1
+        indices, answers, taken = blocks[block]
+        row = number - int(starts[block])
+        return Scene(number, indices[row : row + 1], answers[row], None if taken is None else taken[row])
+
+    order = np.argsort(-evaluation.accuracies, kind="stable")
+    places = {"best": order[0], "median": order[len(order) // 2], "worst": order[-1]}
+    return Findings(
+        evaluation=evaluation,
+        tally=tally,
+        confidence=np.concatenate(confidence),
+        right=np.concatenate(right),
+        wrong=np.concatenate(wrong),
+        scenes={name: scene(int(number)) for name, number in places.items()},
+    )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Calibration:
+    """Answers by confidence, in bins of equal width: how many, how sure and how right they are (0 in empty bins)."""
+
+    counts: Int64[np.ndarray, " bins"]
+    confidence: Float[np.ndarray, " bins"]
+    accuracy: Float[np.ndarray, " bins"]
+
+    @property
+    def error(self) -> float:
+        """The expected calibration error: |accuracy − confidence|, averaged over answers."""
+        return float((self.counts * np.abs(self.accuracy - self.confidence)).sum() / max(self.counts.sum(), 1))
+
+
+def calibration(
+    confidence: Float[np.ndarray, " queries"], right: Bool[np.ndarray, " queries"], bins: int = BINS
+) -> Calibration:
+    """Answers by confidence; those whose probabilities are not finite are left out.
+
+    Guo, Pleiss, Sun, Weinberger: *On Calibration of Modern Neural Networks*, ICML 2017, https://arxiv.org/abs/1706.04599.
+    """
+    known = np.isfinite(confidence)
+    confidence, right = confidence[known].astype(np.float64), right[known]
+    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)  # bins are open below, as in the paper
+    counts = np.bincount(place, minlength=bins)
+    sums = [np.bincount(place, weights=values, minlength=bins) for values in (confidence, right)]
+    return Calibration(counts, *(total / counts.clip(min=1) for total in sums))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Plane:
+    """Embeddings in two dimensions: `points [n, 2]`, their `labels [n]`, and how they came there."""
+
+    points: Float[np.ndarray, "item 2"]
+    labels: Int64[np.ndarray, " item"]
+    method: str
+
+
+def plane(
+    learner: AbstractLearner,
+    store: ImageStore,
+    classes: Sequence[int],
+    normalize: Normalize,
+    hardware: Hardware,
+    *,
+    per_class: int = 40,
+    seed: int = 0,
+) -> Plane | None:
+    """Images of `classes`, up to `per_class` of each, by t-SNE of their embeddings.
+
+    None for a learner without embeddings, or fewer than 10 images.
+    """
+    labels = store.labels.cpu().numpy()
+    items = np.concatenate([np.flatnonzero(labels == c)[:per_class] for c in classes])
+    if not isinstance(learner, AbstractMetricLearner) or len(items) < 10:
+        return None
+    from sklearn.manifold import TSNE  # takes a while
+
+    chosen = torch.from_numpy(items)
+    few = dataclasses.replace(store, images=store.gather(chosen), labels=store.labels[chosen])
+    vectors, _ = embeddings_of(learner, few, normalize, hardware)
+    vectors = np.nan_to_num(vectors.float().cpu().numpy())
+    perplexity = min(30.0, (len(items) - 1) / 3)
+    spread = vectors.std() > 0  # its start is scaled to unit variance
+    points = TSNE(
+        perplexity=perplexity, init="pca" if spread and vectors.shape[1] > 1 else "random", random_state=seed
+    ).fit_transform(vectors)
+    return Plane(points.astype(np.float64), labels[items], f"t-SNE, perplexity {perplexity:.0f}, Euclidean distances")
+
+
+Curve = tuple[Shaped[np.ndarray, " point"], Shaped[np.ndarray, " point"]]  # steps, values
+
+
+def read_curves(folder: Path) -> dict[str, Curve]:
+    """Steps and values of every scalar in the TensorBoard events of a run, by tag; empty where there are none to read."""
+    if not any(folder.glob("events.out.tfevents*")):
+        return {}
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # takes a while
+
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 1})
+    with contextlib.suppress(Exception):  # the reader raises nearly anything on damaged files; what came before is kept
+        events.Reload()
+    curves = {}
+    for tag in events.Tags()["scalars"]:
+        points = {event.step: event.value for event in events.Scalars(tag)}  # of a resumed run, the later one
+        steps = sorted(points)
+        curves[tag] = np.array(steps), np.array([points[step] for step in steps])
+    return curves

@@ -1,0 +1,132 @@
+"""A run's directory: its configuration, checkpoints, curves and result."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from episodic import __version__
+from episodic.run.checkpoint import has_checkpoint, load_checkpoint, load_weights, save_checkpoint
+from episodic.config.compose import ConfigError
+
+FREE = ("resume", "run", "episodes", "device", "data_dir", "trainer.steps")  # what a resumed run may change
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One directory: `config.yaml`, `last/` and `best/` checkpoints, `metrics.json`, TensorBoard events."""
+
+    folder: Path
+
+    @staticmethod
+    def open(cfg: DictConfig, name: str) -> Run:
+        """The directory to train in: `cfg.run`, else `runs/<name>/<time>` (with `cfg.resume`, the newest one there).
+
+        **Raises:** `ConfigError` where the directory holds a run already and `resume` is not set, or the run to resume
+        was configured otherwise.
+        """
+        if cfg.run is not None:
+            folder = Path(cfg.run)
+        else:
+            series = Path("runs") / name
+            old = sorted(p.parent for p in series.glob("*/config.yaml")) if cfg.resume else []
+            folder = old[-1] if old else series / time.strftime("%Y-%m-%d_%H-%M-%S")
+            while not old and folder.exists():
+                folder = folder.with_name(folder.name + "+")
+        run = Run(folder)
+        config = folder / "config.yaml"
+        if config.exists() and run.has("last"):  # without a checkpoint there is nothing to lose
+            if not cfg.resume:
+                raise ConfigError(f"{folder} holds a run already: resume=true goes on with it, run=<dir> takes another")
+            differ = _differences(run.config(), cfg)
+            if differ:
+                raise ConfigError(f"{folder} was started with other settings, so it cannot be resumed: {differ}")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(config, OmegaConf.to_yaml(cfg))
+        return run
+
+    def config(self) -> DictConfig:
+        """The configuration that the run was started with.
+
+        **Raises:** `FileNotFoundError` where the folder is no run.
+        """
+        path = self.folder / "config.yaml"
+        if not path.is_file():
+            raise FileNotFoundError(f"{self.folder} is not a run: it has no config.yaml")
+        return OmegaConf.load(path)
+
+    def save(
+        self, kind: str, learner: torch.nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]
+    ) -> None:
+        """Write the checkpoint `last` or `best`."""
+        save_checkpoint(self.folder / kind, learner.state_dict(), optimizer.state_dict(), state)
+
+    def restore(
+        self,
+        kind: str,
+        learner: torch.nn.Module,
+        optimizer: torch.optim.Optimizer | None = None,
+        *,
+        spare: bool = False,
+    ) -> dict[str, Any]:
+        """Put a checkpoint into `learner` (and `optimizer`); returns its state. A damaged one falls back to the one before.
+        `spare`: leave out what only wrappers of the run had.
+
+        **Raises:** `CheckpointError` where none can be read or it was made for another model.
+        """
+        weights, optimizer_state, state, warning = load_checkpoint(self.folder / kind)
+        if warning:
+            print(f"Note: {warning}")
+        load_weights(learner, weights, self.folder / kind, spare)
+        if optimizer is not None:
+            optimizer.load_state_dict(optimizer_state)
+        return state
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The weights of the best checkpoint, or of the last where none was validated, by name.
+
+        **Raises:** `CheckpointError` where none can be read.
+        """
+        weights, _, _, warning = load_checkpoint(self.folder / ("best" if self.has("best") else "last"))
+        if warning:
+            print(f"Note: {warning}")
+        return weights
+
+    def has(self, kind: str) -> bool:
+        """Whether there is a checkpoint `last` or `best`."""
+        return has_checkpoint(self.folder / kind)
+
+    def write_metrics(self, metrics: dict[str, Any], name: str = "metrics.json") -> None:
+        """Write `metrics` and the versions that made them as JSON."""
+        # Asked of the installed packages, since importing torchvision takes seconds.
+        versions = {name: version(name) for name in ("torch", "torchvision", "numpy")}
+        versions |= {"episodic": __version__, "python": platform.python_version()}
+        write_atomically(self.folder / name, json.dumps({**metrics, "versions": versions}, indent=2) + "\n")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a small text file whole or not at all."""
+    building = path.with_name(f".{path.name}-building")
+    building.write_text(text)
+    os.replace(building, path)
+
+
+def _differences(before: DictConfig, now: DictConfig) -> str:
+    flat_before, flat_now = _flat(OmegaConf.to_container(before)), _flat(OmegaConf.to_container(now))
+    keys = sorted(k for k in flat_before.keys() | flat_now.keys() if flat_before.get(k) != flat_now.get(k))
+    return ", ".join(f"{k} was {flat_before.get(k)}, now {flat_now.get(k)}" for k in keys if k not in FREE)
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {k: v for key, child in tree.items() for k, v in _flat(child, f"{prefix}.{key}" if prefix else key).items()}

@@ -1,0 +1,50 @@
+"""TensorBoard: training curves, and the first episode as a picture (a row a class: support, gap, queries)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from episodic.train.loop import Training
+from episodic.evaluate.intervals import Interval
+
+
+class Curves:
+    """Writes `events.out.tfevents*` into a run's folder, for `tensorboard --logdir runs`.
+
+    A resumed run takes back the points after the step it resumes from.
+    """
+
+    def __init__(self, folder: Path, training: Training):
+        self._writer = SummaryWriter(str(folder), purge_step=training.step or None)
+        if training.step == 0:
+            self._writer.add_image("episode", episode_picture(training))
+
+    def training(self, step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(f"train/{name}", value, step)
+
+    def validation(self, step: int, interval: Interval) -> None:
+        self._writer.add_scalar("val/accuracy", interval.mean, step)
+        self._writer.add_scalar("val/ci95", interval.half_width, step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def episode_picture(training: Training, most_ways: int = 10, most_items: int = 12) -> Tensor:
+    """The first training episode as uint8 `[C, height, width]`: a row a class, its support, a gap, its queries."""
+    indices = training.sampler[0]
+    rows = []
+    for way in range(min(indices.n_way, most_ways)):
+        strips = []
+        for items, y in ((indices.support, indices.support_y), (indices.query, indices.query_y)):
+            images = training.store.gather(torch.from_numpy(items[y == way][:most_items])).cpu()
+            strips.append(torch.nn.functional.pad(torch.cat(list(images), dim=-1), (0, 4, 0, 1), value=128))
+        rows.append(torch.cat(strips, dim=-1))
+    width = max(row.shape[-1] for row in rows)
+    return torch.cat([torch.nn.functional.pad(row, (0, width - row.shape[-1]), value=128) for row in rows], dim=-2)

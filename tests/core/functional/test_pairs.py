@@ -1,0 +1,114 @@
+import numpy as np
+import pytest
+import torch
+from pytorch_metric_learning.distances import CosineSimilarity, DotProductSimilarity, LpDistance, SNRDistance
+from sklearn.metrics.pairwise import cosine_similarity, euclidean_distances
+from torch.autograd import gradcheck, gradgradcheck
+
+from episodic.core.functional.pairs import (
+    DISTANCES,
+    SIMILARITIES,
+    cosine,
+    dot,
+    euclidean,
+    masked_logsumexp,
+    masks,
+    mean_where,
+    snr,
+    squared_euclidean,
+)
+
+
+def vectors(n, seed=0):
+    return torch.randn(n, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("name", "peer"),
+    [
+        ("euclidean", LpDistance(normalize_embeddings=False)),
+        ("squared_euclidean", LpDistance(normalize_embeddings=False, power=2)),
+        ("snr", SNRDistance(normalize_embeddings=False)),
+        ("cosine", CosineSimilarity()),
+        ("dot", DotProductSimilarity(normalize_embeddings=False)),
+    ],
+)
+def test_equals_pytorch_metric_learning(name, peer):
+    measure = {**DISTANCES, **SIMILARITIES}[name] if name != "snr" else snr
+    x, y = vectors(5), vectors(7, seed=1)
+    torch.testing.assert_close(measure(x, y), peer(x, y))
+
+
+def test_similarities_are_turned_distances():
+    x, y = vectors(5), vectors(7, seed=1)
+    torch.testing.assert_close(DISTANCES["cosine"](x, y), 1 - SIMILARITIES["cosine"](x, y))
+    torch.testing.assert_close(SIMILARITIES["snr"](x, y), -snr(x, y))
+
+
+def test_signal_to_noise_by_hand():
+    anchor, other = torch.tensor([[2.0, 0, -2]]), torch.tensor([[1.0, 1, -2]])
+    assert snr(anchor, other).item() == pytest.approx(0.25)
+    assert snr(other, anchor).item() == pytest.approx(1 / 3)
+    assert snr(anchor, other + 5).item() == pytest.approx(0.25)
+    assert snr(3 * anchor, 3 * other).item() == pytest.approx(0.25)
+    assert snr(anchor, -anchor).item() == pytest.approx(4)
+    assert snr(torch.ones(1, 3), other).isfinite().all()
+
+
+@pytest.mark.parametrize("measure", [*DISTANCES.values(), *SIMILARITIES.values()])
+def test_a_tensor_with_itself_has_the_gradient_of_two_equal_ones(measure):
+    weights = torch.randn(5, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64).fill_diagonal_(0)
+    one, other = vectors(5).requires_grad_(), vectors(5).requires_grad_()
+    (weights * measure(one, one)).sum().backward()
+    (weights * measure(other, other.clone())).sum().backward()
+    torch.testing.assert_close(one.grad, other.grad)
+
+
+def test_products_can_be_differentiated_twice():
+    x = vectors(4).requires_grad_()
+    assert gradcheck(lambda x: dot(x, x), x)
+    assert gradgradcheck(lambda x: dot(x, x), x)
+
+
+def test_points_that_coincide_have_no_gradient():
+    x = torch.ones(3, 4, requires_grad=True)
+    euclidean(x, x).sum().backward()
+    assert (x.grad == 0).all()
+
+
+def test_who_is_positive_and_negative_is_told_by_place():
+    positive, negative = masks(torch.tensor([3, 5]), torch.tensor([5, 3, 3]), torch.tensor([2, 0]))
+    assert positive.tolist() == [[False, True, False], [False, False, False]]
+    assert negative.tolist() == [[True, False, False], [False, True, True]]
+    assert masks(torch.tensor([3]), torch.tensor([3, 3]))[0].all()
+
+
+def test_sums_over_what_a_mask_leaves():
+    x = torch.tensor([[0.0, 1.0, 2.0], [5.0, 6.0, 7.0]], requires_grad=True)
+    mask = torch.tensor([[True, False, True], [False, False, False]])
+    with_one = masked_logsumexp(x, mask, one=True)
+    torch.testing.assert_close(with_one, torch.tensor([1 + 1 + torch.e**2, 1]).log())
+    torch.testing.assert_close(masked_logsumexp(x, mask)[0], torch.tensor(1 + torch.e**2).log())
+    assert mean_where(x, mask) == 1
+    nothing = mean_where(x, mask & False)
+    (with_one.sum() + masked_logsumexp(x, mask).sum() + nothing).backward()
+    assert nothing == 0
+    assert x.grad.isfinite().all()
+    assert (x.grad[1] == 0).all()
+
+
+def test_matrices_of_episodes_equal_scikit_learns():
+    x, y = torch.randn(2, 7, 5), torch.randn(2, 4, 5)
+    for e in range(2):
+        a, b = x[e].numpy(), y[e].numpy()
+        np.testing.assert_allclose(squared_euclidean(x, y)[e], euclidean_distances(a, b) ** 2, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(cosine(x, y)[e], cosine_similarity(a, b), rtol=1e-4, atol=1e-6)
+
+
+def test_distance_to_itself_is_never_negative():
+    x = torch.randn(50, 1600) * 30
+    assert (squared_euclidean(x, x).diagonal() >= 0).all()
+
+
+def test_a_zero_vector_has_cosine_zero():
+    assert torch.equal(cosine(torch.zeros(1, 3), torch.ones(2, 3)), torch.zeros(1, 2))

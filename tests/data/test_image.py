@@ -1,0 +1,160 @@
+"""Pictures of any kind become one array, and what cannot is said."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from episodic.data.image import PictureForm, as_pictures, class_folders, pictures_in, read_pictures
+
+RANDOM = np.random.default_rng(0)
+COLOUR = RANDOM.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+FORM = PictureForm(3, 12, resize="squash")
+
+
+def save(folder: Path, name: str, image: Image.Image, **options) -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, **options)
+    return path
+
+
+def test_pictures_of_every_mode_are_converted(tmp_path):
+    colour, grey = Image.fromarray(COLOUR), Image.fromarray(COLOUR[..., 0])
+    turned = Image.Exif()
+    turned[0x0112] = 3  # by 180 degrees
+    paths = [
+        save(tmp_path, "plain.png", colour),
+        save(tmp_path, "alpha.png", Image.merge("RGBA", [*colour.split(), Image.new("L", colour.size, 255)])),
+        save(tmp_path, "clear.png", Image.new("RGBA", colour.size, (0, 0, 0, 0))),
+        save(tmp_path, "cmyk.tif", colour.convert("CMYK")),
+        save(tmp_path, "deep.png", Image.fromarray(COLOUR[..., 0].astype(np.uint16) * 257)),
+        save(tmp_path, "turned.png", colour.transpose(Image.Transpose.ROTATE_180), exif=turned),
+        save(tmp_path, "tiny.png", Image.new("RGB", (1, 1), (9, 8, 7))),
+        save(tmp_path, "long.png", Image.new("L", (1, 900), 50)),
+    ]
+    pictures, kept, failed = read_pictures(paths, 3, 12)
+    assert (kept, failed, pictures.shape) == (paths, {}, (8, 3, 12, 12))
+    resized = np.asarray(colour.resize((12, 12), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+    deep = np.asarray(grey.resize((12, 12), Image.Resampling.BILINEAR))
+    for row, wanted in ((0, resized), (1, resized), (2, 255), (5, resized), (7, 50)):
+        np.testing.assert_array_equal(pictures[row], np.broadcast_to(wanted, (3, 12, 12)))
+    np.testing.assert_array_equal(pictures[4], np.broadcast_to(deep, (3, 12, 12)))
+    np.testing.assert_allclose(pictures[3].astype(int), resized, atol=2)
+    assert (pictures[6] == np.array([9, 8, 7])[:, None, None]).all()
+
+
+def test_what_is_no_picture_is_left_out_with_its_reason(tmp_path, monkeypatch):
+    good = save(tmp_path, "good.png", Image.fromarray(COLOUR))
+    whole = save(tmp_path, "whole.jpg", Image.fromarray(COLOUR)).read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) * 2 // 3])
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "folder.png").mkdir()
+    huge = save(tmp_path, "huge.png", Image.new("1", (300, 300)))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300 * 300 // 3)
+    names = ["good.png", "cut.jpg", "empty.png", "text.png", "folder.png", "huge.png", "missing.png"]
+    pictures, kept, failed = read_pictures([tmp_path / name for name in names], 3, 12)
+    assert (len(pictures), kept, huge in failed) == (1, [good], True)
+    reasons = {path.name: reason for path, reason in failed.items()}
+    for name, reason in {
+        "cut.jpg": "truncated",
+        "empty.png": "the file is empty",
+        "text.png": "it is not an image",
+        "folder.png": "Is a directory",
+        "huge.png": "decompression bomb",
+        "missing.png": "No such file",
+    }.items():
+        assert re.search(reason, reasons[name]), reasons
+    assert str(tmp_path) not in str(list(reasons.values()))
+
+
+def test_classes_are_folders_and_hidden_files_are_not_there(tmp_path):
+    for name in ("b/2.PNG", "b/deeper/1.png", "a/1.png", "a/.hidden.png", ".trash/1.png"):
+        save(tmp_path, name, Image.new("L", (4, 4)), format="PNG")
+    (tmp_path / "a" / "notes.txt").touch()
+    (tmp_path / "README.md").touch()
+    found = class_folders(tmp_path)
+    assert list(found) == ["a", "b"]
+    assert {name: [str(p.relative_to(tmp_path / name)) for p in files] for name, files in found.items()} == {
+        "a": ["1.png"],
+        "b": ["2.PNG", "deeper/1.png"],
+    }
+    assert [p.name for p in pictures_in(tmp_path)] == ["1.png", "2.PNG", "1.png"]
+    assert pictures_in(tmp_path / "a" / "notes.txt") == [tmp_path / "a" / "notes.txt"]
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ([], "has no class folders; expected <folder>/<class name>/<picture>"),
+        (["a/1.png", "b/notes.txt"], "b has no pictures"),
+        (["a/1.png", "loose.jpg"], "pictures that are in no class, e.g. loose.jpg"),
+    ],
+)
+def test_a_folder_without_classes_is_refused(tmp_path, files, message):
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.raises(ValueError, match=message):
+        class_folders(tmp_path)
+    for function in (class_folders, pictures_in):
+        with pytest.raises(FileNotFoundError, match="no folder"):
+            function(tmp_path / "missing")
+
+
+def test_arrays_images_and_files_give_the_same(tmp_path):
+    path = save(tmp_path, "1.png", Image.fromarray(COLOUR))
+    read = torch.from_numpy(read_pictures([path], 3, 12)[0])
+    for items in (
+        [path],
+        [str(path)],
+        [Image.fromarray(COLOUR)],
+        [COLOUR],
+        COLOUR[None],
+        np.array([path], dtype=object),
+    ):
+        assert torch.equal(as_pictures(items, FORM), read)
+    cmyk = Image.fromarray(COLOUR).convert("CMYK")
+    assert torch.equal(as_pictures([cmyk], FORM), as_pictures([cmyk.convert("RGB")], FORM))
+    grey = as_pictures([COLOUR[..., 0], COLOUR[..., :1]], FORM)
+    assert torch.equal(grey[0], grey[1])
+    exact = RANDOM.integers(0, 256, (2, 12, 12, 3), dtype=np.uint8)
+    assert torch.equal(as_pictures(exact, FORM), torch.from_numpy(exact.transpose(0, 3, 1, 2)))
+    assert torch.equal(as_pictures(as_pictures(exact, FORM), FORM), as_pictures(list(exact), FORM))
+
+
+@pytest.mark.parametrize(
+    ("items", "message"),
+    [
+        ("one.png", "must be a list, got one str"),
+        ([], "the list is empty"),
+        ([COLOUR / 255], "picture 0: an array must be uint8 on the scale 0..255, got float64"),
+        ([COLOUR[..., :2]], r"with 1, 3 or 4 channels, got uint8 \[20, 30, 2\]"),
+        ([COLOUR[:0]], r"got uint8 \[0, 30, 3\]"),
+        ([COLOUR, 3], "1 of 2 pictures cannot be read: picture 1: neither a path"),
+        (["gone.png"], "gone.png: No such file"),
+        (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), r"uint8 \[n, 3, 12, 12\], got torch.uint8 \[2, 3, 8, 8\]"),
+        (torch.zeros(2, 3, 12, 12), r"got torch.float32"),
+    ],
+)
+def test_what_cannot_be_a_picture_is_refused(items, message):
+    with pytest.raises(ValueError, match=message):
+        as_pictures(items, FORM)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"channels": 2}, "channels must be 1 or 3"),
+        ({"size": 0}, "size must be"),
+        ({"resize": "stretch"}, "resize must be"),
+        ({"mean": (0.5,)}, r"mean must have a number for each of 3 channels, got \[0.5\]"),
+    ],
+)
+def test_a_form_that_cannot_be_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        PictureForm(**settings)

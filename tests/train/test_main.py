@@ -1,0 +1,348 @@
+"""The command line end to end, on a few tiny pictures: train, evaluate, compare, stop, resume, and what goes wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from episodic.evaluate.__main__ import load_parts
+from episodic.train.loop import embeddings_of
+from episodic.run.run import Run
+
+SMALL = ["task=folder_5w1s", "task.channels=1", "task.image_size=16", "task.dataset.channels=1", "task.dataset.image_size=16",
+         "task.n_way=3", "task.n_query=3", "task.train.n_way=3", "task.train.n_query=3", "augment=none",
+         "backbone.widths=[8,8,8,8]",
+         "device=cpu", "precision=fp32", "trainer.validate_every=10", "trainer.save_every=5", "trainer.validation_episodes=20",
+         "episodes=40"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder of pictures, 25 classes of 8, each a noisy copy of its class's pattern."""
+    folder = tmp_path_factory.mktemp("place")
+    random = np.random.default_rng(0)
+    for c in range(25):
+        pattern = random.uniform(60, 200, size=(16, 16))
+        target = folder / "pictures" / f"class{c:02}"
+        target.mkdir(parents=True)
+        for i in range(8):
+            pixels = (pattern + random.normal(0, 40, size=(16, 16))).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(target / f"{i}.png")
+    return folder
+
+
+def environment(place):
+    return {**os.environ, "EPISODIC_CACHE": str(place / "cache"), "OMP_NUM_THREADS": "1"}
+
+
+def command(place, name, *arguments):
+    data = [f"task.dataset.path={place / 'pictures'}", *SMALL] if name != "evaluate" else []
+    flags = [a for a in arguments if a.startswith("-")]  # Hydra wants them before the options
+    return [sys.executable, "-m", f"episodic.{name}", *flags, *data, *(a for a in arguments if a not in flags)]
+
+
+def run(place, name, *arguments, code=0):
+    done = subprocess.run(
+        command(place, name, *arguments), capture_output=True, text=True, timeout=300, env=environment(place), cwd=place
+    )
+    assert done.returncode == code, done.stderr + done.stdout
+    return done.stdout if code == 0 else done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def trained(place):
+    """An undisturbed run of 20 steps."""
+    return run(place, "train", "run=whole", "trainer.steps=20"), place / "whole"
+
+
+def test_training_leaves_what_the_design_says(trained):
+    output, folder = trained
+    assert "3-way 1-shot, 3 queries a class, inductive; best of step" in output
+    metrics = json.loads((folder / "metrics.json").read_text())
+    for key in ("accuracy", "ci95", "episodes", "protocol", "episodes_hash", "class_hash", "split_name"):
+        assert f"test/{key}" in metrics
+    assert metrics["test/episodes"] == 40
+    assert torch.__version__.startswith(metrics["versions"]["torch"])
+    assert f"{100 * metrics['test/accuracy']:.2f} ±" in output
+    assert {p.name for p in folder.iterdir()} >= {"config.yaml", "metrics.json", "last", "best"}
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    assert [e.step for e in events.Scalars("val/accuracy")] == [10, 20]
+    assert len(events.Tags()["images"]) == 1
+    picture = Image.open(__import__("io").BytesIO(events.Images(events.Tags()["images"][0])[0].encoded_image_string))
+    assert picture.size == ((16 + 4) + (3 * 16 + 4), 3 * 17)
+
+
+def test_evaluate_gives_the_same_figure_and_a_paired_comparison(place, trained):
+    metrics = json.loads((trained[1] / "metrics.json").read_text())
+    output = run(place, "evaluate", "run=whole", "episodes=40", "against=whole", "audit=true", "split=all")
+    again = json.loads((trained[1] / "evaluation.json").read_text())
+    for key in ("test/accuracy", "test/ci95", "test/episodes_hash", "val/accuracy"):
+        assert again[key] == metrics[key], key
+    assert again["test/difference"] == again["test/difference_ci95"] == 0
+    assert "Audit: inductive" in output
+    header = output.splitlines()[2]
+    assert header.startswith("data")
+    assert [line.find("accuracy %") for line in (header,)] == [header.find("accuracy %")]
+
+
+def test_evaluate_takes_another_shape_and_a_manifest(place, trained):
+    run(place, "evaluate", "run=whole", "episodes=30", "task.n_way=2", "task.n_shot=2", "save_episodes=list.jsonl")
+    first = json.loads((trained[1] / "evaluation.json").read_text())
+    assert first["test/protocol"].startswith("2-way 2-shot")
+    run(place, "evaluate", "run=whole", "episodes=list.jsonl", "task.n_way=2", "task.n_shot=2")
+    second = json.loads((trained[1] / "evaluation.json").read_text())
+    assert second["test/accuracy"] == first["test/accuracy"]
+    assert second["test/episodes_hash"] == first["test/episodes_hash"]
+
+
+def test_evaluate_can_change_the_settings_of_the_learner(place, trained):
+    output = run(place, "evaluate", "run=whole", "against=whole", "episodes=30", "learner.temperature=2.0")
+    scored = json.loads((trained[1] / "evaluation.json").read_text())
+    assert scored["learner"] == {"_target_": "episodic.learners.prototypical.Prototypical", "temperature": 2.0}
+    assert scored["test/difference_ci95"] == 0  # the order of the logits is the same
+    assert "difference" in output
+    output = run(place, "evaluate", "run=whole", "learner.candidates=0.4", code=2)
+    assert "unknown option 'learner.candidates'" in output
+
+
+def equal_weights(a: Path, b: Path) -> None:
+    for name in ("model", "optimizer"):
+        ours, theirs = load_file(a / "last" / f"{name}.safetensors"), load_file(b / "last" / f"{name}.safetensors")
+        assert ours.keys() == theirs.keys()
+        for key in ours:
+            assert torch.equal(ours[key], theirs[key]), key
+
+
+def start_and_wait_for_step(place, folder, step):
+    """A training of many steps, running, past its checkpoint of `step`."""
+    process = subprocess.Popen(
+        command(place, "train", f"run={folder.name}", "trainer.steps=100000"), env=environment(place), cwd=place,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        state = folder / "last" / "state.json"
+        if state.exists() and json.loads(state.read_text())["step"] >= step:
+            return process
+        time.sleep(0.02)
+    process.kill()
+    raise AssertionError(process.communicate())
+
+
+def test_killed_and_resumed_equals_undisturbed(place):
+    process = start_and_wait_for_step(place, place / "killed", 5)
+    process.kill()
+    process.communicate()
+    reached = json.loads((place / "killed" / "last" / "state.json").read_text())["step"]
+    steps = f"trainer.steps={reached + 12}"
+    output = run(place, "train", "run=killed", "resume=true", steps)
+    assert f"; from step {reached}" in output
+    run(place, "train", "run=undisturbed", steps)
+    equal_weights(place / "killed", place / "undisturbed")
+    killed, whole = (json.loads((place / r / "metrics.json").read_text()) for r in ("killed", "undisturbed"))
+    assert killed["test/accuracy"] == whole["test/accuracy"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_says_how_to_resume(place, number, code):
+    folder = place / f"stopped{code}"
+    process = start_and_wait_for_step(place, folder, 5)
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == code, errors
+    step = json.loads((folder / "last" / "state.json").read_text())["step"]
+    assert f"Stopped at step {step}, saved in {folder.name}" in output
+    assert f"run={folder.name} resume=true" in output
+    assert "Traceback" not in errors
+
+
+def test_a_run_is_not_overwritten_nor_resumed_with_other_settings(place, trained):
+    assert "holds a run already: resume=true" in run(place, "train", "run=whole", "trainer.steps=20", code=2)
+    output = run(place, "train", "run=whole", "trainer.steps=20", "resume=true", "optimizer.lr=0.5", code=2)
+    assert "other settings, so it cannot be resumed: optimizer.lr was 0.001, now 0.5" in output
+
+
+def test_resuming_a_finished_run_trains_no_further(place, trained):
+    before = load_file(trained[1] / "last" / "model.safetensors")
+    run(place, "train", "run=whole", "trainer.steps=20", "resume=true")
+    after = load_file(trained[1] / "last" / "model.safetensors")
+    assert all(torch.equal(before[k], after[k]) for k in before)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["task.train.n_way=40"], "an episode needs 40 classes"),
+        (["task.n_shot=7"], "classes have too few items for an episode, which takes 10 of a class"),
+        (["device=cuda:9"], "device=cuda:9 is not on this machine"),
+        (["episodes=abc"], "episodes must be an integer, at least 1, got 'abc'"),
+        (["device=gpu"], "device must be auto, cpu, cuda"),
+        (["precision=fp8"], "precision must be auto, fp32 or bf16"),
+        (["trainer.steps=many"], "trainer.steps must be a number"),
+        (["task.n_way=five"], "task.n_way must be an integer or a range"),
+        (["task.within_super_class=true"], "pictures has no super-classes"),
+        (["backbone.image_size=84"], "built for images"),
+        (["task.dataset.path=nowhere"], "nowhere is no folder"),
+        (["task.dataset.path=???"], "task.dataset.path must be given"),
+        (["task.n_way=5", "run=not_begun"], "an episode needs 5 classes .* the labels have 4"),
+        (["learner._target_=os.system"], "may be built"),
+        (["optimizer.lr=1e30", "trainer.steps=40"], "the loss is .* at step .*The last good checkpoint is step"),
+    ],
+)
+def test_bad_input_is_answered_without_a_traceback(place, arguments, message):
+    import re
+
+    output = run(place, "train", *arguments, code=2)
+    assert re.search(message, output, re.DOTALL), output
+    assert "Traceback" not in output
+    assert not (place / "not_begun").exists(), "what cannot be scored at the end should not begin"
+
+
+def test_a_truncated_checkpoint_falls_back_and_a_foreign_one_is_refused(place, trained):
+    import shutil
+
+    shutil.copytree(trained[1], place / "damaged")
+    for kind in ("best", "best-previous"):
+        if (place / "damaged" / kind).exists():
+            path = place / "damaged" / kind / "model.safetensors"
+            path.write_bytes(path.read_bytes()[:1000])
+    assert "model.safetensors is damaged or truncated (1,000 bytes" in run(place, "evaluate", "run=damaged", code=2)
+    config = place / "damaged" / "config.yaml"
+    config.write_text(config.read_text().replace("- 8\n  - 8\n  - 8\n  - 8", "- 8\n  - 8\n  - 8\n  - 9"))
+    shutil.rmtree(place / "damaged" / "best")
+    shutil.copytree(trained[1] / "best", place / "damaged" / "best")
+    assert "was made for another model" in run(place, "evaluate", "run=damaged", code=2)
+
+
+def test_a_corrupt_picture_is_named_or_skipped(place):
+    import shutil
+
+    shutil.copytree(place / "pictures", place / "broken")
+    picture = place / "broken" / "class03" / "2.png"
+    picture.write_bytes(picture.read_bytes()[:40])
+    where = [f"task.dataset.path={place / 'broken'}", "trainer.steps=10"]
+    output = run(place, "train", *where, code=2)
+    assert "1 of 128 images cannot be read" in output
+    assert "class03/2.png" in output
+    assert run(place, "train", *where, "run=skipping", "task.dataset.corrupt=skip")
+
+
+def test_multirun_sweeps(place):
+    run(place, "train", "-m", "seed=1,2", "trainer.steps=10")
+    results = list((place / "runs" / "folder_5w1s-prototypical").glob("*/metrics.json"))
+    assert {json.loads(r.read_text())["seed"] for r in results} >= {1, 2}
+
+
+def test_incremental_learning_in_two_stages(place):
+    task = ["task.base_way=4", "task.base_query=1", "task.held_out=0.5", "task.train.n_query=2", "trainer.steps=10"]
+    assert "goes on from trained weights" in run(place, "train", "learner=attention_attractor", *task, code=2)
+    run(place, "train", "learner=base_classifier", "run=base", *task)
+    output = run(place, "train", "learner=attention_attractor", "start=base", "run=attractor", *task)
+    assert "tensors from base" in output
+    assert "queries of 4 base classes, inductive" in output
+    metrics = json.loads((place / "attractor" / "metrics.json").read_text())
+    assert metrics["test/base_classes"] == 16
+    assert metrics["test/delta_ci95"] > 0
+    assert f"pictures test  delta novel      {100 * metrics['test/delta_novel']:.2f} ±" in output
+    compared = run(place, "evaluate", "run=attractor", "against=base", "episodes=40", "audit=true")
+    assert "  difference   base alone" in compared
+    assert "Audit: inductive" in compared
+    assert "cannot hold incremental" in run(place, "evaluate", "run=attractor", "save_episodes=x.jsonl", code=2)
+
+
+DML = [
+    *("trainer=dml", "trainer.classes_per_batch=5", "trainer.images_per_class=3", "loss=[multi_similarity,proxy_nca]"),
+    *("memory=xbm", "memory.start=2", "memory.size=40", "sse=se", "sse.probability=0.3"),
+]
+
+
+def test_metric_learning_reports_retrieval_and_gives_its_backbone_to_episodes(place):
+    output = run(place, "train", "run=dml", "trainer.steps=10", *DML)
+    assert "prototypical on conv4" in output
+    assert "supervised, multi_similarity+proxy_nca" in output
+    metrics = json.loads((place / "dml" / "metrics.json").read_text())
+    assert metrics["loss"] == "multi_similarity+proxy_nca"
+    assert metrics["train/batches_per_second"] > 0
+    assert metrics["test/queries"] == 8 * metrics["test/classes"]
+    assert 0 < metrics["test/map@r"] <= metrics["test/r_precision"] <= 1
+    shown = f"{100 * metrics['test/recall@1']:.2f} ± {100 * metrics['test/recall@1_ci95']:.2f}"
+    assert shown in output
+    again = run(place, "evaluate", "run=dml", "retrieval=true", "clustering=true", "episodes=40")
+    assert shown in again
+    assert "density (intra / inter)" in again
+    scores = json.loads((place / "dml" / "evaluation.json").read_text())
+    assert scores["test/accuracy"] == metrics["test/accuracy"]
+    assert scores["test/map@r"] == metrics["test/map@r"]
+    assert 0 < scores["test/f1"] < 1
+    assert 0 < scores["test/nmi"] < 1
+    assert scores["test/density_ratio"] == pytest.approx(scores["test/density_intra"] / scores["test/density_inter"])
+    assert scores["test/spectral_decay"] > 0
+    assert "28 of 28 tensors from dml" in run(place, "train", "run=after", "trainer.steps=1", "start=dml")
+
+
+def test_metric_learning_killed_and_resumed_equals_undisturbed(place):
+    run(place, "train", "run=dml-whole", "trainer.steps=10", *DML)
+    run(place, "train", "run=dml-two", "trainer.steps=5", *DML)
+    run(place, "train", "run=dml-two", "trainer.steps=10", "resume=true", *DML)
+    weights = [load_file(place / name / "last" / "model.safetensors") for name in ("dml-whole", "dml-two")]
+    assert weights[0].keys() == weights[1].keys()
+    assert "losses.multi_similarity.memory" in weights[0]
+    assert "losses.proxy_nca.proxies" in weights[0]
+    equal_weights(place / "dml-whole", place / "dml-two")
+
+
+def test_cross_validation_scores_models_alone_and_together(place):
+    options = ("run=folds", "repeats=1", "task.folds=2", "trainer.steps=4", *DML)
+    output = run(place, "cross_validate", *options)
+    runs = [place / "folds" / f"0-{fold}" for fold in range(2)]
+    alone = [json.loads((folder / "metrics.json").read_text()) for folder in runs]
+    assert [metrics["train/classes"] for metrics in alone] == [8, 8]
+    assert alone[0]["train/class_hash"] == alone[1]["val/class_hash"] != alone[1]["train/class_hash"]
+    assert alone[0]["test/classes"] == 5
+    record = json.loads((place / "folds" / "cross_validation.json").read_text())
+    for metric in ("recall@1", "map@r", "accuracy"):
+        mean = np.mean([metrics[f"test/{metric}"] for metrics in alone])
+        assert record[f"separated/{metric}"] == [pytest.approx(mean, abs=1e-6)]
+    assert record["concatenated/recall@1"] == [pytest.approx(nearest_are_right(runs), abs=1e-6)]
+    assert f"{100 * record['concatenated/map@r'][0]:.2f} ± inf" in output, "one repeat says nothing of the next"
+    again = run(place, "cross_validate", *options)
+    assert "from step 4" not in again or "step      4  validation" not in again
+    assert json.loads((place / "folds" / "cross_validation.json").read_text()) == record
+
+
+def nearest_are_right(runs):
+    """Share of the test images whose nearest other one, by both models' cosines, is of their class."""
+    similarity = 0
+    for folder in runs:
+        cfg = Run(folder).config()
+        parts = load_parts(cfg, str(folder), as_saved=True)
+        store = parts.dataset.store("test")
+        vectors, labels = embeddings_of(parts.learner, store, parts.normalize, parts.hardware)
+        similarity = similarity + torch.nn.functional.cosine_similarity(vectors[:, None], vectors[None], dim=-1)
+    return (labels[similarity.fill_diagonal_(-9).argmax(1)] == labels).float().mean().item()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["learner=maml"], "cross-validation compares embeddings, and MAML"),
+        (["task.fold=1"], "every fold in turn, so task.fold cannot be given"),
+        (["repeats=0"], "repeats must be at least 1, got 0"),
+        (["task.folds=17"], "task.folds must be between 2 and the number of training classes, 16; got 17"),
+    ],
+)
+def test_cross_validation_that_cannot_be_is_refused(place, options, message):
+    said = run(place, "cross_validate", "run=none", *DML, *options, code=2)
+    assert message in said
+    assert "Traceback" not in said

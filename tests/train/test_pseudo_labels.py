@@ -1,0 +1,221 @@
+import copy
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from episodic import EpisodeSampler
+from episodic.core.functional.prototypes import diffusion
+from episodic.core.backbones.conv4 import Conv4
+from episodic.data.augment import Augment, Normalize
+from episodic.data.labels.fraction import labeled_mask
+from episodic.data.labels.folds import restricted
+from episodic.run.device import Hardware
+from episodic.learners.base_classifier import BaseClassifier
+from episodic.train.loop import Trainer, embed, fit
+from episodic.train.pseudo_labels import PseudoLabelTraining, shuffled
+from episodic.train.schedule import constant
+from episodic.semi.pseudo_labels import PseudoLabels
+from tests.conftest import random_store
+from tests.test_train import equal_weights, place, run  # noqa: F401 - a fixture
+
+FP32 = Hardware.choose("cpu", "fp32")
+PLAIN = Normalize([0.5], [0.25])
+SMALL = {"neighbours": 5, "batch": 12, "labeled_per_batch": 5, "refresh_every": 4}
+
+
+def training_of(store=None, *, seed=0, steps=10, weights=0, augment=None, **settings):
+    """4 of 20 images of each of 8 classes labelled, 4 not to be seen."""
+    store = store or random_store(separation=2.0)
+    labels = random_store().labels.numpy()
+    seen = labeled_mask(labels, 0.8, seed=1)
+    labeled = np.zeros_like(seen)
+    labeled[seen] = labeled_mask(labels[seen], 0.25, seed=2)
+    torch.manual_seed(weights)
+    learner = PseudoLabels(BaseClassifier(Conv4(1, 16, widths=(8, 8, 8, 8)), 8), **{**SMALL, **settings})
+    return PseudoLabelTraining(
+        learner=learner,
+        store=store,
+        sampler=EpisodeSampler(store.labels, 3, 1, 1, episodes=steps, labeled=labeled),
+        normalize=PLAIN,
+        augment=augment or Augment(crop_padding=1),
+        optimizer=torch.optim.Adam(learner.learned_parameters(), lr=0.01),
+        schedule=constant(),
+        trainer=Trainer(steps=steps),
+        hardware=FP32,
+        seed=seed,
+        labeled=labeled,
+        seen=seen,
+    )
+
+
+def equal(a, b):
+    assert a.state_dict().keys() == b.state_dict().keys()
+    return all(torch.equal(value, b.state_dict()[name]) for name, value in a.state_dict().items())
+
+
+def test_labels_are_spread_by_the_features_of_now():
+    """A step of the training against its definition, written out."""
+    training = training_of(augment=Augment())
+    wrapper = training.learner
+    seen = np.flatnonzero(training.seen)
+    known, labels = training.labeled[seen], training.store.labels[seen].numpy()
+    images = training.store.images[seen]
+    features = embed(wrapper.backbone, restricted(training.store, training.seen), PLAIN, FP32)
+    graph = diffusion.neighbour_graph(features, 5)
+    expected = diffusion.pseudo_labels(graph, np.where(known, labels, -1), 8, relative=True)
+    before = copy.deepcopy(wrapper)
+    loss, correct = training.outcome(torch.Generator())
+    assert wrapper.backbone.training
+    np.testing.assert_array_equal(wrapper.labels, expected.labels)
+    np.testing.assert_allclose(wrapper.weights, expected.weights, atol=1e-6)
+    np.testing.assert_allclose(wrapper.class_weights, expected.class_weights, rtol=1e-6)
+    right = (expected.labels == labels)[~known].mean()
+    assert training.measured["pseudo_label_accuracy"] == pytest.approx(right)
+    assert training.measured["refresh_seconds"] > 0
+    given = np.flatnonzero(known)[shuffled(32, 0, 5, (0, 2))]
+    items = np.concatenate([given, np.flatnonzero(~known)[shuffled(96, 0, 7, (0, 3))]])
+    before.train()
+    logits = before.learner.base(before.backbone(PLAIN(images[items])))
+    total = sum(
+        expected.weights[i] * expected.class_weights[expected.labels[i]] * -row.log_softmax(-1)[expected.labels[i]]
+        for i, row in zip(items, logits, strict=True)
+    )
+    torch.testing.assert_close(loss, total.float() / 12)
+    np.testing.assert_array_equal(correct, (logits[:5].argmax(-1).numpy() == labels[given]).astype(np.float32))
+
+
+def test_labels_that_are_given_stay_and_others_get_better_than_chance():
+    training = training_of(steps=30)
+    assert training.measured["pseudo_label_accuracy"] == 0  # none yet
+    given = torch.from_numpy(training.labeled[training.seen])
+    truth = training.store.labels[torch.from_numpy(training.seen)]
+    for _ in range(30):
+        training.advance()
+        assert torch.equal(training.learner.labels[given], truth[given])
+        assert (training.learner.weights[given] == 1).all()
+    assert training.measured["pseudo_label_accuracy"] > 0.5
+
+
+def test_hidden_labels_are_never_used():
+    """Other true labels of the unlabelled images, and other images that may not be seen: the same weights."""
+    plain = training_of()
+    store, random = random_store(separation=2.0), np.random.default_rng(0)
+    hidden = np.flatnonzero(plain.seen & ~plain.labeled)
+    labels, images = store.labels.clone(), store.images.clone()
+    labels[hidden] = store.labels[random.permutation(hidden)]
+    unseen = np.flatnonzero(~plain.seen)
+    labels[unseen], images[unseen] = labels[unseen].flip(0), 0
+    shuffled_labels = training_of(dataclasses.replace(store, labels=labels, images=images))
+    assert fit(plain)
+    assert fit(shuffled_labels)
+    assert equal(plain.learner, shuffled_labels.learner)
+    assert plain.measured["pseudo_label_accuracy"] > shuffled_labels.measured["pseudo_label_accuracy"]
+    given = np.flatnonzero(plain.labeled)
+    labels[given] = labels[given].flip(0)
+    other = training_of(dataclasses.replace(store, labels=labels))
+    assert fit(other)
+    assert not equal(plain.learner, other.learner)
+
+
+@pytest.mark.parametrize("killed", [3, 4, 6])
+def test_a_resumed_training_is_an_undisturbed_one(killed):
+    """Before, at and after a refresh; weights, and labels between two refreshes, bit for bit."""
+    whole, first = training_of(), training_of()
+    for _ in range(10):
+        whole.advance()
+    for _ in range(killed):
+        first.advance()
+    again = training_of(weights=1)
+    assert not equal(again.learner, first.learner)
+    again.learner.load_state_dict(first.learner.state_dict())
+    again.optimizer.load_state_dict(first.optimizer.state_dict())
+    again.step = killed
+    for _ in range(10 - killed):
+        again.advance()
+    assert equal(whole.learner, again.learner)
+    assert whole.measured["pseudo_label_accuracy"] == again.measured["pseudo_label_accuracy"]
+
+
+def test_another_seed_is_another_training():
+    a, b = training_of(), training_of(seed=1)
+    a.advance(), b.advance()
+    assert not equal(a.learner, b.learner)
+
+
+def test_without_weight_only_labelled_images_are_seen():
+    """They fill the batch, nothing is spread, and the other images, here blackened, leave no trace in batch norm either."""
+    plain = training_of(unlabeled_weight=0.0)
+    store = random_store(separation=2.0)
+    black = store.images.clone()
+    black[np.flatnonzero(~plain.labeled)] = 0
+    blackened = training_of(dataclasses.replace(store, images=black), unlabeled_weight=0.0)
+    assert fit(plain)
+    assert fit(blackened)
+    assert equal(plain.learner, blackened.learner)
+    assert plain.measured == {}
+    assert plain.learner.class_weights.tolist() == [1.0] * 8
+    both = training_of()
+    assert fit(both)
+    assert not equal(plain.learner, both.learner)
+    generator = torch.Generator()
+    assert plain.outcome(generator)[1].shape == (12,)
+    assert both.outcome(generator)[1].shape == (5,)
+
+
+def test_an_epoch_is_a_pass_over_the_unlabelled_images():
+    assert training_of(refresh_every=None).refresh_every == 14  # 96 images in sevens
+    training, spread = training_of(refresh_every=None, labeled_per_batch=4), []
+    training.refresh = lambda: spread.append(training.step)
+    for _ in range(25):
+        training.advance()
+    assert spread == [0, 12, 24]
+
+
+def test_passes_are_over_all_items_each_in_its_own_order():
+    drawn = np.concatenate([shuffled(10, step, 4, (5, 2)) for step in range(10)]).reshape(4, 10)
+    assert (np.sort(drawn) == np.arange(10)).all()
+    assert len({tuple(order) for order in drawn}) == 4
+    assert not np.array_equal(drawn[0], shuffled(10, 0, 10, (5, 3)))
+    assert not np.array_equal(drawn[0], shuffled(10, 0, 10, (6, 2)))
+    assert np.bincount(shuffled(3, 7, 11, (0, 2))).tolist() in ([3, 4, 4], [4, 3, 4], [4, 4, 3])
+
+
+@pytest.mark.parametrize("fraction", [0.01, 1.0])
+def test_labels_need_somewhere_to_come_from_and_to_go_to(fraction):
+    training = training_of()
+    labeled = labeled_mask(training.store.labels.numpy(), fraction, seed=0)
+    with pytest.raises(ValueError, match=r"task\.labeled_fraction must leave images of both kinds, got"):
+        dataclasses.replace(training, labeled=labeled, seen=np.ones(160, dtype=bool), base_rates=[])
+
+
+def test_the_command_line_end_to_end(place):  # noqa: F811 - the fixture
+    """Two stages; stopped between two refreshes and resumed; evaluated as the learner itself."""
+    task = ["learner=base_classifier", "task.base_way=4", "task.base_query=1", "task.held_out=0.5", "task.train.n_query=1",
+            "task.labeled_fraction=0.5", "schedule=constant"]  # fmt: skip
+    small = [f"semi.pseudo_labels.{s}" for s in ("neighbours=3", "batch=8", "labeled_per_batch=4", "refresh_every=5")]
+    second = ["semi=pseudo_labels", "start=few", *task, *small]
+    run(place, "train", "run=few", "trainer.steps=10", *task)
+    output = run(place, "train", "run=whole_pseudo", "trainer.steps=12", *second)
+    assert "tensors from few" in output
+    assert [line.split()[1] for line in output.splitlines() if "pseudo-labels" in line and " % right" in line] == [
+        "0",
+        "5",
+        "10",
+    ]
+    run(place, "train", "run=stopped_pseudo", "trainer.steps=7", *second)
+    resumed = run(place, "train", "run=stopped_pseudo", "resume=true", "trainer.steps=12", *second)
+    assert "; from step 7" in resumed
+    assert "step      5  pseudo-labels" not in resumed
+    equal_weights(place / "whole_pseudo", place / "stopped_pseudo")
+    metrics = json.loads((place / "whole_pseudo" / "metrics.json").read_text())
+    assert 0 < metrics["train/pseudo_label_accuracy"] <= 1
+    assert metrics["train/refresh_seconds"] > 0
+    run(place, "evaluate", "run=whole_pseudo", "episodes=40")
+    scored = json.loads((place / "whole_pseudo" / "evaluation.json").read_text())
+    assert scored["test/accuracy"] == metrics["test/accuracy"]
+    assert run(place, "evaluate", "run=whole_pseudo", "semi=supervised", "episodes=40", "against=few")
+    plain = json.loads((place / "whole_pseudo" / "evaluation.json").read_text())
+    assert plain["test/accuracy"] == metrics["test/accuracy"]
