@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from episodic.episodes.task import EpisodeCollate
+from episodic.episodes.collate import EpisodeCollate
 from episodic.episodes.sampler import EpisodeIndices, EpisodeSampler
 
 

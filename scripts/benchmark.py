@@ -49,8 +49,8 @@ from benchmark_refresh import refresh
 from benchmark_training import training
 from measuring import HEADER, alternate
 
-from episodic.run.device import Hardware
 from episodic.evaluate.tables import table
+from episodic.run.device import Hardware
 
 # (arguments, hardware) -> comparisons, which share a table
 COMPARED = {

@@ -27,11 +27,11 @@ import torch
 from measuring import DIFFERENT
 from omegaconf import OmegaConf
 
-from episodic.assemble.build import build_parts
+from episodic.assemble.learner import build_parts
 from episodic.config.compose import compose_config
 from episodic.data.sets.miniimagenet import MiniImageNet
-from episodic.run.run import Run
 from episodic.evaluate.tables import table
+from episodic.run.run import Run
 
 CLASSES, SHOTS, QUERIES = 5, 5, 20
 REPORTED = 2_000  # episodes, the report's default

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from episodic import Episode, Task
-from episodic.run.device import Hardware
-from episodic.learners.cross_attention import CrossAttention
 from episodic.evaluate.tables import table
+from episodic.learners.cross_attention import CrossAttention
+from episodic.run.device import Hardware
 
 EPISODES, WAY, QUERY, N_CLASSES = 4, 5, 6, 64
 MAP = (512, 6, 6)

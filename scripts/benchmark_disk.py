@@ -33,11 +33,12 @@ from measuring import timed
 from PIL import Image
 
 from episodic.data.augment import Normalize
+from episodic.data.cache import ImageFile, files_stamp
 from episodic.data.sets.miniimagenet import MiniImageNet
-from episodic.data.store import ImageFile, ImageStore, Listing, files_stamp
+from episodic.data.store import ImageStore, Listing
+from episodic.episodes.sampler import EpisodeIndices, EpisodeSampler
 from episodic.episodes.task import gather_episode
 from episodic.run.device import Hardware
-from episodic.episodes.sampler import EpisodeIndices, EpisodeSampler
 
 OVERHEAD = 1.3  # times the decoder's limit that the first start may take
 SECOND = 1.0  # seconds that the second start may take

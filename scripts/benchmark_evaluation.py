@@ -24,9 +24,9 @@ from torch.utils.data import DataLoader
 from episodic import EpisodeSampler
 from episodic.data.augment import Normalize
 from episodic.data.sets.miniimagenet import MiniImageNet
-from episodic.run.device import Hardware
+from episodic.evaluate.scoring import evaluate, predictor
 from episodic.learners.prototypical import Prototypical
-from episodic.train.loop import evaluate, predictor
+from episodic.run.device import Hardware
 
 TARGET = 200
 

@@ -29,12 +29,13 @@ from torch import nn
 
 from episodic.data.augment import Normalize
 from episodic.data.store import ImageStore
-from episodic.episodes.task import Task, gather_episode
-from episodic.run.device import Hardware
-from episodic.learners.prototypical import Prototypical
-from episodic.train.loop import embed, evaluate
 from episodic.episodes.sampler import BLOCK, EpisodeSampler
+from episodic.episodes.task import Task, gather_episode
+from episodic.evaluate.scoring import evaluate
 from episodic.evaluate.tables import table
+from episodic.learners.prototypical import Prototypical
+from episodic.run.device import Hardware
+from episodic.run.embed import embed
 
 DRAWN = (100, 1_000, 10_000, 100_000, 1_000_000)
 SCORED = (1_000, 3_000, 10_000, 30_000, 100_000)

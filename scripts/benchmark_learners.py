@@ -14,10 +14,11 @@ import torch
 from measuring import alone, cost
 
 from episodic import Episode, Task
-from episodic.config.compose import compose_config, make
+from episodic.config.compose import compose_config
+from episodic.config.instantiate import make
+from episodic.evaluate.tables import table
 from episodic.run.device import Hardware
 from episodic.train.loop import objective
-from episodic.evaluate.tables import table
 
 HEADER = ["learner", "episodes", "images", "forward + backward, ms", "peak memory, MiB"]
 

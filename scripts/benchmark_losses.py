@@ -22,6 +22,7 @@ from episodic.core.losses.contrastive import Contrastive
 from episodic.core.losses.fastap import FastAP
 from episodic.core.losses.lifted_structure import LiftedStructure
 from episodic.core.losses.margin import Margin
+from episodic.core.losses.memory.xbm import XBM
 from episodic.core.losses.multi_similarity import MultiSimilarity
 from episodic.core.losses.n_pair import NPair
 from episodic.core.losses.proxy_anchor import ProxyAnchor
@@ -30,9 +31,8 @@ from episodic.core.losses.ranked_list import RankedList
 from episodic.core.losses.soft_triple import SoftTriple
 from episodic.core.losses.supcon import SupCon
 from episodic.core.losses.triplet import Triplet
-from episodic.core.losses.memory.xbm import XBM
-from episodic.run.device import Hardware
 from episodic.evaluate.tables import table
+from episodic.run.device import Hardware
 
 SHAPES = ((256, 128), (256, 512), (1024, 128), (1024, 512))
 PER_CLASS = 4

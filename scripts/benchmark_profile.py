@@ -34,12 +34,12 @@ from episodic import loop
 from episodic.core.backbones.conv4 import Conv4
 from episodic.data.augment import Augment, Normalize
 from episodic.data.store import ImageStore
-from episodic.run.device import Hardware
-from episodic.learners.prototypical import Prototypical
-from episodic.train.loop import Trainer, Training
 from episodic.episodes.sampler import EpisodeSampler
-from episodic.train.schedule import constant
 from episodic.evaluate.tables import table
+from episodic.learners.prototypical import Prototypical
+from episodic.run.device import Hardware
+from episodic.train.loop import Trainer, Training
+from episodic.train.schedule import constant
 
 # (way, query, channels, pixels a side), one shot
 SETTINGS = {"84 x 84, 5-way": (5, 15, 3, 84), "28 x 28, 60-way": (60, 5, 1, 28)}

@@ -23,8 +23,8 @@ from measuring import DIFFERENT, Comparison, in_child, rate
 from torch import nn
 
 from episodic import Task
-from episodic.run.device import Hardware
 from episodic.learners.prototypical import Prototypical
+from episodic.run.device import Hardware
 from episodic.semi.label_propagation import LabelPropagation
 
 EPISODES, BATCH = 1000, 50  # a batch's graphs of 105 items are 2.2 MB and stay in the processor's cache

@@ -18,14 +18,14 @@ from scipy.sparse import eye_array
 from scipy.sparse.linalg import cg
 from sklearn.neighbors import kneighbors_graph
 
-from episodic.core.functional.prototypes import diffusion
 from episodic.core.backbones.conv4 import Conv4
+from episodic.core.functional.prototypes import diffusion
 from episodic.data.augment import Normalize
 from episodic.data.labels.fraction import labeled_mask
 from episodic.data.sets.miniimagenet import MiniImageNet
-from episodic.run.device import Hardware
-from episodic.train.loop import embed
 from episodic.evaluate.tables import table
+from episodic.run.device import Hardware
+from episodic.run.embed import embed
 
 FRACTION, NEIGHBOURS, ALPHA, ITERATIONS = 0.1, 50, 0.99, 20
 HEADER = ["refresh of {:,} items", "ours, s", "scikit-learn / SciPy, s", "ratio"]

@@ -25,8 +25,8 @@ from torch.nn.functional import cross_entropy
 from episodic import EpisodeSampler
 from episodic.data.augment import Augment, Normalize
 from episodic.data.store import ImageStore
-from episodic.run.device import Hardware
 from episodic.learners.prototypical import Prototypical
+from episodic.run.device import Hardware
 from episodic.train.loop import Trainer, Training
 from episodic.train.schedule import constant
 

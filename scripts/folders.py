@@ -21,17 +21,17 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from episodic.assemble.load import load_parts
 from episodic.assemble.predictor import Answerer
-from episodic.assemble.build import load_store
+from episodic.assemble.task import load_store
 from episodic.config.compose import compose_config
 from episodic.data.image import class_folders, pictures_in
 from episodic.data.store import ImageStore
-from episodic.evaluate.__main__ import load_parts
-from episodic.train.loop import evaluate
-from episodic.evaluate.intervals import mean_interval, paired_interval
-from episodic.run.run import Run
 from episodic.episodes.sampler import EpisodeIndices, EpisodeSampler
+from episodic.evaluate.intervals import mean_interval, paired_interval
+from episodic.evaluate.scoring import evaluate
 from episodic.evaluate.tables import percent, table
+from episodic.run.run import Run
 
 WAY, QUERY = 5, 15
 HEADER = ["shots", "unlabeled a class", "folders", "accuracy of files %", "of episodic.evaluate %", "difference %"]

@@ -18,6 +18,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
+from episodic.assemble.saved import KEY, PREFIX, model_of, read_saved, saved_settings
 from episodic.core.functional.pairs import cosine, squared_euclidean
 from episodic.data.augment import Normalize
 from episodic.data.image import PictureForm, as_pictures
@@ -25,8 +26,7 @@ from episodic.data.store import ImageStore
 from episodic.episodes.task import Task
 from episodic.learners.learner import AbstractMetricLearner
 from episodic.learners.prototypical import Prototypical
-from episodic.train.loop import CHUNK_BYTES, EMBED_BATCH, embed
-from episodic.assemble.saved import KEY, PREFIX, model_of, read_saved, saved_settings
+from episodic.run.embed import CHUNK_BYTES, EMBED_BATCH, embed
 from episodic.semi.wrapper import layers
 
 PAIRS = 2**24  # of queries and support items compared at once

@@ -14,13 +14,14 @@ from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from episodic.assemble.build import arguments_of, build_backbone, build_learner, build_parts
-from episodic.run.checkpoint import load_weights
-from episodic.config.compose import check_key, check_overrides, compose_config
+from episodic.assemble.learner import arguments_of, build_backbone, build_learner, build_parts
+from episodic.assemble.load import load_parts
+from episodic.config.compose import compose_config
+from episodic.config.overrides import check_key, check_overrides
 from episodic.data.image import PictureForm
-from episodic.evaluate.__main__ import load_parts
-from episodic.run.device import Hardware
 from episodic.learners.learner import AbstractLearner, AbstractMetricLearner
+from episodic.run.checkpoint import load_weights
+from episodic.run.device import Hardware
 from episodic.run.run import Run
 
 if TYPE_CHECKING:

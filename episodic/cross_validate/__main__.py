@@ -23,16 +23,17 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from episodic.assemble.build import load_store
-from episodic.config.compose import ConfigError, command
+from episodic.assemble.load import load_parts
+from episodic.assemble.task import load_store
+from episodic.config.command import command
+from episodic.config.compose import ConfigError
 from episodic.core.functional.pairs import unit
-from episodic.evaluate.__main__ import load_parts
-from episodic.learners.learner import AbstractMetricLearner
-from episodic.train.loop import embeddings_of
 from episodic.evaluate.intervals import repeats_interval
 from episodic.evaluate.retrieval import retrieval
-from episodic.run.run import Run, write_atomically
 from episodic.evaluate.tables import percent, table
+from episodic.learners.learner import AbstractMetricLearner
+from episodic.run.embed import embeddings_of
+from episodic.run.run import Run, write_atomically
 from episodic.train.__main__ import train
 
 METRICS = {

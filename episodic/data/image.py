@@ -1,4 +1,4 @@
-"""People's own pictures: files, PIL images and arrays, all made uint8 `[C, H, W]` of one size."""
+"""Pictures: files, PIL images and arrays, all made uint8 `[C, H, W]` of one size."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from episodic.data.cache import decode_parallel
+from episodic.data.dataset import AbstractDataset
 from episodic.data.sources.tables import IMAGENET_MEAN, IMAGENET_STD, images_below
 from episodic.data.sources.tables import class_folders as folders_in
 from episodic.data.sources.tables import others_below as others_below
-from episodic.data.dataset import AbstractDataset, decode_image
-from episodic.data.store import decode_parallel
 
+PART = 2**16  # bytes that are read at once; most pictures of a few-shot data set are smaller
+ORIENTED = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}  # where Pillow finds how a JPEG lies
 LAYOUT = "expected <folder>/<class name>/<picture>"
 
 
@@ -189,3 +191,54 @@ def _name(item: Any, index: int) -> str:
 
 def _kind(array: Tensor | np.ndarray) -> str:
     return f"{array.dtype} {list(array.shape)}"
+
+
+def decode_image(source, *, channels: int, size: int, resize: str = "squash") -> np.ndarray:
+    """An image file (path or file object) as uint8 `[channels, size, size]`.
+
+    EXIF rotation is applied; grey, CMYK, alpha and 16-bit images are converted. `resize="squash"` scales both sides to
+    `size` (as miniImageNet's makers did); `"crop"` scales the short side and cuts the centre. Bilinear with antialiasing.
+
+    **Raises:** `OSError`, `ValueError` or `SyntaxError` from Pillow where the bytes are no whole image.
+    """
+    with _opened(source) as opened:
+        image = opened
+        if image.size != (size, size):
+            image.draft("RGB", (size, size))  # lets the JPEG decoder skip detail that the resize would drop
+        if image.format != "JPEG" or image.info.keys() & ORIENTED:
+            ImageOps.exif_transpose(image, in_place=True)  # without a copy of the images that lie as they should
+        if image.mode.startswith("I"):  # 16-bit: Pillow's own conversion would clip at 255
+            image = Image.fromarray((np.asarray(image, dtype=np.float64) / 257).clip(0, 255).astype(np.uint8))
+        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        mode = "L" if channels == 1 else "RGB"
+        image = image if image.mode == mode else image.convert(mode)
+        if image.size != (size, size):
+            method = Image.Resampling.BILINEAR
+            image = (
+                ImageOps.fit(image, (size, size), method) if resize == "crop" else image.resize((size, size), method)
+            )
+        array = np.asarray(image)
+    return array[None] if channels == 1 else array.transpose(2, 0, 1)
+
+
+def _opened(source) -> Image.Image:
+    """The image of a path or file object. A path is read in four calls to the system, where Pillow makes a dozen: at each of them
+    a thread gives up the interpreter and queues for it anew, which cost more than the decoding.
+    """
+    if isinstance(source, str | os.PathLike):
+        descriptor = os.open(source, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        try:
+            parts = [os.read(descriptor, PART)]
+            while parts[-1]:
+                parts.append(os.read(descriptor, PART))
+        finally:
+            os.close(descriptor)
+        if not parts[0]:
+            raise UnidentifiedImageError("the file is empty")
+        source = io.BytesIO(b"".join(parts))
+    try:
+        return Image.open(source)
+    except UnidentifiedImageError:
+        raise UnidentifiedImageError("cannot identify image file") from None  # it would name a buffer

@@ -26,11 +26,11 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from episodic.assemble.predictor import DEFAULTS, Answerer
-from episodic.config.compose import ConfigError, command, compose_config
-from episodic.data.dataset import decode_image
-from episodic.data.image import PictureForm, is_inverted
-from episodic.data.store import decode_parallel
 from episodic.assemble.saved import model_of
+from episodic.config.command import command
+from episodic.config.compose import ConfigError, compose_config
+from episodic.data.cache import decode_parallel
+from episodic.data.image import PictureForm, decode_image, is_inverted
 from episodic.predict.__main__ import with_parts
 
 MAX_BYTES = 128 * 2**20  # of a request

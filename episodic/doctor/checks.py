@@ -14,14 +14,16 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
-from episodic.assemble.build import SHAPE, build_sampler, is_incremental, load_split, load_store, training_masks
-from episodic.config.compose import ConfigError, command, make
+from episodic.assemble.task import SHAPE, build_sampler, is_incremental, load_split, load_store, training_masks
+from episodic.config.command import command
+from episodic.config.compose import ConfigError
+from episodic.config.instantiate import make
 from episodic.data.dataset import SPLITS
-from episodic.doctor.duplicates import ALIKE, COPIES, find_duplicates
 from episodic.data.image import others_below
 from episodic.data.store import ImageStore, digest
-from episodic.run.run import Run, write_atomically
+from episodic.doctor.duplicates import ALIKE, COPIES, find_duplicates
 from episodic.evaluate.tables import table
+from episodic.run.run import Run, write_atomically
 
 SHOWN = 20  # lines of a list on the terminal; the file has all
 MARKS = ("error", "warning", "ok")

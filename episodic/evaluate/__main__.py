@@ -6,19 +6,19 @@ import dataclasses
 from pathlib import Path
 
 import torch
-from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from episodic.assemble.build import Parts, build_parts, build_sampler, check_held_out, episode_shape, is_incremental, load_store
-from episodic.config.compose import ConfigError, command
+from episodic.assemble.task import episode_shape, is_incremental, load_store
+from episodic.config.command import command
+from episodic.config.compose import ConfigError
 from episodic.data.dataset import SPLITS
-from episodic.data.store import ImageStore
-from episodic.train.loop import audit, embeddings_of, evaluate, predictor
-from episodic.evaluate.manifest import Episodes, read_manifest, write_manifest
+from episodic.evaluate.audit import audit
+from episodic.evaluate.clustering import clustering
 from episodic.evaluate.intervals import paired_interval
-from episodic.train.objective import OWN
-from episodic.evaluate.retrieval import clustering, density, retrieval, spectral_decay
-from episodic.run.run import Run
+from episodic.evaluate.manifest import write_manifest
+from episodic.evaluate.retrieval import retrieval
+from episodic.evaluate.scoring import evaluate, predictor
+from episodic.evaluate.spread import density, spectral_decay
 from episodic.evaluate.tables import (
     DETAIL_HEADER,
     RETRIEVAL_HEADER,
@@ -34,57 +34,8 @@ from episodic.evaluate.tables import (
     spread_row,
     table,
 )
-from episodic.semi.pseudo_labels import PseudoLabels
-
-
-def with_saved_parts(arguments: list[str]) -> list[str]:
-    """Make the run's own task, learner and wrapper the choices `saved`, and its `data_dir` the default."""
-    given = dict(a.split("=", 1) for a in arguments if "=" in a)
-    if "run" not in given:
-        raise ConfigError("which run? python -m episodic.evaluate run=<dir>, a directory that episodic.train made")
-    saved = Run(Path(given["run"])).config()
-    for part in ("learner", "semi"):
-        OmegaConf.resolve(saved[part])  # the model stays that of the task it was trained for
-    for part in ("task", "learner", "semi"):
-        ConfigStore.instance().store(group=part, name="saved", node=saved[part])
-    return arguments if "data_dir" in given or saved.data_dir is None else [*arguments, f"data_dir={saved.data_dir}"]
-
-
-def load_parts(cfg: DictConfig, folder: str, *, as_saved: bool = False) -> Parts:
-    """The model of the run in `folder` (its best checkpoint) with the data of `cfg`, its learner and wrapper as `cfg` has
-    them, or `as_saved`.
-    """
-    run = Run(Path(folder))
-    saved = run.config()
-    OmegaConf.update(saved, "allow_any_target", cfg.allow_any_target)
-    for key in ("device", "precision", "data_dir"):
-        if cfg[key] is not None:
-            saved[key] = cfg[key]
-    if saved.task.channels != cfg.task.channels:
-        raise ConfigError(f"{folder} was trained on {saved.task.channels} channels; this task has {cfg.task.channels}")
-    check_held_out(saved, cfg.task, folder)
-    for part in ("backbone", "learner", "semi"):
-        OmegaConf.resolve(saved[part])
-    saved.task, trained = cfg.task, OmegaConf.to_container(saved.semi)
-    if not as_saved:
-        saved.learner, saved.semi = cfg.learner, cfg.semi
-    if "weights" in saved.backbone:
-        saved.backbone.weights = None  # all come from the checkpoint
-    OmegaConf.update(saved, "sse", {"_target_": "torch.nn.Identity"}, merge=False)  # in evaluation nothing is exchanged
-    parts = build_parts(saved)
-    # Evaluation may have fewer weights than the checkpoint: pseudo-labels and proxies are for training alone, and a wrapper, or a
-    # setting of one, may be left out.
-    changed = OmegaConf.to_container(saved.semi, resolve=True) != trained
-    spare = changed or isinstance(parts.learner, PseudoLabels) or bool(set(saved.get("loss", {})) - {OWN})
-    run.restore("best" if run.has("best") else "last", parts.learner, spare=spare)
-    return parts
-
-
-def episodes_of(cfg: DictConfig, store: ImageStore) -> Episodes:
-    """`cfg.episodes` episodes of the task, or those of the manifest that it names."""
-    if not isinstance(cfg.episodes, int):
-        return read_manifest(Path(cfg.episodes), store)
-    return build_sampler(cfg.task, store, shape=cfg.task, seed=cfg.seed, stream="test", episodes=cfg.episodes)
+from episodic.run.embed import embeddings_of
+from episodic.run.run import Run
 
 
 def main(cfg: DictConfig) -> None:

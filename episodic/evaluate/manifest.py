@@ -1,50 +1,20 @@
-"""Lists of episodes: named by a hash, written and read as JSON Lines, so that anyone can score the very same ones."""
+"""Lists of episodes written and read as JSON Lines, so that anyone can score the very same ones."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from omegaconf import DictConfig
 
+from episodic.assemble.task import build_sampler
 from episodic.data.store import ImageStore
-from episodic.episodes.incremental import IncrementalEpisodes
-from episodic.episodes.sampler import BLOCK, EpisodeIndices, EpisodeSampler
+from episodic.episodes.sampler import BLOCK, EpisodeIndices
+from episodic.episodes.source import EpisodeList, Episodes, episodes_hash, in_chunks
 
 ROLES = ("support", "query", "unlabeled")
-
-
-class EpisodeList:
-    """Episodes that were written down: `[i]` and contiguous slices, as an `EpisodeSampler` has them."""
-
-    def __init__(self, indices: list[EpisodeIndices]):
-        if not indices:
-            raise ValueError("a list of episodes must not be empty")
-        self.episodes = len(indices)
-        self._indices = indices
-
-    def __getitem__(self, rows: slice) -> EpisodeIndices:
-        return EpisodeIndices.concatenate(self._indices[rows])
-
-
-Episodes = EpisodeSampler | IncrementalEpisodes | EpisodeList
-
-
-def in_chunks(episodes: Episodes, size: int) -> Iterator[EpisodeIndices]:
-    """All episodes, at most `size` at a time (a power of two up to 256), each chunk of one shape."""
-    for start in range(0, episodes.episodes, size):
-        yield episodes[start : min(start + size, episodes.episodes)]
-
-
-def episodes_hash(episodes: Episodes) -> str:
-    """Twelve hexadecimal digits that are equal exactly for equal lists of episodes."""
-    state = hashlib.sha256()
-    for chunk in in_chunks(episodes, BLOCK):
-        state.update(chunk.hash().encode())
-    return state.hexdigest()[:12]
 
 
 def write_manifest(path: Path, episodes: Episodes, store: ImageStore) -> None:
@@ -123,3 +93,10 @@ def _episode(line: dict, items: np.ndarray, class_of: np.ndarray) -> EpisodeIndi
         arrays[role] = items[flat][None]
         arrays[f"{role}_y"] = np.where(y == len(line["classes"]), -1, y)[None]
     return EpisodeIndices(**arrays)
+
+
+def episodes_of(cfg: DictConfig, store: ImageStore) -> Episodes:
+    """`cfg.episodes` episodes of the task, or those of the manifest that it names."""
+    if not isinstance(cfg.episodes, int):
+        return read_manifest(Path(cfg.episodes), store)
+    return build_sampler(cfg.task, store, shape=cfg.task, seed=cfg.seed, stream="test", episodes=cfg.episodes)

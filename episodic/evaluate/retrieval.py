@@ -1,10 +1,9 @@
-"""How well embeddings of unseen classes find, cluster and spread: the metrics of deep metric learning."""
+"""How well embeddings of unseen classes find others of their class."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import warnings
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -197,115 +196,3 @@ def _exact(device: torch.device) -> Iterator[None]:
             yield
     finally:
         torch.set_float32_matmul_precision(before)
-
-
-@dataclasses.dataclass(frozen=True)
-class Clustering:
-    """How far clusters are classes, 1 at best.
-
-    `nmi`: mutual information by the arithmetic mean of the two entropies; high for many small clusters, whoever made them.
-    `ami`: the same less what chance gives. `f1`: of pairs in the same cluster as a guess at pairs in the same class.
-    """
-
-    nmi: float
-    ami: float
-    f1: float
-
-
-def clustering(
-    embeddings: Float[Tensor, "item dim"],
-    labels: Int64[Tensor, " item"],
-    n_clusters: int | None = None,
-    seed: int = 0,
-    n_init: int = 10,
-    normalize: bool = True,
-) -> Clustering:
-    """K-means on the embeddings, of length 1 if `normalize`, with as many clusters as classes, scored against the labels.
-
-    Oh Song et al., 2016, https://arxiv.org/abs/1511.06452. Seed, restarts and length move the NMI by about half a point.
-
-    **Arguments:** `n_clusters`: None for the number of classes. `n_init`: restarts, of which the tightest counts.
-    """
-    from sklearn.cluster import KMeans
-    from sklearn.exceptions import ConvergenceWarning
-
-    points = (unit(embeddings) if normalize else precise(embeddings)).detach().cpu().numpy()
-    means = KMeans(n_clusters or len(labels.unique()), n_init=n_init, random_state=seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different points than clusters: the scores say so
-        clusters = means.fit_predict(points)
-    return compare_clusters(labels.cpu().numpy(), clusters)
-
-
-def compare_clusters(labels: np.ndarray, clusters: np.ndarray) -> Clustering:
-    """The scores of any `clusters [N]` of items with `labels [N]`."""
-    from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
-    from sklearn.metrics.cluster import pair_confusion_matrix
-
-    (_, wrong), (missed, right) = pair_confusion_matrix(labels, clusters).tolist()
-    pairs = 2 * right + wrong + missed
-    return Clustering(
-        nmi=float(normalized_mutual_info_score(labels, clusters)),
-        ami=float(adjusted_mutual_info_score(labels, clusters)),
-        f1=2 * right / pairs if pairs else 1.0,
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class Density:
-    """Mean cosine distance within classes (`intra`), between the centres of classes (`inter`), and `ratio`, intra by inter."""
-
-    intra: float
-    inter: float
-    ratio: float
-
-
-@torch.no_grad()
-def density(embeddings: Float[Tensor, "item dim"], labels: Int64[Tensor, " item"]) -> Density:
-    """How little classes are compressed, for the embeddings of the training set: what is compressed less generalises better.
-
-        intra = mean over classes of the mean of 1 - cos(x, y) over pairs of different items of the class
-        inter = mean of 1 - cos(a, b) over pairs of different classes, a and b the means of their vectors of length 1
-
-    Roth, Milbich, Sinha, Gupta, Ommer, Cohen: *Revisiting Training Strategies and Generalization Performance in Deep Metric
-    Learning*, ICML 2020, https://arxiv.org/abs/2002.08473. Classes of one item have no pairs and count between classes only;
-    what has no pairs at all is NaN.
-    """
-    x = unit(embeddings)
-    classes, place, counts = labels.unique(return_inverse=True, return_counts=True)
-    sums = x.new_zeros(len(classes), x.shape[1]).index_add_(0, place, x)
-    squares = x.new_zeros(len(classes)).index_add_(0, place, x.square().sum(1))
-    several = counts > 1
-    intra = float(_mean_distance(sums, squares, counts)[several].mean())
-    centres = unit(sums)
-    n = torch.tensor(len(classes), device=x.device)
-    inter = float(_mean_distance(centres.sum(0), centres.square().sum(), n)) if len(classes) > 1 else float("nan")
-    return Density(intra, inter, intra / inter if inter else float("nan"))
-
-
-def _mean_distance(sums: Tensor, squares: Tensor, counts: Tensor) -> Tensor:
-    """Mean of 1 - x y over pairs of different vectors, of which there are `counts`, from their sum and that of their squares."""
-    return (1 - (sums.square().sum(-1) - squares) / (counts * (counts - 1))).clamp(min=0)
-
-
-@torch.no_grad()
-def spectral_decay(embeddings: Float[Tensor, "item dim"], skip: int = 0) -> float:
-    """`rho = KL(uniform || s)` of the singular values of the embeddings, as shares `s_1 .. s_D` of their sum; low where
-    embeddings use many directions alike.
-
-        rho = -(1/D) sum_i log(D s_i)
-
-    Roth et al., 2020, https://arxiv.org/abs/2002.08473, for the training set, without centring. `skip`: how many of the largest
-    values are left out first (the authors' `rho_spectrum@k` skips k - 1). A share below the rounding of the largest value counts
-    as that, so that an unused direction costs much but not infinity; NaN where no more than rounding is left.
-    """
-    values = torch.linalg.svdvals(precise(embeddings)).cpu().double()  # the largest first
-    if not 0 <= skip < len(values):
-        raise ValueError(f"skip must leave some of the {len(values)} singular values, got {skip}")
-    smallest = torch.finfo(precise(embeddings).dtype).eps * values[0]
-    values = values[skip:]
-    if not (values > smallest).any():
-        return float("nan")
-    shares = values.clamp(min=smallest)
-    shares = shares / shares.sum()
-    return float(-(len(shares) * shares).log().mean())

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from episodic.data.store import ImageStore
-from episodic.train.loop import Evaluation
+from episodic.evaluate.clustering import Clustering
 from episodic.evaluate.intervals import Interval, mean_interval, paired_interval
-from episodic.evaluate.retrieval import Clustering, Density, Retrieval
+from episodic.evaluate.retrieval import Retrieval
+from episodic.evaluate.scoring import Evaluation
+from episodic.evaluate.spread import Density
 
 
 def protocol(shape: dict[str, Any], transductive: bool) -> str:

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from episodic.core.functional.prototypes import prototypes
 from episodic.core.functional.implicit import implicit_gradient, in_full, minimize
+from episodic.core.functional.prototypes import prototypes
 from episodic.core.regularizers.sse import exchange_of
 from episodic.episodes.task import Task
 from episodic.learners.base_classifier import base_logits_of, forgotten, joint_cross_entropy, support_problem, with_one

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from episodic.core.functional.prototypes import prototypes
 from episodic.core.functional.pairs import squared_euclidean
+from episodic.core.functional.prototypes import prototypes
 from episodic.episodes.task import Task
 from episodic.learners.learner import AbstractMetricLearner
 from episodic.learners.prediction import Prediction

@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, softplus
 
-from episodic.core.functional.prototypes import one_hot
 from episodic.core.functional.graph import gaussian_affinities, keep_nearest, normalized, propagate
+from episodic.core.functional.prototypes import one_hot
 from episodic.episodes.task import Episode, Task
 from episodic.learners.learner import AbstractMetricLearner, map_shape
 from episodic.learners.prediction import Prediction

@@ -16,12 +16,13 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 from tqdm import tqdm
 
+from episodic.assemble.load import with_saved_parts
 from episodic.assemble.predictor import DEFAULTS, MANY, Answerer
-from episodic.config.compose import ConfigError, command, compose_config
+from episodic.config.command import command
+from episodic.config.compose import ConfigError, compose_config
 from episodic.data.image import class_folders, is_inverted, others_below, pictures_in, read_pictures
-from episodic.evaluate.__main__ import with_saved_parts
-from episodic.run.run import write_atomically
 from episodic.evaluate.tables import table
+from episodic.run.run import write_atomically
 
 READ = 256  # pictures in memory at once
 COLUMNS = ("file", "class", "probability", "nearest", "abstain", "error")

@@ -14,17 +14,23 @@ import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from episodic.assemble.build import Parts, episode_shape, load_store
-from episodic.config.compose import ConfigError, bare, command
+from episodic.assemble.learner import Parts
+from episodic.assemble.load import load_parts, with_saved_parts
+from episodic.assemble.task import episode_shape, load_store
+from episodic.config.command import command
+from episodic.config.compose import ConfigError
+from episodic.config.paths import bare
 from episodic.data.dataset import SPLITS
 from episodic.data.store import ImageStore
-from episodic.evaluate.__main__ import episodes_of, load_parts, with_saved_parts
-from episodic.evaluate.manifest import Episodes
-from episodic.report.measurements import Findings, Plane, measure, plane, read_curves
+from episodic.episodes.source import Episodes
+from episodic.evaluate.manifest import episodes_of
+from episodic.evaluate.tables import percent, protocol, record
+from episodic.report.measurements import Findings, measure
 from episodic.report.page import KINDS, Report, build_page
+from episodic.report.plane import Plane, plane
 from episodic.report.plots import CLASS_COLOURS
 from episodic.run.run import Run, write_atomically
-from episodic.evaluate.tables import percent, protocol, record
+from episodic.run.tensorboard import read_curves
 
 
 def with_run(arguments: list[str]) -> list[str]:

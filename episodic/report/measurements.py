@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Float, Int64, Shaped
+from jaxtyping import Bool, Float, Int64
 
 from episodic.data.augment import Normalize
 from episodic.data.store import ImageStore
-from episodic.run.device import Hardware
-from episodic.learners.learner import AbstractLearner, AbstractMetricLearner
-from episodic.train.loop import Evaluation, embeddings_of, evaluate
-from episodic.evaluate.manifest import Episodes
-from episodic.evaluate.intervals import Interval, repeats_interval
-from episodic.learners.prediction import Prediction
 from episodic.episodes.sampler import EpisodeIndices
+from episodic.episodes.source import Episodes
+from episodic.evaluate.intervals import Interval, repeats_interval
+from episodic.evaluate.scoring import Evaluation, evaluate
+from episodic.learners.learner import AbstractLearner
+from episodic.learners.prediction import Prediction
+from episodic.run.device import Hardware
 
-BINS = 15  # of confidence, of equal width
 FEWEST = 5  # episodes that say something by agreeing
 DOUBT = 30  # queries without a mistake that every pair is credited with, so that one unlucky episode does not lead
 
@@ -114,7 +109,7 @@ class Scene:
 class Findings:
     """What was measured of one learner on a list of episodes.
 
-    `evaluation` is that of `episodic.train.loop.evaluate`. Of all queries, one after the other: `confidence` (the largest
+    `evaluation` is that of `episodic.evaluate.scoring.evaluate`. Of all queries, one after the other: `confidence` (the largest
     probability) and `right`. Of those answered wrongly: `wrong [W, 3]`, the item, its class and the answer. `scenes`: the best,
     a median and the worst episode.
     """
@@ -176,93 +171,3 @@ def measure(
         wrong=np.concatenate(wrong),
         scenes={name: scene(int(number)) for name, number in places.items()},
     )
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Calibration:
-    """Answers by confidence, in bins of equal width: how many, how sure and how right they are (0 in empty bins)."""
-
-    counts: Int64[np.ndarray, " bins"]
-    confidence: Float[np.ndarray, " bins"]
-    accuracy: Float[np.ndarray, " bins"]
-
-    @property
-    def error(self) -> float:
-        """The expected calibration error: |accuracy − confidence|, averaged over answers."""
-        return float((self.counts * np.abs(self.accuracy - self.confidence)).sum() / max(self.counts.sum(), 1))
-
-
-def calibration(
-    confidence: Float[np.ndarray, " queries"], right: Bool[np.ndarray, " queries"], bins: int = BINS
-) -> Calibration:
-    """Answers by confidence; those whose probabilities are not finite are left out.
-
-    Guo, Pleiss, Sun, Weinberger: *On Calibration of Modern Neural Networks*, ICML 2017, https://arxiv.org/abs/1706.04599.
-    """
-    known = np.isfinite(confidence)
-    confidence, right = confidence[known].astype(np.float64), right[known]
-    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)  # bins are open below, as in the paper
-    counts = np.bincount(place, minlength=bins)
-    sums = [np.bincount(place, weights=values, minlength=bins) for values in (confidence, right)]
-    return Calibration(counts, *(total / counts.clip(min=1) for total in sums))
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Plane:
-    """Embeddings in two dimensions: `points [n, 2]`, their `labels [n]`, and how they came there."""
-
-    points: Float[np.ndarray, "item 2"]
-    labels: Int64[np.ndarray, " item"]
-    method: str
-
-
-def plane(
-    learner: AbstractLearner,
-    store: ImageStore,
-    classes: Sequence[int],
-    normalize: Normalize,
-    hardware: Hardware,
-    *,
-    per_class: int = 40,
-    seed: int = 0,
-) -> Plane | None:
-    """Images of `classes`, up to `per_class` of each, by t-SNE of their embeddings.
-
-    None for a learner without embeddings, or fewer than 10 images.
-    """
-    labels = store.labels.cpu().numpy()
-    items = np.concatenate([np.flatnonzero(labels == c)[:per_class] for c in classes])
-    if not isinstance(learner, AbstractMetricLearner) or len(items) < 10:
-        return None
-    from sklearn.manifold import TSNE  # takes a while
-
-    chosen = torch.from_numpy(items)
-    few = dataclasses.replace(store, images=store.gather(chosen), labels=store.labels[chosen])
-    vectors, _ = embeddings_of(learner, few, normalize, hardware)
-    vectors = np.nan_to_num(vectors.float().cpu().numpy())
-    perplexity = min(30.0, (len(items) - 1) / 3)
-    spread = vectors.std() > 0  # its start is scaled to unit variance
-    points = TSNE(
-        perplexity=perplexity, init="pca" if spread and vectors.shape[1] > 1 else "random", random_state=seed
-    ).fit_transform(vectors)
-    return Plane(points.astype(np.float64), labels[items], f"t-SNE, perplexity {perplexity:.0f}, Euclidean distances")
-
-
-Curve = tuple[Shaped[np.ndarray, " point"], Shaped[np.ndarray, " point"]]  # steps, values
-
-
-def read_curves(folder: Path) -> dict[str, Curve]:
-    """Steps and values of every scalar in the TensorBoard events of a run, by tag; empty where there are none to read."""
-    if not any(folder.glob("events.out.tfevents*")):
-        return {}
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # takes a while
-
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 1})
-    with contextlib.suppress(Exception):  # the reader raises nearly anything on damaged files; what came before is kept
-        events.Reload()
-    curves = {}
-    for tag in events.Tags()["scalars"]:
-        points = {event.step: event.value for event in events.Scalars(tag)}  # of a resumed run, the later one
-        steps = sorted(points)
-        curves[tag] = np.array(steps), np.array([points[step] for step in steps])
-    return curves

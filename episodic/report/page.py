@@ -8,12 +8,15 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from episodic.data.store import ImageStore
+from episodic.evaluate.calibration import Calibration, calibration
 from episodic.evaluate.intervals import Interval, class_bootstrap, paired_interval
-from episodic.pages import plots, strips
-from episodic.report.measurements import DOUBT, FEWEST, Calibration, Curve, Findings, Plane, calibration
-from episodic.report.markup import Html, document, escaped, figure, joined, table, tag, thumbnail
-from episodic.report.plots import Picture, picture
 from episodic.evaluate.tables import DETAIL_HEADER, SCORE_HEADER, class_range, detail_rows, percent, score_row
+from episodic.pages import plots, strips
+from episodic.report.markup import Html, document, escaped, figure, joined, table, tag, thumbnail
+from episodic.report.measurements import DOUBT, FEWEST, Findings
+from episodic.report.plane import Plane
+from episodic.report.plots import Picture, picture
+from episodic.run.tensorboard import Curve
 
 LISTED = 10  # classes and pairs in tables
 KINDS = {"train": "training", "val": "validation", "test": "test"}  # of classes, by split

@@ -12,7 +12,10 @@ import numpy as np
 from jaxtyping import Float, Int64
 from PIL import Image
 
-from episodic.report.measurements import BINS, Calibration, Curve, Plane, Tally
+from episodic.evaluate.calibration import BINS, Calibration
+from episodic.report.measurements import Tally
+from episodic.report.plane import Plane
+from episodic.run.tensorboard import Curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,8 +15,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from episodic import __version__
-from episodic.run.checkpoint import has_checkpoint, load_checkpoint, load_weights, save_checkpoint
 from episodic.config.compose import ConfigError
+from episodic.run.checkpoint import has_checkpoint, load_checkpoint, load_weights, save_checkpoint
 
 FREE = ("resume", "run", "episodes", "device", "data_dir", "trainer.steps")  # what a resumed run may change
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
+import numpy as np
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from episodic.train.loop import Training
 from episodic.evaluate.intervals import Interval
+from episodic.train.loop import Training
+
+Curve = tuple[Shaped[np.ndarray, " point"], Shaped[np.ndarray, " point"]]  # steps, values
 
 
 class Curves:
@@ -48,3 +53,20 @@ def episode_picture(training: Training, most_ways: int = 10, most_items: int = 1
         rows.append(torch.cat(strips, dim=-1))
     width = max(row.shape[-1] for row in rows)
     return torch.cat([torch.nn.functional.pad(row, (0, width - row.shape[-1]), value=128) for row in rows], dim=-2)
+
+
+def read_curves(folder: Path) -> dict[str, Curve]:
+    """Steps and values of every scalar in the TensorBoard events of a run, by tag; empty where there are none to read."""
+    if not any(folder.glob("events.out.tfevents*")):
+        return {}
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # takes a while
+
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 1})
+    with contextlib.suppress(Exception):  # the reader raises nearly anything on damaged files; what came before is kept
+        events.Reload()
+    curves = {}
+    for tag in events.Tags()["scalars"]:
+        points = {event.step: event.value for event in events.Scalars(tag)}  # of a resumed run, the later one
+        steps = sorted(points)
+        curves[tag] = np.array(steps), np.array([points[step] for step in steps])
+    return curves

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from episodic.core.functional.prototypes import one_hot
 from episodic.core.functional.pairs import squared_euclidean
+from episodic.core.functional.prototypes import one_hot
 from episodic.episodes.task import Task
 from episodic.learners.prediction import Prediction
 from episodic.semi.wrapper import AbstractWrapper

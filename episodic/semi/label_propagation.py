@@ -7,7 +7,6 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
-from episodic.core.functional.prototypes import one_hot
 from episodic.core.functional.graph import (
     SMALLEST_DEGREE,
     clamped,
@@ -19,6 +18,7 @@ from episodic.core.functional.graph import (
     without_self_loops,
 )
 from episodic.core.functional.pairs import squared_euclidean
+from episodic.core.functional.prototypes import one_hot
 from episodic.episodes.task import Task
 from episodic.learners.learner import AbstractLearner
 from episodic.learners.prediction import Prediction

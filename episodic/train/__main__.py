@@ -8,24 +8,16 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from episodic.assemble.build import (
-    build_parts,
-    build_sampler,
-    build_training,
-    count_train_classes,
-    episode_shape,
-    load_start,
-    load_store,
-)
-from episodic.config.compose import command
-from episodic.run.tensorboard import Curves
+from episodic.assemble.build import build_training
+from episodic.assemble.learner import build_parts
+from episodic.assemble.load import load_start
+from episodic.assemble.task import build_sampler, count_train_classes, episode_shape, load_store
+from episodic.config.command import command
 from episodic.data.store import ImageStore
-from episodic.train.loop import NonFiniteLossError, Training, embeddings_of, evaluate, fit
-from episodic.evaluate.manifest import Episodes
-from episodic.train.dml import MetricTraining
+from episodic.episodes.source import Episodes
 from episodic.evaluate.intervals import Interval
 from episodic.evaluate.retrieval import retrieval
-from episodic.run.run import Run
+from episodic.evaluate.scoring import evaluate
 from episodic.evaluate.tables import (
     DETAIL_HEADER,
     RETRIEVAL_HEADER,
@@ -38,7 +30,12 @@ from episodic.evaluate.tables import (
     score_row,
     table,
 )
+from episodic.run.embed import embeddings_of
+from episodic.run.run import Run
+from episodic.run.tensorboard import Curves
+from episodic.train.dml import MetricTraining
 from episodic.train.interrupt import StopRequest
+from episodic.train.loop import NonFiniteLossError, Training, fit
 
 
 def train(cfg: DictConfig) -> None:

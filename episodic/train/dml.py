@@ -10,10 +10,11 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from episodic.core.functional.batches import MATCHES, greedy_coreset, hard_negatives
-from episodic.core.losses.divide_and_conquer import clusters_of
 from episodic.core.functional.pairs import cosine, unit
-from episodic.train.loop import Trainer, Training, embed
+from episodic.core.losses.divide_and_conquer import clusters_of
 from episodic.episodes.sampler import EpisodeIndices, EpisodeSampler, Numbers
+from episodic.run.embed import embed
+from episodic.train.loop import Trainer, Training
 
 CHOOSE = ("coreset", *MATCHES)  # one batch of several
 SAMPLERS = ("balanced", *CHOOSE, "schem", "clustered")

@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from episodic.core.functional.prototypes import diffusion
 from episodic.data.labels.folds import restricted
-from episodic.train.loop import Training, embed
+from episodic.run.embed import embed
+from episodic.train.loop import Training
 
 LABELED, UNLABELED = 2, 3  # words of the generator's counter: streams of their own
 

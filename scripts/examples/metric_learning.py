@@ -11,16 +11,17 @@ from torch.utils.data import DataLoader
 from episodic import EpisodeSampler
 from episodic.core.backbones.conv4 import Conv4
 from episodic.core.backbones.head import LinearHead
+from episodic.core.losses.memory.xbm import XBM
 from episodic.core.losses.multi_similarity import MultiSimilarity
 from episodic.core.losses.triplet import Triplet
-from episodic.core.losses.memory.xbm import XBM
 from episodic.data.augment import Normalize
 from episodic.data.sets.glyphs import Glyphs
-from episodic.run.device import Hardware
-from episodic.learners.matching import Matching
-from episodic.train.loop import embed, evaluate
 from episodic.evaluate.retrieval import retrieval
+from episodic.evaluate.scoring import evaluate
 from episodic.evaluate.tables import percent
+from episodic.learners.matching import Matching
+from episodic.run.device import Hardware
+from episodic.run.embed import embed
 
 STEPS = 100
 

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from episodic import EpisodeSampler
-from episodic.interop import BatchMetaDataLoader, Tasks, TaskSampler
 from episodic.evaluate.intervals import mean_interval
 from episodic.evaluate.tables import percent
+from episodic.interop import BatchMetaDataLoader, Tasks, TaskSampler
 
 
 class Digits(Dataset):

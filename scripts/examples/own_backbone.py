@@ -14,14 +14,15 @@ from torch import nn
 from episodic import EpisodeSampler
 from episodic.data.augment import Augment, Normalize
 from episodic.data.sets.glyphs import Glyphs
-from episodic.run.device import Hardware
+from episodic.evaluate.intervals import paired_interval
+from episodic.evaluate.scoring import Evaluation, evaluate
+from episodic.evaluate.tables import percent
 from episodic.learners.learner import AbstractMetricLearner
 from episodic.learners.matching import Matching
 from episodic.learners.prototypical import Prototypical
-from episodic.train.loop import Evaluation, Trainer, Training, evaluate, fit
-from episodic.evaluate.intervals import paired_interval
+from episodic.run.device import Hardware
+from episodic.train.loop import Trainer, Training, fit
 from episodic.train.schedule import cosine
-from episodic.evaluate.tables import percent
 
 HARDWARE = Hardware.choose()
 

@@ -18,13 +18,16 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from episodic.assemble.build import build_parts, build_sampler, build_training, load_store
+from episodic.assemble.build import build_training
+from episodic.assemble.learner import build_parts
+from episodic.assemble.task import build_sampler, load_store
 from episodic.config.compose import compose_config
 from episodic.data.dataset import AbstractDataset
 from episodic.data.sets.glyphs import Glyphs
 from episodic.data.store import ImageStore, Listing
-from episodic.train.loop import evaluate, fit
+from episodic.evaluate.scoring import evaluate
 from episodic.evaluate.tables import percent
+from episodic.train.loop import fit
 
 
 class Digits(AbstractDataset):

@@ -11,13 +11,14 @@ from episodic import EpisodeSampler
 from episodic.core.backbones.conv4 import Conv4
 from episodic.data.augment import Augment, Normalize
 from episodic.data.sets.glyphs import Glyphs
-from episodic.run.device import Hardware
-from episodic.learners.prototypical import Prototypical
-from episodic.train.loop import Trainer, Training, evaluate, fit
 from episodic.evaluate.intervals import mean_interval, paired_interval
-from episodic.train.schedule import cosine
+from episodic.evaluate.scoring import evaluate
 from episodic.evaluate.tables import percent
+from episodic.learners.prototypical import Prototypical
+from episodic.run.device import Hardware
 from episodic.semi.label_propagation import LabelPropagation
+from episodic.train.loop import Trainer, Training, fit
+from episodic.train.schedule import cosine
 
 
 def main() -> None:

@@ -9,25 +9,17 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-from episodic.assemble.build import (
-    build_exchange,
-    build_parts,
-    build_sampler,
-    build_training,
-    count_train_classes,
-    episode_shape,
-    load_start,
-    load_store,
-    with_losses,
-)
-from episodic.run.checkpoint import CheckpointError
+from episodic.assemble.build import build_training, with_losses
+from episodic.assemble.learner import build_exchange, build_parts
+from episodic.assemble.load import load_parts, load_start, with_saved_parts
+from episodic.assemble.task import build_sampler, count_train_classes, episode_shape, load_store
 from episodic.config.compose import ConfigError, compose_config, conf_dir
-from episodic.core.losses.proxy_anchor import ProxyAnchor
 from episodic.core.losses.memory.xbm import XBM
-from episodic.data.labels.held_out import held_out_masks
+from episodic.core.losses.proxy_anchor import ProxyAnchor
 from episodic.data.labels.fraction import labeled_mask
-from episodic.evaluate.__main__ import load_parts, with_saved_parts
-from episodic.train.loop import evaluate
+from episodic.data.labels.held_out import held_out_masks
+from episodic.evaluate.scoring import evaluate
+from episodic.run.checkpoint import CheckpointError
 from episodic.run.run import Run
 from episodic.semi.mean_teacher import MeanTeacher
 from episodic.semi.wrapper import layers

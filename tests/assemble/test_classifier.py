@@ -20,14 +20,14 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch import nn
 
 from episodic import EpisodeIndices, FewShotClassifier
+from episodic.assemble.learner import build_parts
+from episodic.assemble.load import load_parts
 from episodic.assemble.predictor import abstention
-from episodic.assemble.build import build_parts
 from episodic.config.compose import compose_config
 from episodic.core.backbones.conv4 import Conv4
 from episodic.data.image import PictureForm
-from episodic.evaluate.__main__ import load_parts
+from episodic.evaluate.scoring import predictor
 from episodic.run.device import Hardware
-from episodic.train.loop import predictor
 from episodic.run.run import Run
 from tests.conftest import random_store
 

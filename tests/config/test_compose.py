@@ -11,7 +11,9 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from episodic import config
-from episodic.config.compose import ConfigError, check_overrides, compose_config, conf_dir, make
+from episodic.config.compose import ConfigError, compose_config, conf_dir
+from episodic.config.instantiate import make
+from episodic.config.overrides import check_overrides
 
 GROUPS = sorted(p.name for p in conf_dir().iterdir() if p.is_dir())
 OPTIONS = [(g, p.stem) for g in GROUPS for p in sorted((conf_dir() / g).glob("[!_]*.yaml"))]

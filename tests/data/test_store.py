@@ -9,9 +9,11 @@ from PIL import Image
 from torch.utils.data import DataLoader, Subset, default_collate
 
 from episodic import EpisodeCollate, EpisodeSampler
-from episodic.data.dataset import PART, decode_image
-from episodic.data.store import ImageFile, Listing, build_store, decode_parallel
-from episodic.episodes.task import Items
+from episodic.data.cache import ImageFile, build_store, decode_parallel
+from episodic.data.dataset import PART
+from episodic.data.image import decode_image
+from episodic.data.store import Listing
+from episodic.episodes.collate import Items
 from tests.conftest import random_store
 
 LISTING = Listing(items=[10, 20, 30], labels=[0, 0, 1], class_names=["a", "b"], item_names=["x", "y", "z"], stamp="1")

@@ -22,11 +22,12 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from episodic import FewShotClassifier, Task, demo
-from episodic.assemble.build import build_parts
-from episodic.config.compose import command, compose_config
+from episodic.assemble.learner import build_parts
+from episodic.assemble.saved import model_of
+from episodic.config.command import command
+from episodic.config.compose import compose_config
 from episodic.data.augment import Normalize
 from episodic.data.image import PictureForm, as_pictures
-from episodic.assemble.saved import model_of
 from episodic.predict.__main__ import with_parts
 from episodic.run.run import Run
 from tests.test_classifier import SMALL

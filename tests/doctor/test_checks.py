@@ -15,11 +15,12 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-from episodic.config.compose import ConfigError, compose_config, prepared
+from episodic.config.compose import ConfigError, compose_config
+from episodic.config.paths import prepared
 from episodic.data import duplicates
 from episodic.data.dataset import SPLITS
-from episodic.data.store import digest
 from episodic.data.labels.folds import restricted
+from episodic.data.store import digest
 from episodic.doctor.checks import check_duplicates, check_names, class_needs, main, with_data
 from episodic.episodes.incremental import IncrementalEpisodes
 from episodic.episodes.sampler import EpisodeSampler

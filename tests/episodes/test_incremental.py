@@ -3,10 +3,11 @@ import pytest
 import torch
 
 from episodic import EpisodeSampler
-from episodic.run.device import Hardware
 from episodic.episodes.incremental import IncrementalEpisodes
+from episodic.evaluate.audit import audit
+from episodic.evaluate.scoring import evaluate, predictor
 from episodic.learners.base_classifier import BaseClassifier
-from episodic.train.loop import audit, evaluate, predictor
+from episodic.run.device import Hardware
 from tests.conftest import random_store
 from tests.test_loop import PLAIN, conv4
 

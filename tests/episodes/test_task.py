@@ -4,7 +4,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from episodic import Episode, EpisodeCollate, EpisodeSampler, Task
-from episodic.episodes.task import Items, gather_episode
+from episodic.episodes.collate import Items
+from episodic.episodes.task import gather_episode
 
 LABELS = np.repeat(np.arange(10), 12)
 ITEMS = [(torch.tensor([float(i)]), int(y)) for i, y in enumerate(LABELS)]

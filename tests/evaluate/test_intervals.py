@@ -3,15 +3,8 @@ import pytest
 import torch
 from scipy import stats
 
-from episodic.evaluate.intervals import (
-    accuracy,
-    class_bootstrap,
-    incremental_accuracies,
-    mean_interval,
-    paired_interval,
-    repeats_interval,
-    unlabeled_accuracies,
-)
+from episodic.evaluate.accuracy import accuracy, incremental_accuracies, unlabeled_accuracies
+from episodic.evaluate.intervals import class_bootstrap, mean_interval, paired_interval, repeats_interval
 
 
 def test_accuracy_is_a_share_per_episode():

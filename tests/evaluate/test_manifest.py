@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from episodic import EpisodeSampler
-from episodic.evaluate.manifest import episodes_hash, read_manifest, write_manifest
+from episodic.episodes.source import episodes_hash
+from episodic.evaluate.manifest import read_manifest, write_manifest
 from tests.conftest import random_store
 
 

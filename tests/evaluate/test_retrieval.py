@@ -11,8 +11,10 @@ from scipy.stats import entropy
 from torch.overrides import TorchFunctionMode
 
 import episodic.evaluate.retrieval
+from episodic.evaluate.clustering import clustering, compare_clusters
 from episodic.evaluate.intervals import mean_interval
-from episodic.evaluate.retrieval import clustering, compare_clusters, density, retrieval, spectral_decay
+from episodic.evaluate.retrieval import retrieval
+from episodic.evaluate.spread import density, spectral_decay
 from tests.core.losses.laws import FOUR, FOUR_LABELS, batch
 
 KS = (1, 2, 5, 10)

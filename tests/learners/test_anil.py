@@ -13,10 +13,10 @@ from episodic import EpisodeSampler
 from episodic.config.compose import compose_config
 from episodic.core.backbones.conv4 import Conv4
 from episodic.data.augment import Normalize
-from episodic.run.device import Hardware
+from episodic.evaluate.scoring import evaluate
 from episodic.learners.anil import ANIL
 from episodic.learners.maml import MAML
-from episodic.train.loop import evaluate
+from episodic.run.device import Hardware
 from tests.conftest import Features, random_store, random_task
 from tests.learners.laws import check_laws
 

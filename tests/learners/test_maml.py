@@ -12,13 +12,14 @@ from torch.func import functional_call, grad, replace_all_batch_norm_modules_
 from torch.nn.functional import cross_entropy
 
 from episodic import EpisodeSampler, Task
-from episodic.config.compose import compose_config, make
+from episodic.config.compose import compose_config
+from episodic.config.instantiate import make
 from episodic.core.backbones.conv4 import Conv4
 from episodic.data.augment import Normalize
-from episodic.run.device import Hardware
+from episodic.evaluate.scoring import evaluate, predictor
 from episodic.learners import maml
 from episodic.learners.maml import MAML, InnerLoop
-from episodic.train.loop import evaluate, predictor
+from episodic.run.device import Hardware
 from tests.conftest import random_store, random_task
 from tests.learners.laws import check_laws
 

@@ -12,9 +12,10 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-from episodic.assemble.build import build_parts
 from episodic.assemble.classifier import FewShotClassifier
-from episodic.config.compose import command, compose_config
+from episodic.assemble.learner import build_parts
+from episodic.config.command import command
+from episodic.config.compose import compose_config
 from episodic.predict.__main__ import main, text, with_parts
 from episodic.run.run import Run
 from tests.test_classifier import SMALL
@@ -170,7 +171,11 @@ def test_random_weights_and_turned_grey_values_are_warned_of(predict, place):
         Image.fromarray(np.full((16, 16), 250 - RANDOM.integers(9), dtype=np.uint8)).save(
             turned / path.parent.name / "0.png"
         )
-    glyphs = ["~task.dataset", "+task.dataset._target_=episodic.data.sets.omniglot.Omniglot", "+task.dataset.image_size=16"]
+    glyphs = [
+        "~task.dataset",
+        "+task.dataset._target_=episodic.data.sets.omniglot.Omniglot",
+        "+task.dataset.image_size=16",
+    ]
     options = [
         "support=turned",
         "query=turned/dark",

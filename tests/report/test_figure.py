@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
+from episodic.report.figure import Row, in_words, letter_of, rows_of, shown_rows, strip, unlabeled_mark
 from episodic.report.measurements import measure
 from episodic.report.plots import LIGHT, picture, short
-from episodic.report.figure import Row, in_words, letter_of, rows_of, shown_rows, strip, unlabeled_mark
 from tests.conftest import random_store
 from tests.pages.test_findings import SEMI, semi_supervised, with_base_classes
 from tests.test_loop import FP32, PLAIN

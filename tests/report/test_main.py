@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from episodic.config.compose import ConfigError, command, compose_config
+from episodic.assemble.load import with_saved_parts
+from episodic.config.command import command
+from episodic.config.compose import ConfigError, compose_config
 from episodic.evaluate.__main__ import main as evaluate
-from episodic.evaluate.__main__ import with_saved_parts
 from episodic.report.__main__ import caution, protocols, with_run, writing
 from episodic.report.__main__ import main as report
 from episodic.run.run import Run

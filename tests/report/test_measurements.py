@@ -9,11 +9,14 @@ from torch.utils.tensorboard import SummaryWriter
 
 from episodic import EpisodeSampler
 from episodic.episodes.incremental import IncrementalEpisodes
+from episodic.evaluate.calibration import calibration
+from episodic.evaluate.scoring import evaluate, predictor
 from episodic.learners.base_classifier import BaseClassifier
 from episodic.learners.maml import MAML
 from episodic.learners.prototypical import Prototypical
-from episodic.train.loop import evaluate, predictor
-from episodic.report.measurements import DOUBT, Tally, calibration, measure, plane, read_curves
+from episodic.report.measurements import DOUBT, Tally, measure
+from episodic.report.plane import plane
+from episodic.run.tensorboard import read_curves
 from episodic.semi.label_propagation import LabelPropagation
 from tests.conftest import random_store
 from tests.test_loop import FP32, PLAIN, conv4, sampler_of

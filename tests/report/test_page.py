@@ -8,15 +8,16 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from episodic.pages import plots
 from torch import nn
 
-from episodic.learners.prototypical import Prototypical
 from episodic.evaluate.intervals import Interval
-from episodic.pages import plots
-from episodic.report.measurements import measure, plane
-from episodic.report.markup import tag
-from episodic.report.page import Report, build_page, spread, verdict
 from episodic.evaluate.tables import class_range, percent
+from episodic.learners.prototypical import Prototypical
+from episodic.report.markup import tag
+from episodic.report.measurements import measure
+from episodic.report.page import Report, build_page, spread, verdict
+from episodic.report.plane import plane
 from tests.conftest import random_store
 from tests.pages.test_findings import semi_supervised, student, tally_of
 from tests.test_loop import FP32, PLAIN, conv4, sampler_of

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from episodic.config.compose import check_overrides, conf_dir
+from episodic.config.compose import conf_dir
+from episodic.config.overrides import check_overrides
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "reproduce.py"
 

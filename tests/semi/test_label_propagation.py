@@ -11,9 +11,9 @@ from episodic import Task
 from episodic.learners.attention_attractor import AttentionAttractor
 from episodic.learners.learner import AbstractLearner, AbstractMetricLearner
 from episodic.learners.matching import Matching
+from episodic.learners.prediction import Prediction
 from episodic.learners.prototypical import Prototypical
 from episodic.learners.tpn import TPN
-from episodic.learners.prediction import Prediction
 from episodic.semi.label_propagation import LabelPropagation
 from tests.conftest import Features, random_task
 from tests.semi.laws import check_gradients, check_wrapper_laws

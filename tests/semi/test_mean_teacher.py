@@ -9,15 +9,15 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from episodic import Episode
 from episodic.core.backbones.conv4 import Conv4
 from episodic.data.augment import Augment, Normalize
-from episodic.run.device import Hardware
+from episodic.episodes.sampler import EpisodeSampler
 from episodic.learners.learner import AbstractLearner
 from episodic.learners.matching import Matching
 from episodic.learners.prototypical import Prototypical
-from episodic.train.loop import Trainer, Training, objective
-from episodic.episodes.sampler import EpisodeSampler
-from episodic.train.schedule import constant
+from episodic.run.device import Hardware
 from episodic.semi.mean_teacher import MeanTeacher, MetricMeanTeacher, apart, mean_teacher, ramp_up
 from episodic.semi.soft_kmeans import SoftKMeans
+from episodic.train.loop import Trainer, Training, objective
+from episodic.train.schedule import constant
 from tests.conftest import random_store, random_task
 
 FP32 = Hardware(torch.device("cpu"), torch.float32)

@@ -5,9 +5,9 @@ from episodic.episodes.task import Task
 from episodic.learners.attention_attractor import AttentionAttractor
 from episodic.learners.learner import AbstractMetricLearner
 from episodic.learners.maml import MAML
+from episodic.learners.prediction import Prediction
 from episodic.learners.prototypical import Prototypical
 from episodic.learners.tpn import TPN
-from episodic.learners.prediction import Prediction
 from episodic.semi.label_propagation import LabelPropagation
 from episodic.semi.mean_teacher import MetricMeanTeacher
 from episodic.semi.soft_kmeans import SoftKMeans

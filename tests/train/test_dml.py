@@ -14,12 +14,13 @@ from episodic.core.losses.loss import AbstractLoss
 from episodic.core.losses.schem import SCHEM
 from episodic.data.augment import Augment, Normalize
 from episodic.data.labels.folds import restricted
-from episodic.run.device import Hardware
-from episodic.learners.prototypical import Prototypical
-from episodic.train.loop import evaluate, fit
-from episodic.train.dml import TRAININGS, MetricTrainer, nearest_are_right
-from episodic.train.objective import WithLosses
 from episodic.episodes.sampler import EpisodeSampler
+from episodic.evaluate.scoring import evaluate
+from episodic.learners.prototypical import Prototypical
+from episodic.run.device import Hardware
+from episodic.train.dml import TRAININGS, MetricTrainer, nearest_are_right
+from episodic.train.loop import fit
+from episodic.train.objective import WithLosses
 from episodic.train.schedule import constant
 from tests.conftest import random_store
 

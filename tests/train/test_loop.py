@@ -8,11 +8,14 @@ from torch import nn
 from episodic import EpisodeSampler, Prediction, Task
 from episodic.core.backbones.conv4 import Conv4
 from episodic.data.augment import Augment, Normalize
-from episodic.run.device import Hardware
+from episodic.episodes.source import episodes_hash, in_chunks
+from episodic.evaluate.audit import audit
+from episodic.evaluate.scoring import evaluate, predictor
 from episodic.learners.learner import AbstractLearner
 from episodic.learners.prototypical import Prototypical
-from episodic.train.loop import NonFiniteLossError, Trainer, Training, audit, embed, evaluate, fit, objective, predictor
-from episodic.evaluate.manifest import episodes_hash, in_chunks
+from episodic.run.device import Hardware
+from episodic.run.embed import embed
+from episodic.train.loop import NonFiniteLossError, Trainer, Training, fit, objective
 from episodic.train.schedule import constant, step
 from tests.conftest import random_store
 

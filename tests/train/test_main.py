@@ -15,8 +15,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from episodic.evaluate.__main__ import load_parts
-from episodic.train.loop import embeddings_of
+from episodic.assemble.load import load_parts
+from episodic.run.embed import embeddings_of
 from episodic.run.run import Run
 
 SMALL = ["task=folder_5w1s", "task.channels=1", "task.image_size=16", "task.dataset.channels=1", "task.dataset.image_size=16",

@@ -8,12 +8,12 @@ from episodic import Episode, Task
 from episodic.core.losses.circle import Circle
 from episodic.core.losses.contrastive import Contrastive
 from episodic.core.losses.loss import AbstractLoss
-from episodic.run.device import Hardware
 from episodic.learners.maml import MAML
 from episodic.learners.prototypical import Prototypical
+from episodic.run.device import Hardware
+from episodic.semi.mean_teacher import MetricMeanTeacher
 from episodic.train.loop import objective
 from episodic.train.objective import WithLosses
-from episodic.semi.mean_teacher import MetricMeanTeacher
 from tests.conftest import Features, random_task
 
 FP32 = Hardware(torch.device("cpu"), torch.float32)

@@ -7,17 +7,18 @@ import pytest
 import torch
 
 from episodic import EpisodeSampler
-from episodic.core.functional.prototypes import diffusion
 from episodic.core.backbones.conv4 import Conv4
+from episodic.core.functional.prototypes import diffusion
 from episodic.data.augment import Augment, Normalize
-from episodic.data.labels.fraction import labeled_mask
 from episodic.data.labels.folds import restricted
-from episodic.run.device import Hardware
+from episodic.data.labels.fraction import labeled_mask
 from episodic.learners.base_classifier import BaseClassifier
-from episodic.train.loop import Trainer, embed, fit
+from episodic.run.device import Hardware
+from episodic.run.embed import embed
+from episodic.semi.pseudo_labels import PseudoLabels
+from episodic.train.loop import Trainer, fit
 from episodic.train.pseudo_labels import PseudoLabelTraining, shuffled
 from episodic.train.schedule import constant
-from episodic.semi.pseudo_labels import PseudoLabels
 from tests.conftest import random_store
 from tests.test_train import equal_weights, place, run  # noqa: F401 - a fixture
 

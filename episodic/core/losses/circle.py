@@ -6,8 +6,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from episodic.core.losses.loss import AbstractPairLoss
 from episodic.core.functional.pairs import SIMILARITIES, masked_logsumexp, mean_where
+from episodic.core.losses.loss import AbstractPairLoss
 
 
 class Circle(AbstractPairLoss):

@@ -6,8 +6,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 
-from episodic.core.losses.loss import AbstractProxyLoss
 from episodic.core.functional.pairs import cosine, precise
+from episodic.core.losses.loss import AbstractProxyLoss
 
 
 class Classifier(AbstractProxyLoss):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from episodic.core.losses.loss import AbstractPairLoss
 from episodic.core.functional.pairs import mean_where
+from episodic.core.losses.loss import AbstractPairLoss
 
 FORMS = ("hinge", "squared", "xbm")
 

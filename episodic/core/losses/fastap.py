@@ -5,8 +5,8 @@ from __future__ import annotations
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from episodic.core.losses.loss import AbstractPairLoss
 from episodic.core.functional.pairs import mean_where
+from episodic.core.losses.loss import AbstractPairLoss
 
 FARTHEST = 4.0  # squared distance of opposite unit vectors
 

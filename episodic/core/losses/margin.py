@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from episodic.core.functional.pairs import References
 from episodic.core.losses.loss import AbstractPairLoss
 from episodic.core.losses.miners import make_miner
-from episodic.core.functional.pairs import References
 
 
 class Margin(AbstractPairLoss):

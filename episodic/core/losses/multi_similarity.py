@@ -7,8 +7,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import pad
 
-from episodic.core.losses.loss import AbstractPairLoss
 from episodic.core.functional.pairs import SIMILARITIES, masked_logsumexp
+from episodic.core.losses.loss import AbstractPairLoss
 
 
 class MultiSimilarity(AbstractPairLoss):

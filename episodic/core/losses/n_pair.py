@@ -7,8 +7,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from episodic.core.losses.loss import AbstractPairLoss
 from episodic.core.functional.pairs import SIMILARITIES, References, precise
+from episodic.core.losses.loss import AbstractPairLoss
 
 NO_PAIR = -1  # in place of a right answer
 

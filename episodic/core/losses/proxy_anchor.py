@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from episodic.core.losses.loss import AbstractProxyLoss
 from episodic.core.functional.pairs import cosine, masked_logsumexp, masks, mean_where
+from episodic.core.losses.loss import AbstractProxyLoss
 
 
 class ProxyAnchor(AbstractProxyLoss):

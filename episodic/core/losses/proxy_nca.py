@@ -7,8 +7,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from episodic.core.losses.loss import AbstractProxyLoss
 from episodic.core.functional.pairs import cosine, masked_logsumexp, masks
+from episodic.core.losses.loss import AbstractProxyLoss
 
 FORMS = ("original", "probability")
 

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from episodic.core.losses.loss import AbstractPairLoss
 from episodic.core.functional.pairs import References
+from episodic.core.losses.loss import AbstractPairLoss
 
 IMBALANCE = {"cvpr": 1.0, "tpami": 0.5}
 

@@ -7,9 +7,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from episodic.core.functional.pairs import dot
 from episodic.core.losses.loss import AbstractProxyLoss
 from episodic.core.losses.triplet import Triplet
-from episodic.core.functional.pairs import dot
 
 
 class SCHEM(AbstractProxyLoss):

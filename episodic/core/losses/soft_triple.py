@@ -7,8 +7,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
-from episodic.core.losses.loss import AbstractProxyLoss
 from episodic.core.functional.pairs import cosine, unit
+from episodic.core.losses.loss import AbstractProxyLoss
 
 SMALLEST = 1e-5  # added to squared distances of centres, whose root has no slope at 0
 

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from episodic.core.losses.loss import AbstractPairLoss
 from episodic.core.functional.pairs import SIMILARITIES, mean_where
+from episodic.core.losses.loss import AbstractPairLoss
 
 
 class TopKPrecision(AbstractPairLoss):

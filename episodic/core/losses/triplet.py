@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn.functional import softplus
 from torch.utils.checkpoint import checkpoint
 
+from episodic.core.functional.pairs import mean_where
 from episodic.core.losses.loss import AbstractPairLoss
 from episodic.core.losses.miners import make_miner
-from episodic.core.functional.pairs import mean_where
 
 LARGEST = 2**23  # triplets at a time in the smooth loss of all of them
 

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from episodic.core.losses.loss import AbstractLoss
 from episodic.core.functional.pairs import euclidean, unit
+from episodic.core.losses.loss import AbstractLoss
 
 POINTS = 5  # random points for each centroid
 ROUNDS = 5  # of K-means

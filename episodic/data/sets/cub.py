@@ -11,6 +11,9 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from episodic._learn2learn import learn2learn_module
+from episodic.data.cache import ImageFile, decode_parallel, files_stamp
+from episodic.data.dataset import AbstractDataset, data_dir
+from episodic.data.image import decode_image
 from episodic.data.sources.tables import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -21,8 +24,7 @@ from episodic.data.sources.tables import (
     make_listing,
     unpacked,
 )
-from episodic.data.dataset import AbstractDataset, data_dir, decode_image
-from episodic.data.store import ImageFile, Listing, decode_parallel, files_stamp
+from episodic.data.store import Listing
 
 SPLIT_NAMES = ("closerlook", "feat", "triantafillou")
 FOLDERS = ("", "cub", "CUB", "cubirds200")

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from episodic.data.cache import ImageFile, decode_parallel, files_stamp
+from episodic.data.dataset import SPLITS, AbstractDataset
+from episodic.data.image import decode_image
 from episodic.data.sources.tables import (
     COLUMNS,
     IMAGENET_MEAN,
@@ -21,8 +24,7 @@ from episodic.data.sources.tables import (
     make_listing,
     read_csv,
 )
-from episodic.data.dataset import SPLITS, AbstractDataset, decode_image
-from episodic.data.store import ImageFile, Listing, decode_parallel, files_stamp
+from episodic.data.store import Listing
 
 JSON_NAMES = {
     "train": "base.json",

@@ -19,8 +19,9 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, avg_pool2d, grid_sample, interpolate, max_pool2d, pad
 from tqdm import tqdm
 
+from episodic.data.cache import ImageFile
 from episodic.data.dataset import AbstractDataset
-from episodic.data.store import ImageFile, Listing, digest
+from episodic.data.store import Listing, digest
 
 # Latin is most of the letters, so it is trained on; the others make 64/16/20% as nearly as six scripts can.
 SCRIPTS = {"train": ("LATIN",), "val": ("GREEK", "LAO"), "test": ("CYRILLIC", "GEORGIAN", "ARMENIAN")}

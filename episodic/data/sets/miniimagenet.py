@@ -17,9 +17,11 @@ import numpy as np
 from PIL import Image
 
 from episodic._learn2learn import learn2learn_module
-from episodic.data.dataset import AbstractDataset, data_dir, decode_image
+from episodic.data.cache import ImageFile, cache_dir, decode_parallel, files_stamp
+from episodic.data.dataset import AbstractDataset, data_dir
+from episodic.data.image import decode_image
 from episodic.data.sources.restricted_pickle import load_arrays
-from episodic.data.store import ImageFile, Listing, cache_dir, decode_parallel, digest, files_stamp
+from episodic.data.store import Listing, digest
 
 FOLDERS = ("miniimagenet", "mini-imagenet", "miniImageNet", "mini_imagenet")
 COLUMNS = (("filename", "label"), ("image_name", "class_name"))  # of Ravi and Larochelle, of easyfsl

@@ -15,8 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from episodic.data.dataset import AbstractDataset, data_dir, decode_image, find_root
-from episodic.data.store import ImageFile, Listing, decode_parallel, digest, files_stamp
+from episodic.data.cache import ImageFile, decode_parallel, files_stamp
+from episodic.data.dataset import AbstractDataset, data_dir, find_root
+from episodic.data.image import decode_image
+from episodic.data.store import Listing, digest
 
 FOLDERS = ("omniglot", "omniglot-py")  # the latter is torchvision's
 LAYOUT = """\

@@ -13,6 +13,10 @@ import numpy as np
 from PIL import Image
 
 from episodic._learn2learn import learn2learn_module
+from episodic.data.cache import ImageFile, decode_parallel, files_stamp
+from episodic.data.dataset import AbstractDataset, data_dir
+from episodic.data.image import decode_image
+from episodic.data.sources.restricted_pickle import load_arrays
 from episodic.data.sources.tables import (
     COLUMNS,
     Row,
@@ -24,9 +28,7 @@ from episodic.data.sources.tables import (
     make_listing,
     read_csv,
 )
-from episodic.data.dataset import AbstractDataset, data_dir, decode_image
-from episodic.data.sources.restricted_pickle import load_arrays
-from episodic.data.store import ImageFile, Listing, decode_parallel, files_stamp
+from episodic.data.store import Listing
 
 FOLDERS = ("tieredimagenet", "tiered-imagenet", "tieredImageNet", "tiered_imagenet")
 LAYOUT = """\

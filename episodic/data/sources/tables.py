@@ -15,7 +15,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 
-from episodic.data.store import Listing, cache_dir, digest, files_stamp
+from episodic.data.cache import cache_dir, files_stamp
+from episodic.data.store import Listing, digest
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 SUFFIXES += (".jp2", ".avif", ".heic", ".heif")

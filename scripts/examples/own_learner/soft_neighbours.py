@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from episodic import Prediction, Task
-from episodic.core.functional.prototypes import one_hot
 from episodic.core.functional.pairs import squared_euclidean
+from episodic.core.functional.prototypes import one_hot
 from episodic.learners.learner import AbstractMetricLearner
 
 

@@ -3,8 +3,15 @@ import pytest
 import torch
 from scipy.sparse import csr_array
 
+from episodic.core.functional.diffusion import (
+    certainties,
+    class_weights,
+    diffuse,
+    neighbour_graph,
+    normalized,
+    pseudo_labels,
+)
 from episodic.core.functional.prototypes import diffusion
-from episodic.core.functional.diffusion import certainties, class_weights, diffuse, neighbour_graph, normalized, pseudo_labels
 
 
 def path(weights):

@@ -2,8 +2,8 @@ import pytest
 import torch
 from pytorch_metric_learning.losses import GeneralizedLiftedStructureLoss, LiftedStructureLoss
 
-from episodic.core.losses.lifted_structure import LiftedStructure
 from episodic.core.functional.pairs import References, euclidean, unit
+from episodic.core.losses.lifted_structure import LiftedStructure
 from tests.core.losses.laws import FOUR, FOUR_LABELS, batch, check_equal, check_pair_loss_laws, value_and_gradient
 
 FORMS = ("pairs", "generalised")

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from episodic.core.losses.loss import AbstractPairLoss, AbstractProxyLoss
 from episodic.core.functional.pairs import SIMILARITIES, References, cosine, dot, masks
+from episodic.core.losses.loss import AbstractPairLoss, AbstractProxyLoss
 from tests.conftest import NextRow
 
 

@@ -2,10 +2,10 @@ import pytest
 import torch
 from pytorch_metric_learning.losses import MarginLoss
 
+from episodic.core.functional.pairs import References, euclidean, masks, unit
 from episodic.core.losses.contrastive import Contrastive
 from episodic.core.losses.margin import Margin
 from episodic.core.losses.miners import distance_weighted
-from episodic.core.functional.pairs import References, euclidean, masks, unit
 from tests.core.losses.laws import (
     FOUR,
     FOUR_LABELS,

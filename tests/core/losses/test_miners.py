@@ -5,6 +5,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
+from episodic.core.functional.pairs import euclidean, masks, squared_euclidean, unit
 from episodic.core.losses.miners import (
     FARTHEST,
     MINERS,
@@ -17,7 +18,6 @@ from episodic.core.losses.miners import (
     semi_hard,
     soft_hard,
 )
-from episodic.core.functional.pairs import euclidean, masks, squared_euclidean, unit
 from tests.core.losses.laws import FOUR, FOUR_LABELS, batch
 
 ALL_MINERS = [

@@ -5,8 +5,8 @@ import torch
 from pytorch_metric_learning.losses import MultiSimilarityLoss
 from pytorch_metric_learning.miners import MultiSimilarityMiner
 
-from episodic.core.losses.multi_similarity import MultiSimilarity
 from episodic.core.functional.pairs import References, masks
+from episodic.core.losses.multi_similarity import MultiSimilarity
 from tests.core.losses.laws import FOUR, FOUR_LABELS, batch, check_equal, check_pair_loss_laws
 
 

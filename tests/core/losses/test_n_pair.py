@@ -4,8 +4,8 @@ from pytorch_metric_learning.distances import DotProductSimilarity
 from pytorch_metric_learning.losses import NPairsLoss
 from torch.nn.functional import cross_entropy
 
-from episodic.core.losses.n_pair import NPair
 from episodic.core.functional.pairs import References
+from episodic.core.losses.n_pair import NPair
 from tests.core.losses.laws import FOUR, FOUR_LABELS, batch, check_equal, check_loss_laws, value_and_gradient
 
 

@@ -6,8 +6,8 @@ from pytorch_metric_learning.losses import ProxyNCALoss
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from episodic.core.losses.proxy_nca import ProxyNCA
 from episodic.core.functional.pairs import cosine, squared_euclidean, unit
+from episodic.core.losses.proxy_nca import ProxyNCA
 from episodic.core.regularizers.sse import SSE
 from tests.core.losses.laws import FOUR, FOUR_LABELS, batch, check_equal, check_loss_laws, value_and_gradient
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from pytorch_metric_learning.losses import RankedListLoss
 
-from episodic.core.losses.ranked_list import RankedList
 from episodic.core.functional.pairs import References
+from episodic.core.losses.ranked_list import RankedList
 from tests.core.losses.laws import FOUR, FOUR_LABELS, batch, check_equal, check_pair_loss_laws, value_and_gradient
 
 

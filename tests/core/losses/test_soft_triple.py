@@ -7,8 +7,8 @@ from pytorch_metric_learning.regularizers import SparseCentersRegularizer
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from episodic.core.losses.soft_triple import SoftTriple
 from episodic.core.functional.pairs import cosine
+from episodic.core.losses.soft_triple import SoftTriple
 from episodic.core.regularizers.sse import SSE
 from tests.core.losses.laws import FOUR, FOUR_LABELS, batch, check_equal, check_loss_laws
 

@@ -9,9 +9,9 @@ from pytorch_metric_learning.miners import BatchHardMiner
 from pytorch_metric_learning.reducers import MeanReducer
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from episodic.core.functional.pairs import References, masks, squared_euclidean, unit
 from episodic.core.losses import triplet
 from episodic.core.losses.triplet import Triplet, active_counts
-from episodic.core.functional.pairs import References, masks, squared_euclidean, unit
 from tests.core.losses.laws import (
     FOUR,
     FOUR_LABELS,

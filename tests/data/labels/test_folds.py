@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from episodic.data.labels.fraction import labeled_mask
 from episodic.data.labels.folds import fold_of, restricted
+from episodic.data.labels.fraction import labeled_mask
 from tests.conftest import random_store
 
 

@@ -7,10 +7,10 @@ import pytest
 import torchvision
 from PIL import Image
 
-from episodic.data.sources.tables import class_lists
-from episodic.data.sets.cifarfs import CIFARFS
 from episodic.data.dataset import SPLITS
+from episodic.data.sets.cifarfs import CIFARFS
 from episodic.data.sets.fc100 import FC100
+from episodic.data.sources.tables import class_lists
 
 NAMES = sorted(name for split in SPLITS for name in class_lists("cifarfs")[split])  # CIFAR-100's fine labels, in order
 

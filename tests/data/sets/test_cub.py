@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from episodic.data import cub
-from episodic.data.sets.cub import CUB, SPLIT_NAMES, class_ids
 from episodic.data.dataset import SPLITS
+from episodic.data.sets.cub import CUB, SPLIT_NAMES, class_ids
 
 # Species with fewer than 60 images in CUB-200-2011.
 FEWER = {

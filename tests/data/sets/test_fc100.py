@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from episodic.data.sources.tables import class_lists
 from episodic.data.dataset import SPLITS
 from episodic.data.sets.fc100 import FC100
+from episodic.data.sources.tables import class_lists
 
 # By the ids of CIFAR-100's coarse labels, as in the authors' script and the paper's appendix.
 COARSE = {"train": {1, 2, 3, 4, 5, 6, 9, 10, 15, 17, 18, 19}, "val": {8, 11, 13, 16}, "test": {0, 7, 12, 14}}

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from episodic.data.sources.tables import class_lists
 from episodic.data.dataset import SPLITS
 from episodic.data.sets.tieredimagenet import TieredImageNet, _classes
+from episodic.data.sources.tables import class_lists
 
 COUNTS = {"train": (351, 20), "val": (97, 6), "test": (160, 8)}
 VAL = sorted(_classes("val")[0])

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from episodic.core.losses.loss import AbstractLoss, AbstractPairLoss
 from episodic.core.functional.pairs import References
+from episodic.core.losses.loss import AbstractLoss, AbstractPairLoss
 
 
 def no_memory(loss: AbstractLoss, dim: int) -> AbstractLoss:

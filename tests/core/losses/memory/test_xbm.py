@@ -5,8 +5,8 @@ import torch
 from pytorch_metric_learning.losses import ContrastiveLoss, CrossBatchMemory
 
 from episodic.core.losses.contrastive import Contrastive
-from episodic.core.losses.proxy_nca import ProxyNCA
 from episodic.core.losses.memory.xbm import XBM, no_memory
+from episodic.core.losses.proxy_nca import ProxyNCA
 from tests.core.losses.laws import batch, check_loss_laws, value_and_gradient
 
 SUMMED = {"form": "xbm", "distance": "cosine", "negative_margin": 0.5}

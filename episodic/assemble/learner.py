@@ -1,0 +1,90 @@
+"""From a configuration to a learner on its backbone, in its wrappers, on a device."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Mapping
+
+import torch
+from hydra.utils import get_object
+from omegaconf import DictConfig
+from torch import nn
+
+from episodic.assemble.task import is_incremental, load_split
+from episodic.config.compose import ConfigError
+from episodic.config.instantiate import make
+from episodic.core.regularizers.sse import edges_of_file, edges_of_groups
+from episodic.data.augment import Normalize
+from episodic.data.dataset import AbstractDataset
+from episodic.learners.learner import AbstractLearner
+from episodic.run.device import Hardware
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Parts:
+    """What training and evaluation share: data, model and hardware of one configuration."""
+
+    dataset: AbstractDataset
+    normalize: Normalize
+    learner: AbstractLearner
+    hardware: Hardware
+
+
+def build_parts(cfg: DictConfig) -> Parts:
+    """Data set and learner (weights drawn from `cfg.seed`), placed on the hardware."""
+    trust = {"allow_any_target": cfg.allow_any_target}
+    hardware = Hardware.choose(cfg.device, cfg.precision)
+    dataset = make(cfg.task.dataset, **trust)
+    torch.manual_seed(cfg.seed)
+    given = {"exchange": build_exchange(cfg, dataset)} if "exchange" in arguments_of(cfg.learner) else {}
+    learner = build_learner(cfg, build_backbone(cfg, **trust), given, **trust)
+    if is_incremental(cfg.task) and not learner.incremental:
+        raise ConfigError(
+            f"{type(learner).__name__} answers with the classes of the episode only; an incremental task, where training "
+            "classes are answers too, needs learner=attention_attractor or base_classifier"
+        )
+    normalize = Normalize(dataset.mean, dataset.std).to(hardware.device)
+    return Parts(dataset, normalize, hardware.place(learner), hardware)
+
+
+def build_backbone(cfg: DictConfig, **trust: bool) -> nn.Module:
+    """The backbone with its head."""
+    backbone = make(cfg.backbone, **trust)
+    return make(cfg.head, backbone, **trust) if "head" in cfg else backbone  # runs of older versions do not have one
+
+
+def build_learner(
+    cfg: DictConfig, backbone: nn.Module, given: Mapping[str, nn.Module], **trust: bool
+) -> AbstractLearner:
+    """The learner on `backbone` and what else it is `given`, in its wrappers, in the order of semi=[inner,outer]."""
+    learner = make(cfg.learner, backbone=backbone, **given, **trust)
+    for wrapper in cfg.semi.values():
+        learner = make(wrapper, learner, **trust)
+    return learner
+
+
+def build_exchange(cfg: DictConfig, dataset: AbstractDataset) -> torch.nn.Module:
+    """The exchange of rows of a table with a row for each training class; its graph is that of the file `cfg.sse.edges`, or joins
+    the classes of a super-class.
+
+    **Raises:** `ConfigError` where a graph is asked for and there is neither; what `edges_of_file` raises.
+    """
+    given = {"n_rows": cfg.task.train_classes}
+    if "edges" in arguments_of(cfg.sse):
+        store = load_split(dataset, cfg.task, "train")
+        if cfg.sse.edges is not None:
+            given["edges"] = edges_of_file(cfg.sse.edges, store.class_names)
+        elif store.super_classes is not None:
+            given["edges"] = edges_of_groups(store.super_classes)
+        else:
+            raise ConfigError(
+                f"{dataset.name} has no super-classes, so it gives no graph to sse=graph: name a file of edges by "
+                "sse.edges=<file>, or take sse=se"
+            )
+    return make(cfg.sse, **given, allow_any_target=cfg.allow_any_target)
+
+
+def arguments_of(node: DictConfig) -> set[str]:
+    """What the target of `node` takes, by name."""
+    return set(inspect.signature(get_object(node._target_)).parameters)

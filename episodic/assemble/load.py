@@ -1,0 +1,126 @@
+"""Trained weights: a run to start from, a run to evaluate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+from episodic.assemble.learner import Parts, build_parts
+from episodic.assemble.task import is_incremental
+from episodic.config.compose import ConfigError
+from episodic.learners.learner import AbstractLearner
+from episodic.run.checkpoint import bare
+from episodic.run.run import Run
+from episodic.semi.pseudo_labels import PseudoLabels
+from episodic.semi.wrapper import layers
+
+
+def with_saved_parts(arguments: list[str]) -> list[str]:
+    """Make the run's own task, learner and wrapper the choices `saved`, and its `data_dir` the default."""
+    given = dict(a.split("=", 1) for a in arguments if "=" in a)
+    if "run" not in given:
+        raise ConfigError("which run? python -m episodic.evaluate run=<dir>, a directory that episodic.train made")
+    saved = Run(Path(given["run"])).config()
+    for part in ("learner", "semi"):
+        OmegaConf.resolve(saved[part])  # the model stays that of the task it was trained for
+    for part in ("task", "learner", "semi"):
+        ConfigStore.instance().store(group=part, name="saved", node=saved[part])
+    return arguments if "data_dir" in given or saved.data_dir is None else [*arguments, f"data_dir={saved.data_dir}"]
+
+
+def load_parts(cfg: DictConfig, folder: str, *, as_saved: bool = False) -> Parts:
+    """The model of the run in `folder` (its best checkpoint) with the data of `cfg`, its learner and wrapper as `cfg` has
+    them, or `as_saved`.
+    """
+    run = Run(Path(folder))
+    saved = run.config()
+    OmegaConf.update(saved, "allow_any_target", cfg.allow_any_target)
+    for key in ("device", "precision", "data_dir"):
+        if cfg[key] is not None:
+            saved[key] = cfg[key]
+    if saved.task.channels != cfg.task.channels:
+        raise ConfigError(f"{folder} was trained on {saved.task.channels} channels; this task has {cfg.task.channels}")
+    check_held_out(saved, cfg.task, folder)
+    for part in ("backbone", "learner", "semi"):
+        OmegaConf.resolve(saved[part])
+    saved.task, trained = cfg.task, OmegaConf.to_container(saved.semi)
+    if not as_saved:
+        saved.learner, saved.semi = cfg.learner, cfg.semi
+    if "weights" in saved.backbone:
+        saved.backbone.weights = None  # all come from the checkpoint
+    OmegaConf.update(saved, "sse", {"_target_": "torch.nn.Identity"}, merge=False)  # in evaluation nothing is exchanged
+    parts = build_parts(saved)
+    # Evaluation may have fewer weights than the checkpoint: pseudo-labels and proxies are for training alone, and a wrapper, or a
+    # setting of one, may be left out.
+    changed = OmegaConf.to_container(saved.semi, resolve=True) != trained
+    spare = changed or isinstance(parts.learner, PseudoLabels) or bool(set(saved.get("loss", {})) - {OWN})
+    run.restore("best" if run.has("best") else "last", parts.learner, spare=spare)
+    return parts
+
+
+def load_start(cfg: DictConfig, learner: AbstractLearner) -> str:
+    """Begin with the weights of the run `cfg.start`, where name and shape agree; says what was taken.
+
+    **Raises:** `ConfigError` where the learner needs such a run and none is given, or its backbone does not fit.
+    """
+    if cfg.start is None:
+        if learner.needs_start:
+            raise ConfigError(
+                f"{type(learner).__name__} goes on from trained weights: {learner.needs_start}, then start=<that run>"
+            )
+        return ""
+    run = Run(Path(cfg.start))
+    check_held_out(run.config(), cfg.task, cfg.start)
+    check_labels_unseen(run.config(), cfg.task, cfg.start)
+    theirs = {bare(name): value for name, value in run.weights().items()}
+    mine = learner.state_dict()
+    fit = {
+        name: theirs[bare(name)]
+        for name, value in mine.items()
+        if bare(name) in theirs and value.shape == theirs[bare(name)].shape
+    }
+    inner = layers(learner)[-1]
+    needed = {name for name, parameter in inner.named_parameters() if not parameter.requires_grad}
+    needed |= {name for name in inner.state_dict() if name.startswith("backbone.") and "backbone.head." not in name}
+    needed = {bare(name) for name in needed}
+    lost = [bare(name) for name in mine if name not in fit and bare(name) in needed]
+    if lost:
+        wanted = f"; wanted: {learner.needs_start}" if learner.needs_start else ""
+        raise ConfigError(f"start={cfg.start} does not fit: {lost[0]} is not there or of another shape{wanted}")
+    learner.load_state_dict(fit, strict=False)
+    return f"{len(fit)} of {len(mine)} tensors from {cfg.start}"
+
+
+def check_held_out(saved: DictConfig, task: DictConfig, folder: str) -> None:
+    """Refuse a run that was trained on images which the incremental `task` holds out, or on other classes.
+
+    **Raises:** `ConfigError`.
+    """
+    if not is_incremental(task):
+        return
+    theirs = saved.task.get("held_out", 0.0)
+    if theirs != task.held_out or saved.task.dataset.get("_target_") != task.dataset.get("_target_"):
+        raise ConfigError(
+            f"{folder} was trained with held_out={theirs} on {saved.task.dataset._target_.split('.')[-1]}; this incremental task "
+            f"holds {task.held_out} of {task.dataset._target_.split('.')[-1]}'s training images out, and asks for them"
+        )
+
+
+def check_labels_unseen(saved: DictConfig, task: DictConfig, folder: str) -> None:
+    """Refuse a run that was trained with labels which `task` hides, or on its fold.
+
+    **Raises:** `ConfigError`.
+    """
+    theirs = (saved.task.get("labeled_fraction", 1.0), saved.task.get("labeled_seed", 0))
+    ours = (task.labeled_fraction, task.labeled_seed)
+    same_data = saved.task.dataset.get("_target_") == task.dataset.get("_target_")
+    same_fold = all(saved.task.get(key) == task[key] for key in ("fold", "folds"))
+    if same_data and task.fold is not None and not same_fold:
+        raise ConfigError(f"{folder} was trained on classes of task.fold={task.fold}, which are for validation here")
+    if same_data and ours[0] < 1 and (theirs[0] > ours[0] or theirs[1] != ours[1]):
+        raise ConfigError(
+            f"{folder} was trained with task.labeled_fraction={theirs[0]} and task.labeled_seed={theirs[1]}; this task, with "
+            f"{ours[0]} and {ours[1]}, hides some of its labels"
+        )

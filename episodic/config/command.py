@@ -1,0 +1,53 @@
+"""A command: its arguments checked, its configuration composed, its errors told in a line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig
+
+from episodic.config.compose import conf_dir
+from episodic.config.overrides import check_overrides
+from episodic.config.paths import prepared
+
+
+def command(
+    name: str, function: Callable[[DictConfig], None], prepare: Callable[[list[str]], list[str]] = list
+) -> None:
+    """Run `function` on the configuration that `conf/<name>.yaml` and the command line make (Hydra's flags work:
+    `--help`, `--cfg job`, `-m`).
+
+    `prepare` may change the arguments first. Errors that a user can mend are printed in a line or two, without a traceback
+    (set EPISODIC_TRACEBACK=1 to see it); the exit code is then 2.
+    """
+
+    def run(cfg: DictConfig) -> None:
+        _guarded(name, function, cfg)
+
+    def start() -> None:
+        arguments = prepared(sys.argv[1:], prepare)
+        after_flag = zip([None, *arguments], arguments, strict=False)  # `--cfg job`: the word belongs to the flag
+        is_flag = [a.startswith("-") or ("=" not in a and (b or "").startswith("-")) for b, a in after_flag]
+        check_overrides(name, [a for a, flag in zip(arguments, is_flag, strict=True) if not flag])
+        sys.argv[1:] = arguments
+
+    _guarded(name, start)
+    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(run)()
+
+
+def _guarded(name: str, function: Callable, *arguments: Any) -> None:
+    try:
+        function(*arguments)
+    except (ValueError, ArithmeticError, OSError, ImportError) as error:
+        if os.environ.get("EPISODIC_TRACEBACK"):
+            raise
+        reason = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.filename else str(error)
+        print(f"episodic.{name}: {reason}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print(f"episodic.{name}: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None

@@ -1,0 +1,66 @@
+"""From a node with `_target_` to the object that it describes: the only call of Hydra's `instantiate`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue
+
+from episodic.config.compose import ConfigError
+
+ALLOWED = ("episodic", "torch", "torchvision", "timm")  # packages whose classes a configuration may instantiate
+FUNCTIONS = ("episodic.", "torchvision.models.", "timm.models.")  # where functions may be called as well: no torch.load
+
+
+def make(node: DictConfig, *arguments: Any, allow_any_target: bool = False, **keywords: Any) -> Any:
+    """The object that `node` describes by `_target_`; the only call of Hydra's `instantiate`.
+
+    A configuration can come from a stranger's run directory, so a target must be a class of this package, torch,
+    torchvision or timm, or a function of this package or of the models of the last two, unless `allow_any_target`.
+
+    **Raises:** `ConfigError` for another target, or arguments that the target does not take; whatever the target raises.
+    """
+    if not allow_any_target:
+        for target in _targets(node):
+            _check_target(target)
+    try:
+        return instantiate(node, *arguments, _convert_="all", **keywords)
+    except MissingMandatoryValue as error:
+        raise ConfigError(f"{error.full_key} must be given, as {error.full_key}=...") from None
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, ValueError | OSError | ImportError):
+            raise cause from None
+        raise ConfigError(str(cause or error).splitlines()[0]) from error
+
+
+def _targets(node: Any) -> Iterator[str]:
+    if isinstance(node, DictConfig):
+        if "_target_" in node:
+            yield str(node["_target_"])
+        for key in node:
+            if not OmegaConf.is_missing(node, key):
+                yield from _targets(node[key])
+    elif isinstance(node, ListConfig):
+        for child in node:
+            yield from _targets(child)
+
+
+def _check_target(target: str) -> None:
+    if target.split(".")[0] in ALLOWED:
+        try:
+            found = get_object(target)
+        except Exception as error:
+            raise ConfigError(f"no such target: {target} ({str(error).splitlines()[0]})") from None
+        # Where it is defined counts, not the path: `torch.os.system` is a path into torch as well.
+        home = f"{getattr(found, '__module__', None)}."
+        if home.startswith(FUNCTIONS) or (isinstance(found, type) and home.split(".")[0] in ALLOWED):
+            return
+    raise ConfigError(
+        f"the configuration wants to call {target}; only classes of {', '.join(ALLOWED)} may be built. "
+        "If you trust it, add allow_any_target=true."
+    )

@@ -1,0 +1,83 @@
+"""What the command line may say: unknown options are answered with those that there are."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from episodic.config.compose import ConfigError, compose_config, conf_dir
+
+TAKE_SAVED = ("evaluate", "report", "predict", "demo")  # commands on a run, whose own parts are the choices `saved`
+
+
+def check_overrides(name: str, overrides: list[str]) -> None:
+    """Refuse what the configuration does not have, with the names that it has.
+
+    **Raises:** `ConfigError` for an unknown option, an unknown choice of a group, or text that is no `option=value`.
+    """
+    try:
+        parsed = OverridesParser.create().parse_overrides(overrides)
+    except HydraException:
+        bad = [text for text in overrides if not _parses(text)] or overrides
+        raise ConfigError(f"cannot read {bad[0]!r}; options are written as name=value") from None
+    search = [o for o in parsed if o.key_or_group == "hydra.searchpath"]  # where a user keeps choices of their own
+    folders = [conf_dir(), *(Path(folder.removeprefix("file://")) for o in search for folder in _values(o))]
+    groups = {g: sorted(p.stem for folder in folders for p in (folder / g).glob("[!_]*.yaml")) for g in _groups()}
+    chosen = [o for o in parsed if o.key_or_group.split("@")[0] in groups]
+    for override in chosen:
+        options = groups[override.key_or_group.split("@")[0]]
+        for value in _values(override):
+            if value not in options and not (value == "saved" and name in TAKE_SAVED) and value != "None":
+                raise ConfigError(_unknown(f"{override.key_or_group}={value}", value, options, "Valid: "))
+    try:
+        base = compose_config(name, [o.input_line for o in (*search, *chosen) if not o.is_sweep_override()])
+        for override in parsed:
+            key = override.key_or_group
+            if override not in chosen and not key.startswith("hydra") and not override.is_add():
+                check_key(base, key)
+        compose_config(name, [o.input_line for o in parsed if not o.is_sweep_override()])
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(str(error).splitlines()[0]) from None
+
+
+def _parses(text: str) -> bool:
+    try:
+        OverridesParser.create().parse_override(text)
+    except HydraException:
+        return False
+    return True
+
+
+def _groups() -> list[str]:
+    return sorted(p.name for p in conf_dir().iterdir() if p.is_dir())
+
+
+def _values(override: Override) -> list[str]:
+    if override.is_sweep_override():
+        return [str(v) for v in override.sweep_iterator()]
+    value = override.value()
+    return [str(v) for v in (value if isinstance(value, list) else [value])]
+
+
+def check_key(base: DictConfig, key: str) -> None:
+    """**Raises:** `ConfigError` where `base` has no option `key`, with those that it has."""
+    node = base
+    for depth, part in enumerate(key.split(".")):
+        if isinstance(node, ListConfig):
+            return
+        if not isinstance(node, DictConfig) or part not in list(node):  # `in node` denies keys whose value is missing
+            options = sorted(str(k) for k in node) if isinstance(node, DictConfig) else []
+            options = sorted({*options, *_groups()} - {"dataset"}) if depth == 0 else options
+            raise ConfigError(_unknown(f"option {key!r}", part, options, "Options: "))
+        node = OmegaConf.select(node, part, throw_on_missing=False) if not OmegaConf.is_missing(node, part) else None
+
+
+def _unknown(what: str, word: str, options: list[str], lead: str) -> str:
+    close = difflib.get_close_matches(word, options, n=1, cutoff=0.5)
+    return f"unknown {what}." + (f" Did you mean {close[0]!r}?" if close else "") + f"\n{lead}{', '.join(options)}"

@@ -1,0 +1,41 @@
+"""Options that are files or folders: they may have any names, so they are quoted for Hydra."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+
+# Options that are files or folders, whatever their names.
+PATHS = ("data", "data_dir", "run", "start", "against", "support", "query", "unlabeled", "model", "out", "save")
+
+
+def prepared(arguments: list[str], prepare: Callable[[list[str]], list[str]]) -> list[str]:
+    """What `prepare` makes of the arguments, for Hydra; paths may have any names, but where commas separate several runs."""
+    if not {"-m", "--multirun"}.isdisjoint(arguments):
+        return prepare(arguments)
+    return [_quoted(argument) for argument in prepare([bare(argument) for argument in arguments])]
+
+
+def _path_of(argument: str) -> tuple[str, str] | None:
+    name, found, value = argument.partition("=")
+    return (name, value) if found and name in PATHS and value not in ("", "null") else None
+
+
+def bare(argument: str) -> str:
+    """A path as it is meant: without quotes, and with the user's home in place of `~`."""
+    if (found := _path_of(argument)) is None:
+        return argument
+    name, value = found
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+        value = value[1:-1].replace("\\" + value[0], value[0])
+    return f"{name}={os.path.expanduser(value)}"
+
+
+def _quoted(argument: str) -> str:
+    """A path in quotes: without them Hydra gives a meaning to commas, brackets, blanks, ..."""
+    if (found := _path_of(argument)) is None:
+        return argument
+    name, value = found
+    value = re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), value)  # doubled before a quote only
+    return f"{name}='{value}'"

@@ -1,0 +1,48 @@
+"""Whether queries see each other, and whether classes are treated alike."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from episodic.episodes.source import Episodes
+
+
+def audit(predict: Callable, episodes: Episodes, count: int = 20, seed: int = 0) -> dict[str, float]:
+    """How much log-probabilities `l` of queries change where nothing that an inductive learner may see has changed.
+
+    Re-runs `count` episodes with the queries permuted, with one query at a time, with the classes relabelled (and the
+    answers mapped back), and with the unlabeled items permuted; gives the largest `|change| / (1 + |l|)` of each. It is
+    rounding for an inductive learner that treats classes alike; a change under the first two means that queries see each
+    other: transductive, or batch statistics that leak. `predict` (see `predictor`) should work in float32.
+    """
+    random = np.random.Generator(np.random.Philox(seed))
+    checks = ("queries permuted", "one query at a time", "classes relabelled", "unlabeled permuted")
+    worst = dict.fromkeys(checks, 0.0)
+    for i in range(min(count, episodes.episodes)):
+        indices = episodes[i : i + 1]
+
+        def answer(**changes: np.ndarray) -> Tensor:
+            return predict(dataclasses.replace(indices, **changes))[1].logits.float().log_softmax(-1)  # noqa: B023
+
+        before = answer()
+        if not before.isfinite().all():
+            raise ValueError(
+                f"the learner's log-probabilities of episode {i} are not finite, so nothing can be said of them"
+            )
+        order = random.permutation(indices.query.shape[1])
+        permuted = answer(query=indices.query[:, order], query_y=indices.query_y[:, order])
+        alone = [answer(query=indices.query[:, [q]], query_y=indices.query_y[:, [q]]) for q in range(len(order))]
+        name = random.permutation(indices.n_way)
+        name = np.concatenate([name, np.arange(indices.n_way, indices.n_way + indices.n_base)])
+        relabelled = answer(support_y=name[indices.support_y], query_y=name[indices.query_y])
+        shuffled = answer(unlabeled=indices.unlabeled[:, random.permutation(indices.unlabeled.shape[1])])
+        again = (permuted - before[:, order], torch.cat(alone, dim=1) - before, relabelled[..., name] - before)
+        again, sizes = (*again, shuffled - before), (before[:, order], before, before, before)
+        for key, change, size in zip(worst, again, sizes, strict=True):
+            worst[key] = max(worst[key], float((change.abs() / (1 + size.abs())).nan_to_num(nan=torch.inf).max()))
+    return worst
