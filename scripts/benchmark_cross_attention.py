@@ -32,7 +32,7 @@ Outcome = tuple[Tensor, Tensor]  # logits [E, Q, n_way], loss
 
 def ours(learner: CrossAttention, episode: Episode) -> Outcome:
     prediction = learner.classify(episode.task)
-    terms = sum(term(episode).mean() for term in prediction.terms.values())
+    terms = sum(term(episode).mean() for term in prediction.auxiliary_losses.values())
     return prediction.logits, prediction.loss(episode).mean() + terms
 
 

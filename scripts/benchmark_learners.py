@@ -27,7 +27,7 @@ PAPERS = {
     "prototypical": "30-way 1-shot 15-query",
     "matching": "5-way 1-shot 15-query",
     "matching learner.full_context=true": "5-way 1-shot 15-query",
-    "cross_attention backbone=resnet12 backbone.form=can": "4 x 5-way 1-shot 6-query",
+    "cross_attention backbone=resnet12 backbone.variant=can": "4 x 5-way 1-shot 6-query",
     "relation backbone.pools=2 backbone.unpadded=2": "5-way 1-shot 15-query",
     "tpn": "5-way 1-shot 15-query",
     "base_classifier": "64-way 1-shot 3-query",

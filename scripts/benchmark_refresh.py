@@ -19,7 +19,7 @@ from scipy.sparse.linalg import cg
 from sklearn.neighbors import kneighbors_graph
 
 from episodic.core.backbones.conv4 import Conv4
-from episodic.core.functional.prototypes import diffusion
+from episodic.core.functional import diffusion
 from episodic.data.augment import Normalize
 from episodic.data.labels.fraction import labeled_mask
 from episodic.data.sets.miniimagenet import MiniImageNet

@@ -22,7 +22,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from episodic.assemble.load import load_parts
-from episodic.assemble.predictor import Answerer
+from episodic.assemble.predictor import Predictor
 from episodic.assemble.task import load_store
 from episodic.config.compose import compose_config
 from episodic.data.image import class_folders, pictures_in
@@ -61,7 +61,7 @@ def accuracy_of(place: Path, truth: dict[str, str], run: str, semi: str | None) 
     """What `episodic.predict support=shots query=photos [unlabeled=more]` gets right."""
     shown = class_folders(place / "shots")
     names = [name for name, files in shown.items() for _ in files]
-    classifier = Answerer(run, semi=semi, precision="auto")
+    classifier = Predictor(run, semi=semi, precision="auto")
     more = pictures_in(place / "more") if semi else None
     classifier.fit([file for files in shown.values() for file in files], names, more)
     photos = pictures_in(place / "photos")

@@ -135,6 +135,6 @@ def by_class(episodes: EpisodeIndices) -> np.ndarray:
     return np.concatenate(roles, axis=2).reshape(len(episodes), -1)
 
 
-def apart(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+def consistency(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     """The largest difference, as a share of the largest entry."""
     return float((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-12))

@@ -154,13 +154,13 @@ def pseudo_labels(runs: Path, options: list[str]) -> None:
         "as many steps more, without pseudo-labels": (
             "control",
             "experiment=pseudo_labels_omniglot",
-            f"start={where / 'labeled'}",
+            f"init_from={where / 'labeled'}",
             "semi.pseudo_labels.unlabeled_weight=0",
         ),
         "as many steps more, with pseudo-labels": (
             "pseudo_labels",
             "experiment=pseudo_labels_omniglot",
-            f"start={where / 'labeled'}",
+            f"init_from={where / 'labeled'}",
         ),
     }
     for name, (run, *settings) in rows.items():
@@ -207,7 +207,7 @@ def pretrained(runs: Path, options: list[str]) -> None:
     train(first, "experiment=dml_miniimagenet", "loss=classifier", "seed=0", *options)
     short = ("experiment=protonet_miniimagenet", "trainer.steps=1000", "trainer.validate_every=500", *options)
     train(scratch, *short)
-    train(after, *short, f"start={first}")
+    train(after, *short, f"init_from={first}")
     for name, run in (
         ("the classifier's features, by cosine", first),
         ("Prototypical Networks from scratch", scratch),

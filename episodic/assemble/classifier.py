@@ -11,10 +11,10 @@ from sklearn.utils import check_consistent_length, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from episodic.assemble.predictor import Answerer
+from episodic.assemble.predictor import Predictor
 
 
-class FewShotClassifier(ClassifierMixin, BaseEstimator, Answerer):
+class FewShotClassifier(ClassifierMixin, BaseEstimator, Predictor):
     """Names items after a few examples of each class, by a learner of this package. Nothing is trained.
 
     **Arguments:**
@@ -28,9 +28,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator, Answerer):
     - `pictures`: the form of images for a module; by default its `in_channels` and `image_size`, else 3 and 224, normalised as for
       ImageNet. `invert`: turn grey values around, for pictures dark on bright where the model knows bright on dark; by default not.
     - `abstain`: 0, never (the default); a probability; or `"auto"`: the smallest such that of the support items, each left out in
-      turn and asked about alone, those answered with it or more are wrong in at most the share `error` (default 0.1). That is so of
+      turn and asked about alone, those answered with it or more are wrong in at most the share `max_error` (default 0.1). That is so of
       these items; of few of them it says little, and less of a transductive learner, which sees several queries at once.
-    - `device` (`"auto"`), `precision` (`"fp32"`): as on the command line. None for the last, `invert`, `abstain` or `error`: what
+    - `device` (`"auto"`), `precision` (`"fp32"`): as on the command line. None for the last, `invert`, `abstain` or `max_error`: what
       the saved file says that is the model, else the default.
 
     **Attributes** after `fit`: `classes_`, sorted; `threshold_`, 0 where all answers count; `left_out_`, how many items

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Mapping
 
 import torch
-from hydra.utils import get_object
 from omegaconf import DictConfig
 from torch import nn
 
 from episodic.assemble.task import is_incremental, load_split
 from episodic.config.compose import ConfigError
-from episodic.config.instantiate import make
+from episodic.config.instantiate import arguments_of, make
 from episodic.core.regularizers.sse import edges_of_file, edges_of_groups
 from episodic.data.augment import Normalize
 from episodic.data.dataset import AbstractDataset
@@ -37,9 +35,9 @@ def build_parts(cfg: DictConfig) -> Parts:
     hardware = Hardware.choose(cfg.device, cfg.precision)
     dataset = make(cfg.task.dataset, **trust)
     torch.manual_seed(cfg.seed)
-    given = {"exchange": build_exchange(cfg, dataset)} if "exchange" in arguments_of(cfg.learner) else {}
+    given = {"label_swap": build_label_swap(cfg, dataset)} if "label_swap" in arguments_of(cfg.learner) else {}
     learner = build_learner(cfg, build_backbone(cfg, **trust), given, **trust)
-    if is_incremental(cfg.task) and not learner.incremental:
+    if is_incremental(cfg.task) and not learner.capabilities.incremental:
         raise ConfigError(
             f"{type(learner).__name__} answers with the classes of the episode only; an incremental task, where training "
             "classes are answers too, needs learner=attention_attractor or base_classifier"
@@ -51,7 +49,7 @@ def build_parts(cfg: DictConfig) -> Parts:
 def build_backbone(cfg: DictConfig, **trust: bool) -> nn.Module:
     """The backbone with its head."""
     backbone = make(cfg.backbone, **trust)
-    return make(cfg.head, backbone, **trust) if "head" in cfg else backbone  # runs of older versions do not have one
+    return make(cfg.head, backbone, **trust) if "head" in cfg else backbone
 
 
 def build_learner(
@@ -64,7 +62,7 @@ def build_learner(
     return learner
 
 
-def build_exchange(cfg: DictConfig, dataset: AbstractDataset) -> torch.nn.Module:
+def build_label_swap(cfg: DictConfig, dataset: AbstractDataset) -> torch.nn.Module:
     """The exchange of rows of a table with a row for each training class; its graph is that of the file `cfg.sse.edges`, or joins
     the classes of a super-class.
 
@@ -83,8 +81,3 @@ def build_exchange(cfg: DictConfig, dataset: AbstractDataset) -> torch.nn.Module
                 "sse.edges=<file>, or take sse=se"
             )
     return make(cfg.sse, **given, allow_any_target=cfg.allow_any_target)
-
-
-def arguments_of(node: DictConfig) -> set[str]:
-    """What the target of `node` takes, by name."""
-    return set(inspect.signature(get_object(node._target_)).parameters)

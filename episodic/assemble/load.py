@@ -13,8 +13,7 @@ from episodic.config.compose import ConfigError
 from episodic.learners.learner import AbstractLearner
 from episodic.run.checkpoint import bare
 from episodic.run.run import Run
-from episodic.semi.pseudo_labels import PseudoLabels
-from episodic.semi.wrapper import layers
+from episodic.semi.wrapper import unwrapped
 
 
 def with_saved_parts(arguments: list[str]) -> list[str]:
@@ -52,28 +51,26 @@ def load_parts(cfg: DictConfig, folder: str, *, as_saved: bool = False) -> Parts
         saved.backbone.weights = None  # all come from the checkpoint
     OmegaConf.update(saved, "sse", {"_target_": "torch.nn.Identity"}, merge=False)  # in evaluation nothing is exchanged
     parts = build_parts(saved)
-    # Evaluation may have fewer weights than the checkpoint: pseudo-labels and proxies are for training alone, and a wrapper, or a
-    # setting of one, may be left out.
+    # Evaluation may have fewer weights than the checkpoint, where a wrapper, or a setting of one, is left out.
     changed = OmegaConf.to_container(saved.semi, resolve=True) != trained
-    spare = changed or isinstance(parts.learner, PseudoLabels) or bool(set(saved.get("loss", {})) - {OWN})
-    run.restore("best" if run.has("best") else "last", parts.learner, spare=spare)
+    run.restore("best" if run.has("best") else "last", parts.learner, spare=changed)
     return parts
 
 
-def load_start(cfg: DictConfig, learner: AbstractLearner) -> str:
-    """Begin with the weights of the run `cfg.start`, where name and shape agree; says what was taken.
+def load_initial(cfg: DictConfig, learner: AbstractLearner) -> str:
+    """Begin with the weights of the run `cfg.init_from`, where name and shape agree; says what was taken.
 
     **Raises:** `ConfigError` where the learner needs such a run and none is given, or its backbone does not fit.
     """
-    if cfg.start is None:
-        if learner.needs_start:
+    if cfg.init_from is None:
+        if learner.capabilities.needs_init:
             raise ConfigError(
-                f"{type(learner).__name__} goes on from trained weights: {learner.needs_start}, then start=<that run>"
+                f"{type(learner).__name__} goes on from trained weights: {learner.capabilities.needs_init}, then init_from=<that run>"
             )
         return ""
-    run = Run(Path(cfg.start))
-    check_held_out(run.config(), cfg.task, cfg.start)
-    check_labels_unseen(run.config(), cfg.task, cfg.start)
+    run = Run(Path(cfg.init_from))
+    check_held_out(run.config(), cfg.task, cfg.init_from)
+    check_labels_unseen(run.config(), cfg.task, cfg.init_from)
     theirs = {bare(name): value for name, value in run.weights().items()}
     mine = learner.state_dict()
     fit = {
@@ -81,16 +78,16 @@ def load_start(cfg: DictConfig, learner: AbstractLearner) -> str:
         for name, value in mine.items()
         if bare(name) in theirs and value.shape == theirs[bare(name)].shape
     }
-    inner = layers(learner)[-1]
+    inner = unwrapped(learner)[-1]
     needed = {name for name, parameter in inner.named_parameters() if not parameter.requires_grad}
     needed |= {name for name in inner.state_dict() if name.startswith("backbone.") and "backbone.head." not in name}
     needed = {bare(name) for name in needed}
     lost = [bare(name) for name in mine if name not in fit and bare(name) in needed]
     if lost:
-        wanted = f"; wanted: {learner.needs_start}" if learner.needs_start else ""
-        raise ConfigError(f"start={cfg.start} does not fit: {lost[0]} is not there or of another shape{wanted}")
+        wanted = f"; wanted: {learner.capabilities.needs_init}" if learner.capabilities.needs_init else ""
+        raise ConfigError(f"init_from={cfg.init_from} does not fit: {lost[0]} is not there or of another shape{wanted}")
     learner.load_state_dict(fit, strict=False)
-    return f"{len(fit)} of {len(mine)} tensors from {cfg.start}"
+    return f"{len(fit)} of {len(mine)} tensors from {cfg.init_from}"
 
 
 def check_held_out(saved: DictConfig, task: DictConfig, folder: str) -> None:

@@ -27,11 +27,12 @@ from episodic.episodes.task import Task
 from episodic.learners.learner import AbstractMetricLearner
 from episodic.learners.prototypical import Prototypical
 from episodic.run.embed import CHUNK_BYTES, EMBED_BATCH, embed
-from episodic.semi.wrapper import layers
+from episodic.run.files import write_atomically
+from episodic.semi.wrapper import unwrapped
 
 PAIRS = 2**24  # of queries and support items compared at once
 # Of settings that a saved file has too.
-DEFAULTS = {"invert": False, "abstain": None, "error": 0.1, "precision": "fp32"}
+DEFAULTS = {"invert": False, "abstain": None, "max_error": 0.1, "precision": "fp32"}
 MANY = 100  # pictures that take long enough for a progress bar
 
 
@@ -49,7 +50,7 @@ class Answer:
     abstain: bool
 
 
-class Answerer:
+class Predictor:
     """Names items after a few examples of each class, without scikit-learn, which takes seconds to import.
 
     **Arguments** and attributes: those of `episodic.FewShotClassifier`, its manners of an estimator.
@@ -65,7 +66,7 @@ class Answerer:
         pictures: PictureForm | None = None,
         invert: bool | None = None,
         abstain: float | str | None = None,
-        error: float | None = None,
+        max_error: float | None = None,
         device: str = "auto",
         precision: str | None = None,
     ):
@@ -76,11 +77,11 @@ class Answerer:
         self.pictures = pictures
         self.invert = invert
         self.abstain = abstain
-        self.error = error
+        self.max_error = max_error
         self.device = device
         self.precision = precision
 
-    def fit(self, X: Any, y: Any, unlabeled: Any = None) -> Answerer:
+    def fit(self, X: Any, y: Any, unlabeled: Any = None) -> Predictor:
         """Keep the support, X named y (strings or numbers), any number of each class, and `unlabeled` items.
 
         X is a list of paths, PIL images or uint8 arrays `[H, W]` or `[H, W, C]`, such arrays stacked, or features `[n, d]`.
@@ -98,7 +99,7 @@ class Answerer:
         shifted = self.form_ is None and self._euclidean
         self._origin = np.asarray(X, dtype=np.float64).mean(0) if shifted else np.zeros(())
         self._keep(self._items(X), torch.from_numpy(codes), None if unlabeled is None else self._items(unlabeled))
-        if unlabeled is not None and not self._learner.uses_unlabeled:
+        if unlabeled is not None and not self._learner.capabilities.uses_unlabeled:
             raise ValueError("nothing uses the unlabeled items: choose a wrapper, e.g. semi='soft_kmeans'")
         self._compare(self._seen[:1])  # what the learner refuses, it refuses now
         abstain = self.setting("abstain")
@@ -121,7 +122,7 @@ class Answerer:
         return answers
 
     def setting(self, name: str) -> Any:
-        """`invert`, `abstain`, `error` or `precision`: as given, else as in the saved file that is the model, else the default."""
+        """`invert`, `abstain`, `max_error` or `precision`: as given, else as in the saved file that is the model, else the default."""
         given = getattr(self, name)
         return given if given is not None else (DEFAULTS | saved_settings(self.model))[name]
 
@@ -154,12 +155,10 @@ class Answerer:
         tensors |= {"support": self._support, "support_y": self._support_y, "origin": torch.tensor(self._origin)}
         tensors |= {} if self._unlabeled is None else {"unlabeled": self._unlabeled}
         data = to_bytes({name: x.detach().cpu().contiguous() for name, x in tensors.items()}, {KEY: json.dumps(kept)})
-        building = Path(path).with_name(f".{Path(path).name}-building")
-        building.write_bytes(data)
-        os.replace(building, path)
+        write_atomically(Path(path), data)
 
     @classmethod
-    def load(cls, path: str | os.PathLike, device: str = "auto") -> Answerer:
+    def load(cls, path: str | os.PathLike, device: str = "auto") -> Predictor:
         """The classifier that `save` wrote, which answers as it did.
 
         **Raises:** `FileNotFoundError`; `ValueError` where the file is damaged or another.
@@ -187,12 +186,12 @@ class Answerer:
             raise ValueError("there are no examples yet: call fit first")
 
     def _build(self) -> None:
-        _check_abstain(self.setting("abstain"), self.setting("error"))
+        _check_abstain(self.setting("abstain"), self.setting("max_error"))
         self._learner, self._hardware, self.form_, self._config = model_of(self)
         self._learner.eval()
-        self.transductive_ = self._learner.transductive
+        self.transductive_ = self._learner.capabilities.transductive
         self._metric = isinstance(self._learner, AbstractMetricLearner)
-        self._euclidean = isinstance(layers(self._learner)[-1], Prototypical)
+        self._euclidean = isinstance(unwrapped(self._learner)[-1], Prototypical)
         self._normalize = self.form_ and Normalize(self.form_.mean, self.form_.std).to(self._hardware.device)
 
     def _items(self, X: Any) -> Tensor:
@@ -272,28 +271,28 @@ class Answerer:
             logits = self._ask(self._seen[rest], y[rest], self._seen[own][:, None])[:, 0].cpu()
             probability, label = logits.double().softmax(-1).max(-1)
             found.append(torch.stack([probability, label == y[own]]))
-        threshold = abstention(*torch.cat(found, dim=1).numpy(), self.setting("error"))
+        threshold = abstention(*torch.cat(found, dim=1).numpy(), self.setting("max_error"))
         if threshold == math.inf:
             warnings.warn("abstain='auto': the most probable answers are wrong too often, so none counts", stacklevel=3)
         return threshold, len(asked)
 
 
-def abstention(probabilities: np.ndarray, right: np.ndarray, error: float) -> float:
-    """The smallest of `probabilities [n]` such that of the answers with it or more at most the share `error` is not `right [n]`;
+def abstention(probabilities: np.ndarray, right: np.ndarray, max_error: float) -> float:
+    """The smallest of `probabilities [n]` such that of the answers with it or more at most the share `max_error` is not `right [n]`;
     0 where that is so of all answers, infinity where it is so of none.
     """
     order = np.argsort(-probabilities, kind="stable")
     descending = probabilities[order]
     share = np.cumsum(right[order] == 0) / np.arange(1, len(order) + 1)
     last_of_equals = np.append(descending[1:] != descending[:-1], True)
-    enough = np.flatnonzero(last_of_equals & (share <= error))
+    enough = np.flatnonzero(last_of_equals & (share <= max_error))
     thresholds = np.append(descending[:-1], 0.0)
     return float(thresholds[enough[-1]]) if len(enough) else math.inf
 
 
-def _check_abstain(abstain: Any, error: Any) -> None:
+def _check_abstain(abstain: Any, max_error: Any) -> None:
     number = isinstance(abstain, int | float) and abstain is not True and 0 <= abstain <= 1
     if not number and not (abstain is None or abstain == "auto"):
         raise ValueError(f"abstain must be None, 'auto' or a probability between 0 and 1, got {abstain!r}")
-    if not isinstance(error, int | float) or not 0 <= error < 1:
-        raise ValueError(f"error must be a share, at least 0 and below 1, got {error!r}")
+    if not isinstance(max_error, int | float) or not 0 <= max_error < 1:
+        raise ValueError(f"max_error must be a share, at least 0 and below 1, got {max_error!r}")

@@ -1,4 +1,4 @@
-"""What `Answerer(model)` and `FewShotClassifier(model)` may be given, and the learner it stands for."""
+"""What `Predictor(model)` and `FewShotClassifier(model)` may be given, and the learner it stands for."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from episodic.assemble.learner import arguments_of, build_backbone, build_learner, build_parts
+from episodic.assemble.learner import build_backbone, build_learner, build_parts
 from episodic.assemble.load import load_parts
 from episodic.config.compose import compose_config
+from episodic.config.instantiate import arguments_of
 from episodic.config.overrides import check_key, check_overrides
 from episodic.data.image import PictureForm
 from episodic.learners.learner import AbstractLearner, AbstractMetricLearner
@@ -25,13 +26,13 @@ from episodic.run.device import Hardware
 from episodic.run.run import Run
 
 if TYPE_CHECKING:
-    from episodic.assemble.predictor import Answerer
+    from episodic.assemble.predictor import Predictor
 
 KEY = "episodic.assemble.classifier.2"  # of the metadata of a saved file; the number changes with their meaning
 PREFIX = "weights."  # of its tensors
 
 
-def model_of(given: Answerer) -> tuple[AbstractLearner, Hardware, PictureForm | None, dict[str, Any] | None]:
+def model_of(given: Predictor) -> tuple[AbstractLearner, Hardware, PictureForm | None, dict[str, Any] | None]:
     """The learner, its hardware, the form of images (None: features), what `assemble` makes the learner of (None: a module)."""
     model, hardware = given.model, Hardware.choose(given.device, given.setting("precision"))
     if model is None or isinstance(model, nn.Module):
@@ -73,7 +74,7 @@ def assemble(config: DictConfig, backbone: nn.Module | None = None) -> AbstractL
     """The learner in its wrappers on `backbone`, else on that of `config`, else on features as they are."""
     if backbone is None:
         backbone = build_backbone(config) if "backbone" in config else _Features()
-    given = {"exchange": nn.Identity()} if "exchange" in arguments_of(config.learner) else {}
+    given = {"label_swap": nn.Identity()} if "label_swap" in arguments_of(config.learner) else {}
     return build_learner(config, backbone, given)
 
 
@@ -81,7 +82,7 @@ class _Features(nn.Identity):
     shape = ()
 
 
-def _chosen(config: DictConfig, given: Answerer) -> DictConfig:
+def _chosen(config: DictConfig, given: Predictor) -> DictConfig:
     """`config` with the learner and the wrappers that are named beside the model, where it has none with the default ones, and
     with the settings in `options`.
     """
@@ -134,14 +135,14 @@ def _weightless(learner: AbstractLearner) -> AbstractLearner:
 
 
 def saved_settings(model: Any) -> dict[str, Any]:
-    """The settings in the file that `Answerer.save` wrote; none where `model` is no such file."""
+    """The settings in the file that `Predictor.save` wrote; none where `model` is no such file."""
     if not isinstance(model, str | os.PathLike) or not Path(model).is_file():
         return {}
     return read_saved(model, whole=False)[0]["settings"]
 
 
 def read_saved(path: str | os.PathLike, whole: bool = True) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What `Answerer.save` wrote, the tensors only where `whole`."""
+    """What `Predictor.save` wrote, the tensors only where `whole`."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no file {path}")
     try:

@@ -4,32 +4,37 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import hydra
 from omegaconf import DictConfig
 
 from episodic.config.compose import conf_dir
-from episodic.config.overrides import check_overrides
+from episodic.config.overrides import check_overrides, in_full, refuse_unread
 from episodic.config.paths import prepared
 
 
 def command(
-    name: str, function: Callable[[DictConfig], None], prepare: Callable[[list[str]], list[str]] = list
+    name: str,
+    function: Callable[[DictConfig], None],
+    prepare: Callable[[list[str]], list[str]] = list,
+    unread: Mapping[str, str] | None = None,
 ) -> None:
     """Run `function` on the configuration that `conf/<name>.yaml` and the command line make (Hydra's flags work:
     `--help`, `--cfg job`, `-m`).
 
-    `prepare` may change the arguments first. Errors that a user can mend are printed in a line or two, without a traceback
-    (set EPISODIC_TRACEBACK=1 to see it); the exit code is then 2.
+    `prepare` may change the arguments first. `unread`: options that the configuration has but the command does not read, with
+    the reason; they are refused. Errors that a user can mend are printed in a line or two, without a traceback (set
+    EPISODIC_TRACEBACK=1 to see it); the exit code is then 2.
     """
 
     def run(cfg: DictConfig) -> None:
         _guarded(name, function, cfg)
 
     def start() -> None:
-        arguments = prepared(sys.argv[1:], prepare)
+        refuse_unread(sys.argv[1:], unread or {})
+        arguments = [in_full(argument) for argument in prepared(sys.argv[1:], prepare)]
         after_flag = zip([None, *arguments], arguments, strict=False)  # `--cfg job`: the word belongs to the flag
         is_flag = [a.startswith("-") or ("=" not in a and (b or "").startswith("-")) for b, a in after_flag]
         check_overrides(name, [a for a, flag in zip(arguments, is_flag, strict=True) if not flag])

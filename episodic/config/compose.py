@@ -8,10 +8,6 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
-from episodic.config.paths import PATHS
-
-PATHS += ("backbone.weights", "task.dataset.path", "sse.edges")
-
 
 class ConfigError(ValueError):
     """A command line or configuration that cannot be used; the message is for the user."""
@@ -19,7 +15,7 @@ class ConfigError(ValueError):
 
 def conf_dir() -> Path:
     """The folder of configurations: `conf/` of a source checkout, else the copy inside the installed package."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     checkout = package.parent / "conf"
     return checkout if (checkout / "train.yaml").exists() else package / "conf"
 

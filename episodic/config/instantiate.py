@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -64,3 +65,8 @@ def _check_target(target: str) -> None:
         f"the configuration wants to call {target}; only classes of {', '.join(ALLOWED)} may be built. "
         "If you trust it, add allow_any_target=true."
     )
+
+
+def arguments_of(node: DictConfig) -> set[str]:
+    """What the target of `node` takes, by name."""
+    return set(inspect.signature(get_object(node._target_)).parameters)

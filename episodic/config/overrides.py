@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -12,7 +15,9 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from episodic.config.compose import ConfigError, compose_config, conf_dir
+from episodic.config.paths import prepared
 
+INNER = {"dataset", "distance"}  # groups that are chosen inside a part
 TAKE_SAVED = ("evaluate", "report", "predict", "demo")  # commands on a run, whose own parts are the choices `saved`
 
 
@@ -46,6 +51,37 @@ def check_overrides(name: str, overrides: list[str]) -> None:
         raise ConfigError(str(error).splitlines()[0]) from None
 
 
+def in_full(argument: str) -> str:
+    """An argument as Hydra wants it: `loss.circle.distance=snr`, a group inside a part, is `distance@loss.circle.distance=snr`."""
+    key, found, value = argument.partition("=")
+    group = key.rpartition(".")[2]
+    inside = found and "." in key and "@" not in key and (conf_dir() / group / f"{value}.yaml").is_file()
+    return f"{group}@{argument}" if inside and not value.startswith("_") else argument
+
+
+def refuse_unread(arguments: Iterable[str], unread: Mapping[str, str]) -> None:
+    """**Raises:** `ConfigError` for an argument that sets an option in `unread`, option -> why it would have no effect."""
+    for argument in arguments:
+        key, found, _ = argument.partition("=")
+        for name, reason in unread.items():
+            if found and (key == name or key.startswith(f"{name}.")):
+                raise ConfigError(f"{key} would have no effect here: {reason}")
+
+
+def composed(name: str, options: list[str]) -> tuple[DictConfig, dict[str, str]]:
+    """The configuration that `conf/<name>.yaml` and `options` make, checked, and which option each group has.
+
+    **Raises:** as `check_overrides`.
+    """
+    options = [in_full(option) for option in prepared(options, list)]
+    check_overrides(name, options)
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        cfg = compose(name, overrides=options, return_hydra_config=True)
+    choices = dict(cfg.hydra.runtime.choices)
+    return OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]), choices
+
+
 def _parses(text: str) -> bool:
     try:
         OverridesParser.create().parse_override(text)
@@ -72,8 +108,8 @@ def check_key(base: DictConfig, key: str) -> None:
         if isinstance(node, ListConfig):
             return
         if not isinstance(node, DictConfig) or part not in list(node):  # `in node` denies keys whose value is missing
-            options = sorted(str(k) for k in node) if isinstance(node, DictConfig) else []
-            options = sorted({*options, *_groups()} - {"dataset"}) if depth == 0 else options
+            options = sorted(str(k) for k in node if not str(k).startswith("_")) if isinstance(node, DictConfig) else []
+            options = sorted({*options, *_groups()} - INNER) if depth == 0 else options
             raise ConfigError(_unknown(f"option {key!r}", part, options, "Options: "))
         node = OmegaConf.select(node, part, throw_on_missing=False) if not OmegaConf.is_missing(node, part) else None
 

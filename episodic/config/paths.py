@@ -7,7 +7,8 @@ import re
 from collections.abc import Callable
 
 # Options that are files or folders, whatever their names.
-PATHS = ("data", "data_dir", "run", "start", "against", "support", "query", "unlabeled", "model", "out", "save")
+PATHS = ("data", "data_dir", "run", "init_from", "against", "support", "query", "unlabeled", "model", "out", "save")
+PATHS += ("backbone.weights", "task.dataset.path", "sse.edges")
 
 
 def prepared(arguments: list[str], prepare: Callable[[list[str]], list[str]]) -> list[str]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
@@ -33,8 +34,9 @@ from episodic.evaluate.retrieval import retrieval
 from episodic.evaluate.tables import percent, table
 from episodic.learners.learner import AbstractMetricLearner
 from episodic.run.embed import embeddings_of
-from episodic.run.run import Run, write_atomically
-from episodic.train.__main__ import train
+from episodic.run.files import write_atomically
+from episodic.run.run import Run
+from episodic.train.session import train
 
 METRICS = {
     "recall@1": "Recall@1 %",
@@ -46,6 +48,8 @@ METRICS = {
 
 def main(cfg: DictConfig) -> None:
     """Train what is not trained yet, then score all models together."""
+    hydra = HydraConfig.get()
+    choices, overrides = dict(hydra.runtime.choices), list(hydra.overrides.task)
     if cfg.repeats < 1:
         raise ConfigError(f"repeats must be at least 1, got {cfg.repeats}")
     if cfg.task.fold is not None:
@@ -55,7 +59,9 @@ def main(cfg: DictConfig) -> None:
     folder, seeds = Path(cfg.run), list(range(cfg.seed, cfg.seed + cfg.repeats))
     found = []
     for seed in seeds:
-        runs = [trained(cfg, folder / f"{seed}-{fold}", seed, fold) for fold in range(cfg.task.folds)]
+        runs = [
+            trained(cfg, choices, overrides, folder / f"{seed}-{fold}", seed, fold) for fold in range(cfg.task.folds)
+        ]
         found.append(scores_of(runs, cfg))
     last = json.loads((runs[-1].folder / "metrics.json").read_text())
     record: dict[str, Any] = {
@@ -76,14 +82,14 @@ def main(cfg: DictConfig) -> None:
     print(table(["models", *METRICS.values()], rows))
 
 
-def trained(cfg: DictConfig, folder: Path, seed: int, fold: int) -> Run:
+def trained(cfg: DictConfig, choices: dict[str, str], overrides: list[str], folder: Path, seed: int, fold: int) -> Run:
     """The run of one fold: trained now, gone on with, or only scored anew."""
     settings = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "repeats"])
     settings.update(run=str(folder), seed=seed, resume=(folder / "config.yaml").exists())
     settings.task.fold = fold
     print(f"\nSeed {seed}, fold {fold}")
     try:
-        train(settings)
+        train(settings, choices, overrides)
     except SystemExit:
         print("Or give the command for cross-validation again: it goes on from here.")
         raise

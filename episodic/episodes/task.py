@@ -22,7 +22,7 @@ class Task:
     - `n_base`: in incremental tasks, the training classes that a query may also belong to; else 0.
     - `class_ids [E, n_way]` or None: in training, which training classes the local labels stand for, for learners that
       know these classes by heart. None in evaluation.
-    - `again`: the same task with its items under another draw of the augmentation, or None; in training, for learners that
+    - `second_view`: the same task with its items under another draw of the augmentation, or None; in training, for learners that
       ask for it.
     """
 
@@ -33,7 +33,7 @@ class Task:
     unlabeled: Tensor | None = None
     n_base: int = 0
     class_ids: Int64[Tensor, "episode way"] | None = None
-    again: Task | None = None
+    second_view: Task | None = None
 
     def map(self, f: Callable[[Tensor], Tensor]) -> Task:
         """Apply `f: [item, ...] -> [item, ...]` to all items in one call (one batch for batch norm), keep the rest."""
@@ -61,6 +61,12 @@ class Episode:
 
     def __len__(self) -> int:
         return len(self.query_y)
+
+    @property
+    def answer_class_ids(self) -> Int64[Tensor, "episode answers"]:
+        """`[E, n_way + n_base]`: the data set's label behind each possible answer; in incremental episodes base classes follow."""
+        base = torch.arange(self.task.n_base, device=self.class_ids.device).expand(len(self), -1)
+        return torch.cat([self.class_ids, base], dim=1)
 
     def _map_tensors(self, f: Callable[[Tensor], Tensor]) -> Episode:
         def over(thing):

@@ -46,3 +46,17 @@ def audit(predict: Callable, episodes: Episodes, count: int = 20, seed: int = 0)
         for key, change, size in zip(worst, again, sizes, strict=True):
             worst[key] = max(worst[key], float((change.abs() / (1 + size.abs())).nan_to_num(nan=torch.inf).max()))
     return worst
+
+
+def verdict(changes: dict[str, float], declared: bool) -> str:
+    """What `changes`, found by `audit`, say of a learner that is `declared` transductive or not: a line for people."""
+    shown = ", ".join(f"{name}: {change:.1e}" for name, change in changes.items())
+    tolerance = 1e-3  # of float32 rounding, which changes with the shape of a batch, a hundred times as much
+    sees_queries = max(changes["queries permuted"], changes["one query at a time"]) > tolerance
+    kind = "transductive" if sees_queries else "inductive"
+    warning = f" It declares itself {'transductive' if declared else 'inductive'}." if sees_queries != declared else ""
+    if changes["classes relabelled"] > tolerance:
+        warning += " Its answer depends on how the classes are numbered."
+    if changes["unlabeled permuted"] > tolerance:
+        warning += " Its answer depends on the order of the unlabeled items."
+    return f"Audit: {kind} (largest relative change of a log-probability; {shown}).{warning}"

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from episodic.core.functional.pairs import precise, unit
+from episodic.core.functional.pairs import unit, upcast
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,7 @@ def clustering(
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 
-    points = (unit(embeddings) if normalize else precise(embeddings)).detach().cpu().numpy()
+    points = (unit(embeddings) if normalize else upcast(embeddings)).detach().cpu().numpy()
     means = KMeans(n_clusters or len(labels.unique()), n_init=n_init, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different points than clusters: the scores say so

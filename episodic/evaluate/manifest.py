@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from episodic.assemble.task import build_sampler
 from episodic.data.store import ImageStore
 from episodic.episodes.sampler import BLOCK, EpisodeIndices
 from episodic.episodes.source import EpisodeList, Episodes, episodes_hash, in_chunks
+from episodic.run.files import atomic_file
 
 ROLES = ("support", "query", "unlabeled")
 
@@ -34,8 +34,7 @@ def write_manifest(path: Path, episodes: Episodes, store: ImageStore) -> None:
         "classes": store.class_names,
         "items": store.item_names,
     }
-    building = path.with_name(f".{path.name}-building")
-    with open(building, "w") as file:
+    with atomic_file(path) as file:
         file.write(json.dumps(header) + "\n")
         for chunk in in_chunks(episodes, BLOCK):
             for i in range(len(chunk)):
@@ -45,7 +44,6 @@ def write_manifest(path: Path, episodes: Episodes, store: ImageStore) -> None:
                     line[role] = [items[y == k].tolist() for k in range(chunk.n_way)]
                 line["distractors"] = chunk.unlabeled[i][chunk.unlabeled_y[i] < 0].tolist()
                 file.write(json.dumps(line) + "\n")
-    os.replace(building, path)
 
 
 def read_manifest(path: Path, store: ImageStore) -> EpisodeList:

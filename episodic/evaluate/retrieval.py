@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from episodic.core.functional.pairs import precise, unit
+from episodic.core.functional.pairs import unit, upcast
 from episodic.evaluate.intervals import Interval, mean_interval
 
 CHUNK_BYTES = 2**25  # of scores of a chunk of queries against the gallery
@@ -132,7 +132,7 @@ def _check(embeddings: Tensor, labels: Tensor, gallery: Tensor, gallery_labels: 
 
 def _centred(gallery: Tensor, embeddings: Tensor | None, normalize: bool) -> tuple[Tensor, Tensor]:
     """Items and queries less the mean of the items: distances do not depend on it, but how much of them is rounding does."""
-    place = unit if normalize else precise
+    place = unit if normalize else upcast
     items = place(gallery)
     centre = items.mean(0)
     items = items - centre

@@ -97,7 +97,7 @@ def evaluate(
         accuracies=accuracies,
         class_ids=np.concatenate(class_ids) if one_way else np.empty(0),
         episodes_hash=episodes_hash(episodes),
-        transductive=learner.transductive,
+        transductive=learner.capabilities.transductive,
         seconds=time.perf_counter() - started,
         details=details,
     )

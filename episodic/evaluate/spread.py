@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from episodic.core.functional.pairs import precise, unit
+from episodic.core.functional.pairs import unit, upcast
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,10 +59,10 @@ def spectral_decay(embeddings: Float[Tensor, "item dim"], skip: int = 0) -> floa
     values are left out first (the authors' `rho_spectrum@k` skips k - 1). A share below the rounding of the largest value counts
     as that, so that an unused direction costs much but not infinity; NaN where no more than rounding is left.
     """
-    values = torch.linalg.svdvals(precise(embeddings)).cpu().double()  # the largest first
+    values = torch.linalg.svdvals(upcast(embeddings)).cpu().double()  # the largest first
     if not 0 <= skip < len(values):
         raise ValueError(f"skip must leave some of the {len(values)} singular values, got {skip}")
-    smallest = torch.finfo(precise(embeddings).dtype).eps * values[0]
+    smallest = torch.finfo(upcast(embeddings).dtype).eps * values[0]
     values = values[skip:]
     if not (values > smallest).any():
         return float("nan")

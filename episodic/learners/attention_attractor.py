@@ -8,12 +8,18 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from episodic.core.functional.implicit import implicit_gradient, in_full, minimize
+from episodic.core.functional.implicit import implicit_gradient, minimize, to_float64
 from episodic.core.functional.prototypes import prototypes
-from episodic.core.regularizers.sse import exchange_of
+from episodic.core.regularizers.sse import label_swap_of
 from episodic.episodes.task import Task
-from episodic.learners.base_classifier import base_logits_of, forgotten, joint_cross_entropy, support_problem, with_one
-from episodic.learners.learner import AbstractMetricLearner
+from episodic.learners.base_classifier import (
+    append_bias,
+    base_logits_of,
+    forgotten,
+    joint_cross_entropy,
+    support_problem,
+)
+from episodic.learners.learner import AbstractMetricLearner, Capabilities
 from episodic.learners.prediction import Prediction
 
 
@@ -45,12 +51,14 @@ class AttentionAttractor(AbstractMetricLearner):
 
     In a task that is not incremental the base logits are left out, and the base weights only serve the attractor.
 
-    `exchange` (see `core.sse`; None for none): in training, which row of W_a is attended to in the place of each, drawn once a
+    `label_swap` (see `core.sse`; None for none): in training, which row of W_a is attended to in the place of each, drawn once a
     step; the base logits keep theirs.
     """
 
-    incremental = True
-    needs_start = "python -m episodic.train learner=base_classifier run=<dir> on the same task and backbone"
+    capabilities = Capabilities(
+        incremental=True,
+        needs_init="python -m episodic.train learner=base_classifier run=<dir> on the same task and backbone",
+    )
 
     def __init__(
         self,
@@ -60,7 +68,7 @@ class AttentionAttractor(AbstractMetricLearner):
         hidden: int = 40,
         weight_decay: float = 1e-5,
         damping: float = 0.1,
-        exchange: nn.Module | None = None,
+        label_swap: nn.Module | None = None,
     ):
         super().__init__()
         if fast not in ("logistic", "mlp"):
@@ -70,7 +78,7 @@ class AttentionAttractor(AbstractMetricLearner):
         self.base = nn.Linear(dim, n_classes)
         for frozen in (*backbone.parameters(), *self.base.parameters()):
             frozen.requires_grad_(False)
-        self.exchange = exchange_of(n_classes, exchange)
+        self.label_swap = label_swap_of(n_classes, label_swap)
         self.weight_decay, self.damping = weight_decay, damping
         precision = 0.1 if fast == "logistic" else 0.01
         self.linear = Attractor(dim, (dim + 1,), precision)
@@ -99,14 +107,14 @@ class AttentionAttractor(AbstractMetricLearner):
                 decay = self.weight_decay / 2 * w.square().sum(-1)
                 return joint_cross_entropy(_logits(x, parts), base_logits, y) + decay + pull
 
-            start = [in_full(u.detach()) for _, u in groups]
+            start = [to_float64(u.detach()) for _, u in groups]
             if self.layer is not None:
-                start[2] = in_full(self.layer_start).expand_as(start[2])
+                start[2] = to_float64(self.layer_start).expand_as(start[2])
             fast = minimize(objective, torch.cat([part.flatten(1) for part in start], dim=1))
             if learning:
                 fast = implicit_gradient(objective, fast, damping=self.damping)
         query = features.query.flatten(2)
-        own = _logits(with_one(query), _split(fast, groups))
+        own = _logits(append_bias(query), _split(fast, groups))
         return Prediction(torch.cat([own, base_logits_of(self.base, features, query)], dim=-1).float())
 
     def _groups(self, support: Tensor, y: Tensor, features: Task) -> list[tuple[Attractor, Tensor]]:
@@ -118,7 +126,7 @@ class AttentionAttractor(AbstractMetricLearner):
             )
         keys = prototypes(support, y, features.n_way), support.mean(1, keepdim=True)
         of_class, of_episode = (nn.functional.dropout(key, 0.1, self.training) for key in keys)
-        rows = self.exchange(torch.arange(self.base.out_features, device=support.device))
+        rows = self.label_swap(torch.arange(self.base.out_features, device=support.device))
         base = self.base.weight[rows]
         mask = None if mask is None else mask[:, rows]
         groups = [(self.linear, self.linear(of_class, base, mask))]

@@ -9,10 +9,10 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from episodic.core.functional.implicit import in_full, minimize
-from episodic.core.regularizers.sse import exchange_of
+from episodic.core.functional.implicit import minimize, to_float64
+from episodic.core.regularizers.sse import label_swap_of
 from episodic.episodes.task import Episode, Task
-from episodic.learners.learner import AbstractMetricLearner
+from episodic.learners.learner import AbstractMetricLearner, Capabilities
 from episodic.learners.prediction import Prediction
 
 
@@ -30,13 +30,13 @@ class BaseClassifier(AbstractMetricLearner):
     attractor. Inductive. Features of any shape are flattened.
 
     **Arguments:** `n_classes`: training classes. `weight_decay`: of the regression on the support (1e-5 in Ren et al.).
-    `exchange`: in training, labels to labels (see `core.sse`); None for none.
+    `label_swap`: in training, labels to labels (see `core.sse`); None for none.
     """
 
-    incremental = True
+    capabilities = Capabilities(incremental=True)
 
     def __init__(
-        self, backbone: nn.Module, n_classes: int, weight_decay: float = 1e-5, exchange: nn.Module | None = None
+        self, backbone: nn.Module, n_classes: int, weight_decay: float = 1e-5, label_swap: nn.Module | None = None
     ):
         super().__init__()
         if weight_decay <= 0:
@@ -44,7 +44,7 @@ class BaseClassifier(AbstractMetricLearner):
         self.backbone = backbone
         self.base = nn.Linear(math.prod(backbone.shape), n_classes)
         self.weight_decay = weight_decay
-        self.exchange = exchange_of(n_classes, exchange)
+        self.label_swap = label_swap_of(n_classes, label_swap)
 
     def classify(self, features: Task) -> Prediction:
         support, query = features.support.flatten(2), features.query.flatten(2)
@@ -60,7 +60,7 @@ class BaseClassifier(AbstractMetricLearner):
             # So flat a minimum is only found where the gradient is far smaller than the decay.
             tolerance = min(1e-6, 1e-4 * self.weight_decay)
             solved = minimize(objective, x.new_zeros(len(x), x.shape[-1] * features.n_way), tolerance=tolerance)
-        own = with_one(query) @ solved.unflatten(-1, (x.shape[-1], features.n_way))
+        own = append_bias(query) @ solved.unflatten(-1, (x.shape[-1], features.n_way))
         return Prediction(torch.cat([own, base_logits_of(self.base, features, query)], dim=-1).float())
 
     def _by_heart(self, features: Task, support: Tensor, query: Tensor) -> Prediction:
@@ -70,12 +70,9 @@ class BaseClassifier(AbstractMetricLearner):
         )
 
         def loss(episode: Episode) -> Tensor:
-            known = torch.cat(
-                [episode.class_ids, torch.arange(features.n_base, device=query.device).expand(len(query), -1)], 1
-            )
-            y = known.gather(1, torch.cat([features.support_y, episode.query_y], dim=1))
+            y = episode.answer_class_ids.gather(1, torch.cat([features.support_y, episode.query_y], dim=1))
             scores = self.base(torch.cat([support, query], dim=1))
-            return cross_entropy(scores.mT, self.exchange(y), reduction="none").mean(-1)
+            return cross_entropy(scores.mT, self.label_swap(y), reduction="none").mean(-1)
 
         return Prediction(logits, loss)
 
@@ -87,12 +84,12 @@ def base_logits_of(
     classes in training.
     """
     if not features.n_base:
-        return in_full(items.new_empty(*items.shape[:2], 0))
+        return to_float64(items.new_empty(*items.shape[:2], 0))
     if features.n_base != base.out_features:
         raise ValueError(
             f"the task has {features.n_base} base classes, but the learner has {base.out_features} by heart"
         )
-    logits = nn.functional.linear(in_full(items), in_full(base.weight), in_full(base.bias))
+    logits = nn.functional.linear(to_float64(items), to_float64(base.weight), to_float64(base.bias))
     if features.class_ids is None:
         return logits
     return logits.masked_fill(forgotten(features.class_ids, features.n_base)[:, None], float("-inf"))
@@ -108,7 +105,7 @@ def support_problem(base: nn.Linear, features: Task) -> tuple[Tensor, Tensor, Te
     """`(items with a 1, base logits, labels)` of the support, in copies on which autograd works in evaluation too."""
     with torch.inference_mode(False), torch.no_grad():
         support = features.support.flatten(2).clone()
-        return with_one(support), base_logits_of(base, features, support), features.support_y.clone()
+        return append_bias(support), base_logits_of(base, features, support), features.support_y.clone()
 
 
 def joint_cross_entropy(
@@ -121,6 +118,6 @@ def joint_cross_entropy(
     return (joint - own.gather(-1, y[..., None])[..., 0]).mean(-1)
 
 
-def with_one(items: Float[Tensor, "episode item dim"]) -> Float[Tensor, "episode item dim_and_one"]:
+def append_bias(items: Float[Tensor, "episode item dim"]) -> Float[Tensor, "episode item dim_and_one"]:
     """The items in full precision, each with a 1 for the bias."""
-    return nn.functional.pad(in_full(items), (0, 1), value=1.0)
+    return nn.functional.pad(to_float64(items), (0, 1), value=1.0)

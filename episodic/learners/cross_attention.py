@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from episodic.core.functional.prototypes import one_hot
-from episodic.core.regularizers.sse import exchange_of
+from episodic.core.regularizers.sse import label_swap_of
 from episodic.episodes.task import Episode, Task
-from episodic.learners.learner import AbstractMetricLearner, map_shape
+from episodic.learners.learner import AbstractMetricLearner, Capabilities, map_shape
 from episodic.learners.prediction import Prediction
 
 PAIRS = 2**16  # of query and class that evaluation looks at together
@@ -40,7 +40,7 @@ class CrossAttention(AbstractMetricLearner):
 
     - `backbone`: with maps `(C, h, w)` of two positions at least.
     - `n_classes`: training classes.
-    - `exchange`: in training, labels of the classifier over all training classes to labels (see `core.sse`); None for none.
+    - `label_swap`: in training, labels of the classifier over all training classes to labels (see `core.sse`); None for none.
 
     **Raises:** `ValueError` for a backbone of vectors.
     """
@@ -53,7 +53,7 @@ class CrossAttention(AbstractMetricLearner):
         temperature: float = 0.025,
         nearest_weight: float = 0.5,
         candidates: float = 0.0,
-        exchange: nn.Module | None = None,
+        label_swap: nn.Module | None = None,
     ):
         super().__init__()
         channels, height, width = map_shape(backbone, "cross attention", positions=2)
@@ -64,15 +64,15 @@ class CrossAttention(AbstractMetricLearner):
         self.backbone = backbone
         self.attention = PairAttention(height * width, temperature)
         self.classifier = nn.Linear(channels, n_classes)
-        self.exchange = exchange_of(n_classes, exchange)
+        self.label_swap = label_swap_of(n_classes, label_swap)
         self.scale, self.nearest_weight, self.candidates = scale, nearest_weight, candidates
-        self.transductive = candidates > 0
+        self.capabilities = Capabilities(transductive=candidates > 0)
 
     def classify(self, features: Task) -> Prediction:
         support, query = features.support.flatten(3), features.query.flatten(3)
         member = one_hot(features.support_y, features.n_way)
         logits, loss, term = self._answer(class_maps(support, member), query)
-        if self.transductive and not self.training:
+        if self.candidates and not self.training:
             items = torch.cat([support, query], dim=1)
             step = int(query.shape[1] * self.candidates + 1e-9)
             for joined in range(step, query.shape[1] + 1, step) if step else ():
@@ -97,7 +97,7 @@ class CrossAttention(AbstractMetricLearner):
         def among_all(episode: Episode) -> Tensor:
             own = episode.query_y[..., None, None].expand(-1, -1, 1, query.shape[-1])
             attended = query * on_query.gather(2, own)  # [E, Q, C, m], for the query's class
-            labels = self.exchange(episode.class_ids.gather(1, episode.query_y))
+            labels = self.label_swap(episode.class_ids.gather(1, episode.query_y))
             return _mean_cross_entropy(self.classifier(attended.mT), labels)
 
         return logits, nearest, among_all

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from typing import Any
 
 import torch
 from torch import nn
@@ -13,32 +12,46 @@ from episodic.episodes.task import Task
 from episodic.learners.prediction import Prediction
 
 
-class AbstractLearner(nn.Module, abc.ABC):
-    """A function from a task to a prediction: same call, same answer; no episode is kept on `self`.
+@dataclasses.dataclass(frozen=True)
+class Capabilities:
+    """What a learner can do, and what it asks of its training. A wrapper hands on those of the learner inside it.
 
-    `transductive` says whether the answer to one query may depend on the other queries; reports name it, and the audit of
-    `episodic.evaluate` checks it. `incremental` says whether it can answer with training classes too (`Task.n_base`).
-    `uses_unlabeled` says whether unlabeled items matter to it. `needs_start`, where not empty, says how to make the run that
-    training must start from. `views`: in training, under how many draws of the augmentation it wants to see the items of a
-    task; with 2 the second is `Task.again`.
+    - `transductive`: whether the answer to one query may depend on the other queries. Reports name it, and the audit of
+      `episodic.evaluate` checks it.
+    - `incremental`: whether it can answer with training classes too (`Task.n_base`).
+    - `uses_unlabeled`: whether unlabeled items of an episode matter to it.
+    - `n_views`: in training, under how many draws of the augmentation it sees the items of a task; with 2 the second is
+      `Task.second_view`.
+    - `needs_init`: how to make the run that training must start from (`init_from=<run>`); empty where it needs none.
+    - `trainer`: the one training procedure that can train it, an option of `conf/trainer`; empty where any can.
     """
 
     transductive: bool = False
     incremental: bool = False
     uses_unlabeled: bool = False
-    needs_start: str = ""
-    views: int = 1
+    n_views: int = 1
+    needs_init: str = ""
+    trainer: str = ""
+
+
+class AbstractLearner(nn.Module, abc.ABC):
+    """A function from a task to a prediction: same call, same answer; no episode is kept on `self`.
+
+    `capabilities` says what it can do; one whose settings decide that assigns it in its constructor.
+    """
+
+    capabilities: Capabilities = Capabilities()
 
     @abc.abstractmethod
     def forward(self, task: Task) -> Prediction:
         """`task` of images -> prediction with logits `[E, Q, n_way]`."""
 
-    def learned_parameters(self) -> list[nn.Parameter] | list[dict[str, Any]]:
-        """What the optimiser moves: weights, or groups of them, each with a `rate`, a factor on the learning rate."""
+    def learned_parameters(self) -> list[nn.Parameter]:
+        """What the optimizer moves."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def after_step(self) -> None:
-        """Called by training after each step of the optimiser."""
+        """Called by training after each step of the optimizer."""
 
 
 def map_shape(backbone: nn.Module, learner: str, positions: int = 1) -> tuple[int, int, int]:
@@ -68,14 +81,18 @@ class AbstractMetricLearner(AbstractLearner):
     def classify(self, features: Task) -> Prediction:
         """`features`, a task whose items are embeddings of the backbone's `shape` -> prediction."""
 
+    def features(self, task: Task) -> Task:
+        """What `classify` is given: the task with its images replaced by float32 embeddings, computed as one batch."""
+        if not self.capabilities.uses_unlabeled:
+            task = dataclasses.replace(task, unlabeled=None)  # not even through batch norm
+        return self.embed(task)
+
     def embed(self, task: Task) -> Task:
-        """The task with its images replaced by float32 embeddings, computed as one batch."""
+        """The task with all of its images replaced by float32 embeddings, unlabeled ones too."""
         return task.map(lambda items: self.backbone(items).float())
 
     def forward(self, task: Task) -> Prediction:
-        if not self.uses_unlabeled:
-            task = dataclasses.replace(task, unlabeled=None)  # not even through batch norm
-        features = self.embed(task)
+        features = self.features(task)
         # Only the backbone may run in bf16: distances are small differences of large products.
         with torch.autocast(features.query.device.type, enabled=False):
             return self.classify(features)

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from episodic._learn2learn import learn2learn_module
 from episodic.episodes.task import Task
-from episodic.learners.learner import AbstractLearner
+from episodic.learners.learner import AbstractLearner, Capabilities
 from episodic.learners.prediction import Prediction
 
 BATCH_NORMS = ("batch", "running")
@@ -66,7 +66,7 @@ class MAML(AbstractLearner):
         self.head = nn.Linear(math.prod(backbone.shape), n_way)
         self.batch_norm = batch_norm
         has_norm = any(isinstance(module, _BatchNorm) for module in backbone.modules())
-        self.transductive = batch_norm == "batch" and has_norm
+        self.capabilities = Capabilities(transductive=batch_norm == "batch" and has_norm)
 
     def forward(self, task: Task) -> Prediction:
         net = nn.Sequential(self.backbone, nn.Flatten(), self.head)

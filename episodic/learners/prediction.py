@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from episodic.episodes.task import Episode
 
@@ -17,18 +18,37 @@ Loss = Callable[[Episode], Float[Tensor, " episode"]]  # called with the episode
 class Prediction:
     """The answer of a learner to a batch of tasks, and how it wants to be trained on it.
 
-    A learner answers before it can know the labels of the queries, so what it learns by is a function that the objective
+    A learner answers before it can know the labels of the queries, so what it learns by is a function that training
     calls with the whole episode afterwards.
 
     - `logits`: `[E, Q, n_way]`, log-odds up to a constant per query: softmax over the last axis gives probabilities. In an
       incremental task `n_base` further columns follow, the base classes.
     - `loss`: episode -> `[E]`, what the answer is trained by; None for the cross-entropy of the logits.
-    - `terms`: further losses, each episode -> `[E]`, that are added to it.
+    - `auxiliary_losses`: further losses by name, each episode -> `[E]`, that are added to it.
     - `unlabeled`: `[E, U, n_way]` or None, how much each unlabeled item was taken for each class: 0 and more, in sum at most 1.
       For analysis.
+
+    >>> import torch
+    >>> from episodic import Prediction
+    >>> Prediction(torch.tensor([[[2.0, 0.0]]])).logits.softmax(-1)
+    tensor([[[0.8808, 0.1192]]])
     """
 
     logits: Float[Tensor, "episode query answers"]
     loss: Loss | None = None
-    terms: dict[str, Loss] = dataclasses.field(default_factory=dict)
+    auxiliary_losses: dict[str, Loss] = dataclasses.field(default_factory=dict)
     unlabeled: Float[Tensor, "episode unlabeled way"] | None = None
+
+    def own_loss(self, episode: Episode) -> Float[Tensor, " episode"]:
+        """What the answer is trained by: `loss`, or where there is none the cross-entropy of the logits."""
+        if self.loss is not None:
+            return self.loss(episode)
+        return mean_cross_entropy(self.logits, episode.query_y)
+
+
+def mean_cross_entropy(
+    logits: Float[Tensor, "episode item answers"], y: Int64[Tensor, "episode item"]
+) -> Float[Tensor, " episode"]:
+    """The cross-entropy of each episode's items, a mean over them, in float32."""
+    each = cross_entropy(logits.float().flatten(0, 1), y.flatten(), reduction="none")
+    return each.unflatten(0, y.shape).mean(-1)

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy, softplus
 from episodic.core.functional.graph import gaussian_affinities, keep_nearest, normalized, propagate
 from episodic.core.functional.prototypes import one_hot
 from episodic.episodes.task import Episode, Task
-from episodic.learners.learner import AbstractMetricLearner, map_shape
+from episodic.learners.learner import AbstractMetricLearner, Capabilities, map_shape
 from episodic.learners.prediction import Prediction
 
 
@@ -29,7 +29,7 @@ class TPN(AbstractMetricLearner):
     many there are (15 a class in the paper) and on their being balanced. Unlabeled items are left out.
     """
 
-    transductive = True
+    capabilities = Capabilities(transductive=True)
 
     def __init__(self, backbone: nn.Module, neighbours: int = 20, alpha: float = 0.99):
         super().__init__()

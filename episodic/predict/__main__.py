@@ -2,57 +2,21 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import os
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from episodic.assemble.load import with_saved_parts
-from episodic.assemble.predictor import DEFAULTS, MANY, Answerer
+from episodic.assemble.asked import with_parts
+from episodic.assemble.predictor import DEFAULTS, MANY, Predictor
 from episodic.config.command import command
-from episodic.config.compose import ConfigError, compose_config
+from episodic.config.compose import ConfigError
 from episodic.data.image import class_folders, is_inverted, others_below, pictures_in, read_pictures
 from episodic.evaluate.tables import table
-from episodic.run.run import write_atomically
-
-READ = 256  # pictures in memory at once
-COLUMNS = ("file", "class", "probability", "nearest", "abstain", "error")
-SOURCES = ("run", "backbone", "model")
-# A folder's task at the size of pretrained networks, for the form of pictures alone.
-PLAIN = ("task=folder_5w1s", "task.dataset.path=.", "task.image_size=224", "task.dataset.image_size=224")
-NO_MODEL = (
-    "which model? run=<dir> that episodic.train made, model=<file> that save= wrote, or backbone=resnet50, whose weights of "
-    "ImageNet are downloaded once (a file of yours: backbone.weights=<file.pth>)"
-)
-
-
-def with_parts(arguments: list[str]) -> list[str]:
-    """Make task, learner and wrapper of the run the choices `saved`; without a run a plain task, `prototypical` and none."""
-    given = {a.split("=", 1)[0].split(".")[0] for a in arguments if "=" in a}
-    flags = [a for a in arguments if a.startswith("-")]
-    sources = [name for name in SOURCES if name in given]
-    if len(sources) > 1:
-        raise ConfigError(f"give one of run=, backbone= and model=, not {' and '.join(sources)}")
-    if not sources and not flags:
-        raise ConfigError(NO_MODEL)
-    if "run" in given:
-        with_saved_parts(arguments)
-        return arguments
-    if "model" in given and (extra := given & {"task", "learner", "semi"}):
-        raise ConfigError(f"model=<file> has a {min(extra)} of its own: leave {min(extra)} out")
-    plain = compose_config("train", list(PLAIN))
-    for part in ("task", "learner", "semi"):
-        ConfigStore.instance().store(group=part, name="saved", node=plain[part])
-    return arguments
+from episodic.predict.answers import READ, answered, as_text, row, text
+from episodic.run.files import write_atomically
 
 
 def main(cfg: DictConfig) -> None:
@@ -109,10 +73,10 @@ def check(cfg: DictConfig) -> None:
             raise ConfigError(f"{name}={cfg[name]} cannot be written: it must be a file in a folder that is there")
 
 
-def classifier_of(cfg: DictConfig) -> Answerer:
+def classifier_of(cfg: DictConfig) -> Predictor:
     """The one that was saved, or one that is shown the examples."""
     if cfg.support is None:
-        classifier = Answerer.load(cfg.model, device=cfg.device)
+        classifier = Predictor.load(cfg.model, device=cfg.device)
         if classifier.form_ is None:
             raise ConfigError(f"model={cfg.model} compares features, not pictures")
         return classifier
@@ -120,7 +84,7 @@ def classifier_of(cfg: DictConfig) -> Answerer:
     if cfg.run is None and cfg.model is None and cfg.backbone.get("weights") is None:
         mend = "take a run, or backbone.weights=<file>" if "weights" in cfg.backbone else "take a run"
         print(f"Warning: the backbone's weights are random, so the answers are guesses: {mend}.")
-    classifier = Answerer(cfg.model or cfg, device=cfg.device, **{name: cfg[name] for name in DEFAULTS})
+    classifier = Predictor(cfg.model or cfg, device=cfg.device, **{name: cfg[name] for name in DEFAULTS})
     files, failed = readable([file for files in shown.values() for file in files])
     unlabeled, failed_unlabeled = (None, {}) if cfg.unlabeled is None else readable(pictures_in(cfg.unlabeled))
     for name, of_class in shown.items():
@@ -141,7 +105,7 @@ def readable(files: list[Path]) -> tuple[list[Path], dict[Path, str]]:
     return kept, failed
 
 
-def note_on_polarity(classifier: Answerer, files: list[Path]) -> None:
+def note_on_polarity(classifier: Predictor, files: list[Path]) -> None:
     """Say so where pictures are dark on bright and the model knows bright on dark, or the other way round."""
     form = classifier.form_
     if form.channels != 1:
@@ -156,35 +120,6 @@ def note_on_polarity(classifier: Answerer, files: list[Path]) -> None:
         )
 
 
-def answered(classifier: Answerer, files: list[Path]) -> Iterator[dict[str, Any]]:
-    """A record for each file, by `COLUMNS`; those of a transductive learner, which sees all files together, all at once."""
-    form = classifier.form_
-    step = len(files) if classifier.transductive_ else READ
-    for start in range(0, len(files), step):
-        some = files[start : start + step]
-        pictures, kept, failed = read_pictures(some, form.channels, form.size, resize=form.resize)
-        answers = iter(classifier.answers(torch.from_numpy(pictures)) if kept else [])
-        for file in some:
-            if file in failed:
-                yield {"file": text(file), "error": failed[file]}
-                continue
-            answer = next(answers)
-            near = None if answer.nearest is None else text(classifier.names_[answer.nearest])
-            yield {
-                "file": text(file),
-                "class": text(answer.label),
-                "probability": answer.probability,
-                "nearest": near,
-                "abstain": answer.abstain,
-            }
-
-
-def row(record: dict[str, Any], marked: bool) -> list[str]:
-    """Of the table that is printed; `marked`: with a column for what is unsure."""
-    mark = ["unsure" if record["abstain"] else ""] if marked else []
-    return [record["file"], record["class"], f"{record['probability']:.3f}", record["nearest"] or "-", *mark]
-
-
 def note_on_others(folder: Path) -> None:
     """Say which files in it are left out since their names are not those of pictures."""
     if others := others_below(folder):
@@ -197,22 +132,6 @@ def report_unreadable(failed: dict[Any, str]) -> None:
     if failed:
         print(f"\n{len(failed)} {'picture' if len(failed) == 1 else 'pictures'} could not be read:")
         print("\n".join(f"  {text(file)}: {reason}" for file, reason in failed.items()))
-
-
-def as_text(records: list[dict[str, Any]], suffix: str) -> str:
-    """The records as JSON or CSV."""
-    if suffix.lower() == ".json":
-        return json.dumps(records, indent=2) + "\n"
-    out = io.StringIO()
-    writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    return out.getvalue()
-
-
-def text(name: object) -> str:
-    """A name that can be printed: of file names that are no Unicode, the odd bytes are marked."""
-    return os.fsencode(str(name)).decode(errors="replace")
 
 
 if __name__ == "__main__":

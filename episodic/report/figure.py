@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from episodic.data.store import ImageStore
-from episodic.report.measurements import Scene
+from episodic.report.measurements import EpisodeExample
 from episodic.report.plots import Theme, short
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def letter_of(way: int, n_way: int) -> str:
     return ascii_uppercase[first - 1] * bool(first) + ascii_uppercase[last]
 
 
-def rows_of(scene: Scene, store: ImageStore) -> list[Row]:
+def rows_of(scene: EpisodeExample, store: ImageStore) -> list[Row]:
     """All rows of an episode: its classes, base classes together in one, then the distractors' classes."""
     indices, n_way = scene.indices, scene.indices.n_way
     queries: dict[int, list[Mark]] = {}
@@ -153,7 +153,7 @@ def tile(ax: Axes, theme: Theme, store: ImageStore, mark: Mark, x: float, y: flo
     ax.text(x + 0.5, y + 1.17, mark.text, fontsize=6.5, ha="center", va="center", color=colour)
 
 
-def in_words(scene: Scene, rows: list[Row]) -> str:
+def in_words(scene: EpisodeExample, rows: list[Row]) -> str:
     """What a strip shows, for those who do not see it."""
     wrong = Counter(
         mark.text.removeprefix("✗ ") for row in rows for mark in row.marks["queries"] if mark.right is False

@@ -21,7 +21,7 @@ FEWEST = 5  # episodes that say something by agreeing
 DOUBT = 30  # queries without a mistake that every pair is credited with, so that one unlucky episode does not lead
 
 
-class Tally:
+class ConfusionCounts:
     """Counts by class, which grow by a block of episodes.
 
     `asked [C, C]`: queries of class a in episodes where b was a possible answer (a = b: all queries of a); `answered [C, C]`: of
@@ -92,7 +92,7 @@ def answer_classes(indices: EpisodeIndices) -> Int64[np.ndarray, "episode answer
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Scene:
+class EpisodeExample:
     """One episode with what was answered: `answers [Q]` (local), `taken [U, n_way]` or None (see `Prediction.unlabeled`)."""
 
     number: int
@@ -106,7 +106,7 @@ class Scene:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Findings:
+class Measurements:
     """What was measured of one learner on a list of episodes.
 
     `evaluation` is that of `episodic.evaluate.scoring.evaluate`. Of all queries, one after the other: `confidence` (the largest
@@ -115,11 +115,11 @@ class Findings:
     """
 
     evaluation: Evaluation
-    tally: Tally
+    tally: ConfusionCounts
     confidence: Float[np.ndarray, " queries"]
     right: Bool[np.ndarray, " queries"]
     wrong: Int64[np.ndarray, "wrong 3"]
-    scenes: dict[str, Scene]
+    scenes: dict[str, EpisodeExample]
 
     def mistaken(self, truth: int, answer: int) -> int:
         """A query of class `truth` that was answered by `answer`: the first."""
@@ -134,9 +134,9 @@ def measure(
     hardware: Hardware,
     *,
     progress: bool = False,
-) -> Findings:
+) -> Measurements:
     """Everything that a report says of `learner` on `episodes` of `store`, in one pass; arguments as for `evaluate`."""
-    tally = Tally(len(store.class_names))
+    tally = ConfusionCounts(len(store.class_names))
     confidence, right, wrong, blocks = [], [], [], []
 
     def note(indices: EpisodeIndices, prediction: Prediction) -> None:
@@ -155,15 +155,15 @@ def measure(
     evaluation = evaluate(learner, store, episodes, normalize, hardware, progress=progress, on_block=note)
     starts = np.cumsum([0, *(len(indices) for indices, _, _ in blocks)])
 
-    def scene(number: int) -> Scene:
+    def scene(number: int) -> EpisodeExample:
         block = int(np.searchsorted(starts, number, side="right")) - 1
         indices, answers, taken = blocks[block]
         row = number - int(starts[block])
-        return Scene(number, indices[row : row + 1], answers[row], None if taken is None else taken[row])
+        return EpisodeExample(number, indices[row : row + 1], answers[row], None if taken is None else taken[row])
 
     order = np.argsort(-evaluation.accuracies, kind="stable")
     places = {"best": order[0], "median": order[len(order) // 2], "worst": order[-1]}
-    return Findings(
+    return Measurements(
         evaluation=evaluation,
         tally=tally,
         confidence=np.concatenate(confidence),

@@ -11,9 +11,9 @@ from episodic.data.store import ImageStore
 from episodic.evaluate.calibration import Calibration, calibration
 from episodic.evaluate.intervals import Interval, class_bootstrap, paired_interval
 from episodic.evaluate.tables import DETAIL_HEADER, SCORE_HEADER, class_range, detail_rows, percent, score_row
-from episodic.pages import plots, strips
+from episodic.report import figure, plots
 from episodic.report.markup import Html, document, escaped, figure, joined, table, tag, thumbnail
-from episodic.report.measurements import DOUBT, FEWEST, Findings
+from episodic.report.measurements import DOUBT, FEWEST, Measurements
 from episodic.report.plane import Plane
 from episodic.report.plots import Picture, picture
 from episodic.run.tensorboard import Curve
@@ -36,7 +36,7 @@ class Report:
     caution: str
     facts: dict[str, str]
     store: ImageStore
-    measured: dict[str, Findings]
+    measured: dict[str, Measurements]
     curves: dict[str, Curve]
     protocols: dict[str, str]
     plane: Plane | None
@@ -44,7 +44,7 @@ class Report:
     made: dict[str, str]
 
     @property
-    def ours(self) -> Findings:
+    def ours(self) -> Measurements:
         return next(iter(self.measured.values()))
 
     @property
@@ -333,10 +333,10 @@ def examples(report: Report, drawn: Callable) -> list[str]:
         )
     parts: list[str] = [tag("p", key)]
     for name, scene in report.ours.scenes.items():
-        rows = strips.rows_of(scene, report.store)
-        shown = strips.shown_rows(rows)
-        alt = strips.in_words(scene, rows)
-        made = drawn(f"{name}-episode", alt, lambda theme, shown=shown: strips.strip(theme, shown, report.store))
+        rows = figure.rows_of(scene, report.store)
+        shown = figure.shown_rows(rows)
+        alt = figure.in_words(scene, rows)
+        made = drawn(f"{name}-episode", alt, lambda theme, shown=shown: figure.strip(theme, shown, report.store))
         cut = f" {len(shown)} of {len(rows)} classes are drawn, those with the most mistakes." * (
             len(shown) < len(rows)
         )

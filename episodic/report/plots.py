@@ -13,7 +13,7 @@ from jaxtyping import Float, Int64
 from PIL import Image
 
 from episodic.evaluate.calibration import BINS, Calibration
-from episodic.report.measurements import Tally
+from episodic.report.measurements import ConfusionCounts
 from episodic.report.plane import Plane
 from episodic.run.tensorboard import Curve
 
@@ -109,7 +109,7 @@ def short(name: str, most: int = 30) -> str:
     return name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-(most - most // 2) :]}"
 
 
-def class_bars(theme: Theme, tally: Tally, names: Sequence[str]) -> Figure:
+def class_bars(theme: Theme, tally: ConfusionCounts, names: Sequence[str]) -> Figure:
     """Accuracy of every class, or of the hardest and the easiest, each with its interval."""
     order, many = tally.hardest, len(tally.hardest) > FEW
     groups = {"the hardest": order[:SHOWN], "the easiest": order[-SHOWN:]} if many else {"": order}
@@ -130,13 +130,13 @@ def class_bars(theme: Theme, tally: Tally, names: Sequence[str]) -> Figure:
     return figure
 
 
-def reaches(tally: Tally, classes: Int64[np.ndarray, " class"]) -> Float[np.ndarray, "ends class"]:
+def reaches(tally: ConfusionCounts, classes: Int64[np.ndarray, " class"]) -> Float[np.ndarray, "ends class"]:
     """How far the intervals of `classes` reach below and above their means, in percent; NaN where there is none."""
     found = [tally.interval(c) for c in classes.tolist()]
     return 100 * np.array([(each.below, each.above) if each else (np.nan, np.nan) for each in found]).T
 
 
-def class_ranks(theme: Theme, tally: Tally) -> Figure:
+def class_ranks(theme: Theme, tally: ConfusionCounts) -> Figure:
     """Accuracy of all classes by rank, with the intervals as a band, which has gaps where there are none."""
     figure, [ax] = figure_of(5.2, 3.0)
     mean, [below, above] = 100 * tally.mean[tally.hardest], reaches(tally, tally.hardest)
@@ -208,7 +208,7 @@ def training(theme: Theme, curves: dict[str, Curve], protocols: dict[str, str]) 
     return figure
 
 
-def confusion_matrix(theme: Theme, tally: Tally, classes: Sequence[int], names: Sequence[str]) -> Figure:
+def confusion_matrix(theme: Theme, tally: ConfusionCounts, classes: Sequence[int], names: Sequence[str]) -> Figure:
     """Of the queries of a row's class that could be answered by the column's, the share that was; `classes` in this order."""
     from matplotlib.colors import LinearSegmentedColormap
 

@@ -1,6 +1,7 @@
 """Checkpoints that survive: no pickle, written whole or not at all, checked when read.
 
-A checkpoint is a folder of two safetensors files and one JSON file that holds their SHA-256. It is written beside its
+A checkpoint is a folder of three safetensors files (the learner, what the training procedure keeps beside it, the optimizer) and
+one JSON file that holds their SHA-256. It is written beside its
 place, flushed to disk and renamed; the one before it stays as `<name>-previous` and is used if `<name>` is damaged.
 """
 
@@ -18,7 +19,9 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-FILES = ("model.safetensors", "optimizer.safetensors")
+from episodic.run.files import sync_folder, write_atomically
+
+FILES = ("model.safetensors", "trainer.safetensors", "optimizer.safetensors")
 
 
 class CheckpointError(ValueError):
@@ -26,9 +29,9 @@ class CheckpointError(ValueError):
 
 
 def save_checkpoint(
-    folder: Path, model: Mapping[str, Tensor], optimizer: Mapping[str, Any], state: Mapping[str, Any]
+    folder: Path, model: Mapping[str, Tensor], trainer: Mapping[str, Any], state: Mapping[str, Any]
 ) -> None:
-    """Write weights, an optimiser's `state_dict` and JSON-able `state` to `folder`, atomically.
+    """Write weights, the `state_dict` of a training procedure and JSON-able `state` to `folder`, atomically.
 
     **Raises:** `OSError` (a full disk, say); what stood in `folder` before is whole then.
     """
@@ -36,14 +39,14 @@ def save_checkpoint(
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
     tensors: dict[str, Tensor] = {}
-    skeleton = _strip(optimizer, tensors)
+    skeleton = _strip(trainer["optimizer"], tensors)
     try:
         sums = {}
-        for name, content in zip(FILES, (model, tensors), strict=True):
+        for name, content in zip(FILES, (model, trainer["tensors"], tensors), strict=True):
             data = save({k: v.detach().cpu().contiguous() for k, v in content.items()})
-            _write(building / name, data)
+            write_atomically(building / name, data)
             sums[name] = hashlib.sha256(data).hexdigest()
-        _write(building / "state.json", json.dumps({**state, "optimizer": skeleton, "sha256": sums}).encode())
+        write_atomically(building / "state.json", json.dumps({**state, "optimizer": skeleton, "sha256": sums}))
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
         raise
@@ -51,11 +54,11 @@ def save_checkpoint(
         shutil.rmtree(previous, ignore_errors=True)
         os.rename(folder, previous)
     os.rename(building, folder)
-    _sync(folder.parent)
+    sync_folder(folder.parent)
 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any], str | None]:
-    """`(weights, optimiser state_dict, state, warning)` of `folder`, or of the one before it if `folder` is damaged.
+    """`(weights, training procedure's state_dict, state, warning)` of `folder`, or of the one before it if `folder` is damaged.
 
     **Raises:** `CheckpointError` where neither can be read.
     """
@@ -121,7 +124,8 @@ def _read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, An
             raise ValueError(f"{name} is damaged or truncated ({len(data):,} bytes, wrong checksum)")
         loaded.append(load(data))
     del state["sha256"]
-    return loaded[0], _restore(state.pop("optimizer"), loaded[1]), state
+    trainer = {"tensors": loaded[1], "optimizer": _restore(state.pop("optimizer"), loaded[2])}
+    return loaded[0], trainer, state
 
 
 def _strip(tree: Any, tensors: dict[str, Tensor]) -> Any:
@@ -147,20 +151,3 @@ def _restore(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
         return {key: _restore(value, tensors) for key, value in content}
     values = [_restore(value, tensors) for value in content]
     return tuple(values) if kind == "tuple" else values
-
-
-def _write(path: Path, data: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    """Make a rename in `folder` last through a power cut, where the system lets a folder be opened."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import platform
 import time
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -17,8 +17,17 @@ from omegaconf import DictConfig, OmegaConf
 from episodic import __version__
 from episodic.config.compose import ConfigError
 from episodic.run.checkpoint import has_checkpoint, load_checkpoint, load_weights, save_checkpoint
+from episodic.run.files import write_atomically
 
-FREE = ("resume", "run", "episodes", "device", "data_dir", "trainer.steps")  # what a resumed run may change
+FREE = ("resume", "run", "episodes", "device", "data_dir")  # what a resumed run may change
+
+
+class Stateful(Protocol):
+    """What has a state to be kept: a training procedure."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +37,9 @@ class Run:
     folder: Path
 
     @staticmethod
-    def open(cfg: DictConfig, name: str) -> Run:
-        """The directory to train in: `cfg.run`, else `runs/<name>/<time>` (with `cfg.resume`, the newest one there).
+    def open(cfg: DictConfig, name: str, free: Sequence[str] = ()) -> Run:
+        """The directory to train in: `cfg.run`, else `runs/<name>/<time>` (with `cfg.resume`, the newest one there). `free`: further
+        settings that a resumed run may change.
 
         **Raises:** `ConfigError` where the directory holds a run already and `resume` is not set, or the run to resume
         was configured otherwise.
@@ -47,7 +57,7 @@ class Run:
         if config.exists() and run.has("last"):  # without a checkpoint there is nothing to lose
             if not cfg.resume:
                 raise ConfigError(f"{folder} holds a run already: resume=true goes on with it, run=<dir> takes another")
-            differ = _differences(run.config(), cfg)
+            differ = _differences(run.config(), cfg, (*FREE, *free))
             if differ:
                 raise ConfigError(f"{folder} was started with other settings, so it cannot be resumed: {differ}")
         folder.mkdir(parents=True, exist_ok=True)
@@ -64,31 +74,24 @@ class Run:
             raise FileNotFoundError(f"{self.folder} is not a run: it has no config.yaml")
         return OmegaConf.load(path)
 
-    def save(
-        self, kind: str, learner: torch.nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]
-    ) -> None:
-        """Write the checkpoint `last` or `best`."""
-        save_checkpoint(self.folder / kind, learner.state_dict(), optimizer.state_dict(), state)
+    def save(self, kind: str, learner: torch.nn.Module, trainer: Stateful, state: dict[str, Any]) -> None:
+        """Write the checkpoint `last` or `best`, with what the training procedure keeps beside the learner."""
+        save_checkpoint(self.folder / kind, learner.state_dict(), trainer.state_dict(), state)
 
     def restore(
-        self,
-        kind: str,
-        learner: torch.nn.Module,
-        optimizer: torch.optim.Optimizer | None = None,
-        *,
-        spare: bool = False,
+        self, kind: str, learner: torch.nn.Module, trainer: Stateful | None = None, *, spare: bool = False
     ) -> dict[str, Any]:
-        """Put a checkpoint into `learner` (and `optimizer`); returns its state. A damaged one falls back to the one before.
-        `spare`: leave out what only wrappers of the run had.
+        """Put a checkpoint into `learner` (and the training procedure); returns its state. A damaged one falls back to the one
+        before. `spare`: leave out what only wrappers of the run had.
 
         **Raises:** `CheckpointError` where none can be read or it was made for another model.
         """
-        weights, optimizer_state, state, warning = load_checkpoint(self.folder / kind)
+        weights, trained, state, warning = load_checkpoint(self.folder / kind)
         if warning:
             print(f"Note: {warning}")
         load_weights(learner, weights, self.folder / kind, spare)
-        if optimizer is not None:
-            optimizer.load_state_dict(optimizer_state)
+        if trainer is not None:
+            trainer.load_state_dict(trained)
         return state
 
     def weights(self) -> dict[str, torch.Tensor]:
@@ -113,17 +116,10 @@ class Run:
         write_atomically(self.folder / name, json.dumps({**metrics, "versions": versions}, indent=2) + "\n")
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a small text file whole or not at all."""
-    building = path.with_name(f".{path.name}-building")
-    building.write_text(text)
-    os.replace(building, path)
-
-
-def _differences(before: DictConfig, now: DictConfig) -> str:
+def _differences(before: DictConfig, now: DictConfig, free: Sequence[str]) -> str:
     flat_before, flat_now = _flat(OmegaConf.to_container(before)), _flat(OmegaConf.to_container(now))
     keys = sorted(k for k in flat_before.keys() | flat_now.keys() if flat_before.get(k) != flat_now.get(k))
-    return ", ".join(f"{k} was {flat_before.get(k)}, now {flat_now.get(k)}" for k in keys if k not in FREE)
+    return ", ".join(f"{k} was {flat_before.get(k)}, now {flat_now.get(k)}" for k in keys if k not in free)
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

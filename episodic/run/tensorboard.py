@@ -11,8 +11,8 @@ from jaxtyping import Shaped
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from episodic.evaluate.intervals import Interval
-from episodic.train.loop import Training
+from episodic.data.store import ImageStore
+from episodic.episodes.sampler import EpisodeIndices
 
 Curve = tuple[Shaped[np.ndarray, " point"], Shaped[np.ndarray, " point"]]  # steps, values
 
@@ -20,35 +20,34 @@ Curve = tuple[Shaped[np.ndarray, " point"], Shaped[np.ndarray, " point"]]  # ste
 class Curves:
     """Writes `events.out.tfevents*` into a run's folder, for `tensorboard --logdir runs`.
 
-    A resumed run takes back the points after the step it resumes from.
+    `step` is where training begins: a resumed run takes back the points after it, a new one shows its first episode, `picture`.
     """
 
-    def __init__(self, folder: Path, training: Training):
-        self._writer = SummaryWriter(str(folder), purge_step=training.step or None)
-        if training.step == 0:
-            self._writer.add_image("episode", episode_picture(training))
+    def __init__(self, folder: Path, step: int, picture: Tensor):
+        self._writer = SummaryWriter(str(folder), purge_step=step or None)
+        if step == 0:
+            self._writer.add_image("episode", picture)
 
     def training(self, step: int, values: dict[str, float]) -> None:
         for name, value in values.items():
             self._writer.add_scalar(f"train/{name}", value, step)
 
-    def validation(self, step: int, interval: Interval) -> None:
-        self._writer.add_scalar("val/accuracy", interval.mean, step)
-        self._writer.add_scalar("val/ci95", interval.half_width, step)
+    def validation(self, step: int, accuracy: float, half_width: float) -> None:
+        self._writer.add_scalar("val/accuracy", accuracy, step)
+        self._writer.add_scalar("val/ci95", half_width, step)
         self._writer.flush()
 
     def close(self) -> None:
         self._writer.close()
 
 
-def episode_picture(training: Training, most_ways: int = 10, most_items: int = 12) -> Tensor:
-    """The first training episode as uint8 `[C, height, width]`: a row a class, its support, a gap, its queries."""
-    indices = training.sampler[0]
+def episode_picture(store: ImageStore, indices: EpisodeIndices, most_ways: int = 10, most_items: int = 12) -> Tensor:
+    """An episode of `store` as uint8 `[C, height, width]`: a row a class, its support, a gap, its queries."""
     rows = []
     for way in range(min(indices.n_way, most_ways)):
         strips = []
         for items, y in ((indices.support, indices.support_y), (indices.query, indices.query_y)):
-            images = training.store.gather(torch.from_numpy(items[y == way][:most_items])).cpu()
+            images = store.gather(torch.from_numpy(items[y == way][:most_items])).cpu()
             strips.append(torch.nn.functional.pad(torch.cat(list(images), dim=-1), (0, 4, 0, 1), value=128))
         rows.append(torch.cat(strips, dim=-1))
     width = max(row.shape[-1] for row in rows)

@@ -59,8 +59,6 @@ class LabelPropagation(AbstractWrapper):
     that an item keeps; 0 for all.
     """
 
-    incremental = False
-
     def __init__(
         self,
         learner: AbstractLearner,
@@ -84,19 +82,15 @@ class LabelPropagation(AbstractWrapper):
         self.gamma = gamma
         self.scale_neighbour = scale_neighbour
         self.neighbours = neighbours
-        self.joint = transductive
+        self.joint = self.works_without_unlabeled = transductive
+        self.changes = {"uses_unlabeled": True, "incremental": False}
+        if transductive and alpha > 0:
+            self.changes["transductive"] = True
         self.clamp = clamp
 
-    @property
-    def transductive(self) -> bool:
-        return (self.joint and self.alpha > 0) or self.learner.transductive
-
-    def classify(self, features: Task) -> Prediction:
-        if self.alpha == 0 or (features.unlabeled is None and not self.joint):
-            return self.learner.classify(features)
-        return self.classify_with_unlabeled(features)
-
     def classify_with_unlabeled(self, features: Task) -> Prediction:
+        if self.alpha == 0:
+            return self.learner.classify(features)
         support, query = features.support.flatten(2), features.query.flatten(2)
         unlabeled = query[:, :0] if features.unlabeled is None else features.unlabeled.flatten(2)
         items = torch.cat([support, unlabeled, query if self.joint else query[:, :0]], dim=1)

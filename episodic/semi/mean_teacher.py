@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -15,11 +17,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from episodic.episodes.task import Task
 from episodic.learners.learner import AbstractLearner, AbstractMetricLearner
 from episodic.learners.prediction import Prediction
+from episodic.semi.wrapper import Wrapping
 
 CONSISTENCIES = ("mse", "kl")
 
 
-class MeanTeacher(AbstractLearner):
+class MeanTeacher(Wrapping, AbstractLearner):
     """Trains a learner, the student, to answer for unlabeled items as its teacher does, a running average of its weights.
 
         student's loss + weight(t) * distance of the probabilities of student and teacher, a mean over the unlabeled items
@@ -43,8 +46,7 @@ class MeanTeacher(AbstractLearner):
     the learner as without a teacher. `decay`: with `weight=0` and `decay=0` nothing is changed. `ramp_steps`: 0 for none.
     """
 
-    uses_unlabeled = True
-    views = 2
+    changes: Mapping[str, Any] = {"uses_unlabeled": True, "n_views": 2}
 
     def __init__(
         self,
@@ -71,9 +73,6 @@ class MeanTeacher(AbstractLearner):
         self.decay = decay
         self.ramp_steps = ramp_steps
         self.consistency = consistency
-        self.transductive = learner.transductive
-        self.incremental = learner.incremental
-        self.needs_start = learner.needs_start
 
     def forward(self, task: Task) -> Prediction:
         if not self.training:
@@ -83,11 +82,15 @@ class MeanTeacher(AbstractLearner):
         if not self.weight or task.unlabeled is None:
             return self.learner(task)
         prediction, answers = with_unlabeled_as_queries(self.learner, task)
-        again = dataclasses.replace(task.again, query=task.again.unlabeled, unlabeled=None)
+        again = dataclasses.replace(task.second_view, query=task.second_view.unlabeled, unlabeled=None)
         with torch.no_grad():
             targets = self.teacher(again).logits
-        distance = self.weight * ramp_up(int(self.steps), self.ramp_steps) * apart(answers, targets, self.consistency)
-        return dataclasses.replace(prediction, terms={**prediction.terms, "consistency": lambda episode: distance})
+        distance = (
+            self.weight * ramp_up(int(self.steps), self.ramp_steps) * consistency(answers, targets, self.consistency)
+        )
+        return dataclasses.replace(
+            prediction, auxiliary_losses={**prediction.auxiliary_losses, "consistency": lambda episode: distance}
+        )
 
     def learned_parameters(self) -> list[nn.Parameter]:
         return self.learner.learned_parameters()
@@ -147,7 +150,7 @@ def ramp_up(step: int, steps: int) -> float:
     return math.exp(-5 * (1 - min(step, steps) / steps) ** 2) if steps else 1.0
 
 
-def apart(
+def consistency(
     student: Float[Tensor, "episode item answers"], teacher: Float[Tensor, "episode item answers"], kind: str
 ) -> Float[Tensor, " episode"]:
     """Distance of two answers, given as logits: `mse` or `kl`, a mean over items; the teacher's is a constant."""

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import torch
-from jaxtyping import Float, Int64
-from torch import Tensor
-from torch.nn.functional import cross_entropy
+from collections.abc import Mapping
+from typing import Any
 
-from episodic.core.functional.prototypes import diffusion
 from episodic.episodes.task import Task
 from episodic.learners.base_classifier import BaseClassifier
 from episodic.learners.learner import AbstractLearner
@@ -16,21 +13,21 @@ from episodic.semi.wrapper import AbstractWrapper
 
 
 class PseudoLabels(AbstractWrapper):
-    """Trains a linear classifier and its backbone on labelled images, and on unlabelled ones with labels spread to them.
+    """Trains a linear classifier and its backbone on labeled images, and on unlabeled ones with labels spread to them.
 
-    Before every epoch, all training images are embedded, joined to a graph and given labels (`core.diffusion`):
+    Before every epoch, all training images are embedded, joined to a graph and given labels (`core.functional.diffusion`):
 
         S: graph of the `neighbours` nearest by cosine, weights cos^gamma;   Z = (I - alpha S)^-1 Y
         y_i = argmax_c Z_ic,   w_i = 1 - entropy(Z_i / sum of Z_i) / log(n_classes), over the largest of them
-        labelled: the true label, 1
+        labeled: the true label, 1
         zeta_c = 1 / (number of items with the label or pseudo-label c), scaled to a mean of 1
 
     Then each step takes images of both kinds, drawn uniformly, and goes down the gradient of
 
-        (sum over labelled of zeta_y CE + unlabeled_weight * sum over unlabelled of w zeta_y CE) / batch
+        (sum over labeled of zeta_y CE + unlabeled_weight * sum over unlabeled of w zeta_y CE) / batch
 
-    The training is `pseudo_training.PseudoLabelTraining`. In evaluation this is the learner itself: nothing happens inside an
-    episode. It begins with a run of the learner on the labelled images alone (`start=<run>`).
+    The training is `train.pseudo_labels.PseudoLabelTraining`. In evaluation this is the learner itself: nothing happens inside an
+    episode. It begins with a run of the learner on the labeled images alone (`init_from=<run>`).
 
     Iscen, Tolias, Avrithis, Chum: *Label Propagation for Deep Semi-supervised Learning*, CVPR 2019,
     https://arxiv.org/abs/1904.04717. The paper's equations, but for w over its maximum, which is from the authors' code: with
@@ -38,14 +35,17 @@ class PseudoLabels(AbstractWrapper):
     embeds augmented images. Departure: an item that no label arrives at has weight 0. Not here: the combination with Mean Teacher.
 
     **Arguments:** `learner`: a `BaseClassifier`. `iterations`: at most, of conjugate gradients. `batch`: images of a step,
-    `labeled_per_batch` of them labelled. `refresh_every`: steps of an epoch; None for one pass over the unlabelled images.
-    `relative_weights`: False for w as in the paper. `unlabeled_weight`: 1 in the paper; 0 trains on labelled images alone,
+    `labeled_per_batch` of them labeled. `refresh_every`: steps of an epoch; None for one pass over the unlabeled images.
+    `relative_weights`: False for w as in the paper. `unlabeled_weight`: 1 in the paper; 0 trains on labeled images alone,
     which then fill the batch.
 
     **Raises:** `ValueError` for another learner, or settings that make no sense.
     """
 
-    uses_unlabeled = False
+    changes: Mapping[str, Any] = {
+        "trainer": "pseudo_labels",
+        "needs_init": "the same task and labels with learner=base_classifier and no semi=",
+    }
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class PseudoLabels(AbstractWrapper):
         if refresh_every is not None and refresh_every < 1:
             raise ValueError(f"refresh_every must be at least 1, or null for one pass, got {refresh_every}")
         if unlabeled_weight < 0:
-            raise ValueError(f"unlabeled_weight must be at least 0 (labelled images alone), got {unlabeled_weight}")
+            raise ValueError(f"unlabeled_weight must be at least 0 (labeled images alone), got {unlabeled_weight}")
         self.learner = learner
         self.neighbours = neighbours
         self.gamma = gamma
@@ -87,26 +87,6 @@ class PseudoLabels(AbstractWrapper):
         self.refresh_every = refresh_every
         self.relative_weights = relative_weights
         self.unlabeled_weight = unlabeled_weight
-        for name in ("labels", "weights", "class_weights"):  # only training has them
-            self.register_buffer(name, None)
-
-    @property
-    def needs_start(self) -> str:
-        return "the same task and labels with learner=base_classifier and no semi="
 
     def classify_with_unlabeled(self, features: Task) -> Prediction:
         return self.learner.classify(features)
-
-    def take(self, found: diffusion.PseudoLabels) -> None:
-        """Train on these labels from now on."""
-        device = self.learner.base.weight.device  # copies: a checkpoint is loaded into these buffers in place
-        self.labels = torch.tensor(found.labels, dtype=torch.int64, device=device)
-        self.weights = torch.tensor(found.weights, dtype=torch.float32, device=device)
-        self.class_weights = torch.tensor(found.class_weights, dtype=torch.float32, device=device)
-
-    def loss(self, logits: Float[Tensor, "item n_classes"], items: Int64[Tensor, " item"], n_labeled: int) -> Tensor:
-        """The weighted cross-entropy of some `items` of the training set, the first `n_labeled` of them labelled."""
-        labels = self.labels[items]
-        weights = self.weights[items] * self.class_weights[labels]
-        weights = torch.cat([weights[:n_labeled], self.unlabeled_weight * weights[n_labeled:]])
-        return (weights * cross_entropy(logits, labels, ignore_index=-1, reduction="none")).mean()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -67,7 +69,7 @@ class SelfTraining(AbstractWrapper):
     **Raises:** `ValueError` for a transductive learner.
     """
 
-    incremental = False
+    changes: Mapping[str, Any] = {"uses_unlabeled": True, "incremental": False}
 
     def __init__(
         self,
@@ -93,7 +95,7 @@ class SelfTraining(AbstractWrapper):
         if weighting and stages and not retrain_steps:
             raise ValueError("weighting has nothing to weigh with retrain_steps=0; take weighting=false")
         self.learner = metric(learner, "self_training")
-        if learner.transductive:
+        if learner.capabilities.transductive:
             raise ValueError(
                 f"semi=self_training asks the learner about support and unlabeled items as if they were queries, which "
                 f"{type(learner).__name__} lets see each other: take an inductive learner, e.g. learner=prototypical"
@@ -121,7 +123,7 @@ class SelfTraining(AbstractWrapper):
 
         terms = {} if self.weighting is None else {"weighting": weighting}
         n_support = features.support.shape[1]
-        return Prediction(trained.logits, terms=terms, unlabeled=pseudo * weights[:, n_support:].detach())
+        return Prediction(trained.logits, auxiliary_losses=terms, unlabeled=pseudo * weights[:, n_support:].detach())
 
     def _weights(self, features: Task) -> Float[Tensor, "episode item way"]:
         """w of the support, which is 1, and of the unlabeled items."""

@@ -3,52 +3,59 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from torch import nn
 
 from episodic.episodes.task import Task
-from episodic.learners.learner import AbstractLearner, AbstractMetricLearner
+from episodic.learners.learner import AbstractLearner, AbstractMetricLearner, Capabilities
 from episodic.learners.prediction import Prediction
 
 
-class AbstractWrapper(AbstractMetricLearner):
+class Wrapping:
+    """A learner around another one, whose capabilities it hands on with its own `changes`."""
+
+    learner: AbstractLearner
+    changes: Mapping[str, Any] = {"uses_unlabeled": True}
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Those of the learner inside, with the wrapper's `changes`."""
+        return dataclasses.replace(self.learner.capabilities, **self.changes)
+
+
+class AbstractWrapper(Wrapping, AbstractMetricLearner):
     """A metric learner that answers by another one, `learner`, with the help of the unlabeled items.
 
     Laws, which tests hold: without unlabeled items it is `learner` itself, exactly; so it is in its null setting (no steps, no
-    weight); labelled items keep their labels; the order of unlabeled items does not matter.
+    weight); labeled items keep their labels; the order of unlabeled items does not matter.
+
+    `works_without_unlabeled` says whether the wrapper also acts on episodes without unlabeled items, by their queries.
     """
 
     learner: AbstractMetricLearner
-    uses_unlabeled = True
+    works_without_unlabeled: bool = False
 
     @property
     def backbone(self) -> nn.Module:
         return self.learner.backbone
-
-    @property
-    def transductive(self) -> bool:
-        return self.learner.transductive
-
-    @property
-    def incremental(self) -> bool:
-        return self.learner.incremental
-
-    @property
-    def needs_start(self) -> str:
-        return self.learner.needs_start
 
     @abc.abstractmethod
     def classify_with_unlabeled(self, features: Task) -> Prediction:
         """`features`, with unlabeled items -> prediction."""
 
     def classify(self, features: Task) -> Prediction:
-        return self.learner.classify(features) if features.unlabeled is None else self.classify_with_unlabeled(features)
+        if features.unlabeled is None and not self.works_without_unlabeled:
+            return self.learner.classify(features)
+        return self.classify_with_unlabeled(features)
 
 
-def layers(learner: AbstractLearner) -> list[AbstractLearner]:
+def unwrapped(learner: AbstractLearner) -> list[AbstractLearner]:
     """The learner as it is wrapped, from the outermost wrapper to the innermost learner."""
     inner = getattr(learner, "learner", None)
-    return [learner] if inner is None else [learner, *layers(inner)]
+    return [learner] if inner is None else [learner, *unwrapped(inner)]
 
 
 def metric(learner: AbstractLearner, wrapper: str) -> AbstractMetricLearner:
@@ -62,7 +69,9 @@ def metric(learner: AbstractLearner, wrapper: str) -> AbstractMetricLearner:
             "episode. Take a learner that compares embeddings, e.g. learner=prototypical"
         )
     inner = [
-        type(layer).__name__ for layer in layers(learner) if isinstance(layer, AbstractWrapper) and layer.uses_unlabeled
+        type(layer).__name__
+        for layer in unwrapped(learner)
+        if isinstance(layer, AbstractWrapper) and layer.capabilities.uses_unlabeled
     ]
     if inner:
         raise ValueError(

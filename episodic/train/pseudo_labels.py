@@ -5,103 +5,135 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
+from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
-from episodic.core.functional.prototypes import diffusion
+from episodic.core.functional import diffusion
 from episodic.data.labels.folds import restricted
 from episodic.run.embed import embed
-from episodic.train.loop import Training
+from episodic.semi.pseudo_labels import PseudoLabels
+from episodic.train.procedure import AbstractProcedure
 
 LABELED, UNLABELED = 2, 3  # words of the generator's counter: streams of their own
 
 
 @dataclasses.dataclass(eq=False)
-class PseudoLabelTraining(Training):
-    """The training of a learner in `semi.pseudo_labels`, which describes it, on single images in the place of episodes.
+class PseudoLabelTraining(AbstractProcedure):
+    """Trains on labeled images, and on unlabeled ones with labels that spread to them. For `semi=pseudo_labels`, which has the
+    equations, the settings and the source.
 
-    `labeled [N]` and `seen [N]`: which images of the store have a label, and which may be used at all. Labels of the others
-    are used for nothing but `measured`. A step is a pure function of `(weights, labels that the learner holds, seed, step)`.
+    A step takes single images. The labels that they have now, with their weights, are buffers of the state. Hidden labels
+    are used for nothing but `metrics`.
 
-    **Raises:** `ValueError` where there is nothing to label, or nothing to begin with.
+    **Raises:** `ValueError` for another learner or other losses, and where there is nothing to label or nothing to begin with.
     """
 
-    labeled: np.ndarray = dataclasses.field(kw_only=True)
-    seen: np.ndarray = dataclasses.field(kw_only=True)
+    accuracy_of: ClassVar[str] = "labeled images, all classes"
+    unread: ClassVar[Mapping[str, str]] = {"task.train": "it takes single images in the place of training episodes"}
 
-    def __post_init__(self):
-        super().__post_init__()
-        self._images = restricted(self.store, self.seen)
-        labels, known = self._images.labels.numpy(), self.labeled[self.seen]
-        self._given, self._hidden = np.flatnonzero(known), np.flatnonzero(~known)
-        if not len(self._given) or not len(self._hidden):
+    def prepare(self) -> None:
+        setup, wrapper = self.setup, self.setup.learner
+        if not isinstance(wrapper, PseudoLabels):
+            raise ValueError("trainer=pseudo_labels trains semi=pseudo_labels: choose it, with learner=base_classifier")
+        if setup.objective.losses or setup.objective.own_weight != 1:
+            raise ValueError("trainer=pseudo_labels has a loss of its own: leave loss= as it is")
+        seen = np.ones(len(setup.store), dtype=bool) if setup.seen is None else setup.seen
+        known = (seen if setup.labeled is None else setup.labeled)[seen]
+        self.images = restricted(setup.store, seen)
+        labels = self.images.labels.numpy()
+        self.given, self.hidden = np.flatnonzero(known), np.flatnonzero(~known)
+        if not len(self.given) or not len(self.hidden):
             raise ValueError(
                 "semi=pseudo_labels spreads labels from some training images to the others: task.labeled_fraction must leave "
-                f"images of both kinds, got {len(self._given):,} labelled and {len(self._hidden):,} unlabelled"
+                f"images of both kinds, got {len(self.given):,} labeled and {len(self.hidden):,} unlabeled"
             )
-        self._known = np.where(known, labels, -1)
-        start = diffusion.class_weights(self._known, self.learner.learner.base.out_features)
-        self.learner.take(diffusion.PseudoLabels(self._known, known.astype(np.float32), start, 0.0))
-        self._seconds: dict[str, float] = {}
+        self.known = np.where(known, labels, -1)
+        self.seconds: dict[str, float] = {}
+        self.source = setup.episodes(self.steps, 1)
+        start = diffusion.class_weights(self.known, wrapper.learner.base.out_features)
+        self.take(diffusion.PseudoLabels(self.known, known.astype(np.float32), start, 0.0))
 
     @property
     def refresh_every(self) -> int:
         """Steps of an epoch."""
-        wrapper = self.learner
-        return wrapper.refresh_every or -(-len(self._hidden) // (wrapper.batch - wrapper.labeled_per_batch))
+        wrapper = self.setup.learner
+        return wrapper.refresh_every or -(-len(self.hidden) // (wrapper.batch - wrapper.labeled_per_batch))
 
     @property
-    def measured(self) -> dict[str, float]:
-        if not self.learner.unlabeled_weight:
+    def metrics(self) -> dict[str, float]:
+        if not self.setup.learner.unlabeled_weight:
             return {}
-        found = self.learner.labels.cpu()[self._hidden] == self._images.labels[self._hidden]
+        found = self.state.labels.cpu()[self.hidden] == self.images.labels[self.hidden]
         values = {"pseudo_label_accuracy": found.float().mean().item()}
-        return values | ({"refresh_seconds": sum(self._seconds.values())} if self._seconds else {})
+        return values | ({"refresh_seconds": sum(self.seconds.values())} if self.seconds else {})
 
-    def outcome(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        wrapper, both = self.learner, self.learner.unlabeled_weight > 0
+    def compute_loss(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        setup, wrapper = self.setup, self.setup.learner
+        both = wrapper.unlabeled_weight > 0
         if both and self.step % self.refresh_every == 0:
             self.refresh()
         n_labeled = wrapper.labeled_per_batch if both else wrapper.batch
-        items = self._given[shuffled(len(self._given), self.step, n_labeled, (self.seed, LABELED))]
+        items = self.given[shuffled(len(self.given), self.step, n_labeled, (setup.seed, LABELED))]
         if both:
-            order = shuffled(len(self._hidden), self.step, wrapper.batch - n_labeled, (self.seed, UNLABELED))
-            items = np.concatenate([items, self._hidden[order]])
+            order = shuffled(len(self.hidden), self.step, wrapper.batch - n_labeled, (setup.seed, UNLABELED))
+            items = np.concatenate([items, self.hidden[order]])
         items = torch.from_numpy(items)
-        images = self._images.gather(items).to(self.hardware.device, non_blocking=True)
-        with self.hardware.autocast():
-            features = wrapper.backbone(self.normalize(images, self.augment, generator))
+        images = self.images.gather(items).to(setup.hardware.device, non_blocking=True)
+        with setup.hardware.autocast():
+            features = wrapper.backbone(setup.normalize(images, setup.augment, generator))
         logits = wrapper.learner.base(features.float().flatten(1))
         items = items.to(logits.device)
-        correct = logits.detach().argmax(-1) == wrapper.labels[items]
-        return wrapper.loss(logits, items, n_labeled), correct[:n_labeled].float()
+        correct = logits.detach().argmax(-1) == self.state.labels[items]
+        return self.weighted_loss(logits, items, n_labeled), correct[:n_labeled].float()
+
+    def weighted_loss(
+        self, logits: Float[Tensor, "item n_classes"], items: Int64[Tensor, " item"], n_labeled: int
+    ) -> Float[Tensor, ""]:
+        """The weighted cross-entropy of some `items` of the training set, the first `n_labeled` of them labeled."""
+        labels = self.state.labels[items]
+        weights = self.state.weights[items] * self.state.class_weights[labels]
+        weights = torch.cat([weights[:n_labeled], self.setup.learner.unlabeled_weight * weights[n_labeled:]])
+        return (weights * cross_entropy(logits, labels, ignore_index=-1, reduction="none")).mean()
+
+    def take(self, found: diffusion.PseudoLabels) -> None:
+        """Train on these labels from now on."""
+        device = self.setup.hardware.device  # copies: a checkpoint is loaded into these buffers in place
+        self.state.register_buffer("labels", torch.tensor(found.labels, dtype=torch.int64, device=device))
+        self.state.register_buffer("weights", torch.tensor(found.weights, dtype=torch.float32, device=device))
+        self.state.register_buffer(
+            "class_weights", torch.tensor(found.class_weights, dtype=torch.float32, device=device)
+        )
 
     def refresh(self) -> None:
         """Spread the labels along a graph of the features that the backbone gives now; prints how well that went."""
-        wrapper, times = self.learner, [time.perf_counter()]
-        features = embed(wrapper.backbone, self._images, self.normalize, self.hardware)
+        setup, wrapper, times = self.setup, self.setup.learner, [time.perf_counter()]
+        features = embed(wrapper.backbone, self.images, setup.normalize, setup.hardware)
         wrapper.train()
         times.append(time.perf_counter())
         graph = diffusion.neighbour_graph(features.flatten(1), wrapper.neighbours, wrapper.gamma)
         times.append(time.perf_counter())
         found = diffusion.pseudo_labels(
             graph,
-            self._known,
+            self.known,
             wrapper.learner.base.out_features,
             wrapper.alpha,
             wrapper.iterations,
             relative=wrapper.relative_weights,
         )
         times.append(time.perf_counter())
-        wrapper.take(found)
-        self._seconds = dict(zip(("embedding", "graph", "diffusion"), np.diff(times).tolist(), strict=True))
-        seconds = ", ".join(f"{name} {value:.1f}" for name, value in self._seconds.items())
+        self.take(found)
+        self.seconds = dict(zip(("embedding", "graph", "diffusion"), np.diff(times).tolist(), strict=True))
+        seconds = ", ".join(f"{name} {value:.1f}" for name, value in self.seconds.items())
         tqdm.write(
-            f"step {self.step:>6}  pseudo-labels {100 * self.measured['pseudo_label_accuracy']:.2f} % right, mean weight "
-            f"{found.weights[self._hidden].mean():.3f}, residual {found.residual:.1e}; seconds: {seconds}"
+            f"step {self.step:>6}  pseudo-labels {100 * self.metrics['pseudo_label_accuracy']:.2f} % right, mean weight "
+            f"{found.weights[self.hidden].mean():.3f}, residual {found.residual:.1e}; seconds: {seconds}"
         )
 
 

@@ -2,31 +2,88 @@
 
 from __future__ import annotations
 
+import abc
 import math
-from collections.abc import Callable
-
-Schedule = Callable[[int, int], float]  # (step, steps) -> factor on the learning rate
 
 
-def constant() -> Schedule:
-    """Always 1."""
-    return lambda step, steps: 1.0
+class AbstractSchedule(abc.ABC):
+    """`schedule(step, steps) -> factor` on the learning rate.
+
+    `follows_length` says whether the factor of a step depends on how many steps there will be; such a run cannot be resumed
+    with another number of steps.
+    """
+
+    follows_length: bool = False
+
+    @abc.abstractmethod
+    def __call__(self, step: int, steps: int) -> float:
+        """The factor of `step`, from 0, of `steps`."""
+
+    @abc.abstractmethod
+    def check(self, steps: int) -> None:
+        """**Raises:** `ValueError` where the schedule changes nothing in that many steps."""
 
 
-def step(every: int = 2000, gamma: float = 0.5) -> Schedule:
-    """Times `gamma` after each `every` steps: `gamma ** (step // every)`. The ProtoNet paper halves every 2,000 episodes."""
-    if every < 1:
-        raise ValueError(f"every must be at least 1, got {every}")
-    return lambda step, steps: gamma ** (step // every)
+class Constant(AbstractSchedule):
+    """Always 1: the learning rate stays as it is.
+
+    >>> Constant()(step=700, steps=1000)
+    1.0
+    """
+
+    def __call__(self, step: int, steps: int) -> float:
+        return 1.0
+
+    def check(self, steps: int) -> None:
+        """Nothing can be wrong with it."""
 
 
-def cosine(warmup: int = 0) -> Schedule:
-    """Linear from 0 over `warmup` steps, then half a cosine down to 0 at the last step (SGDR without restarts, Loshchilov
-    and Hutter, 2017, https://arxiv.org/abs/1608.03983)."""
+class Step(AbstractSchedule):
+    """Times `gamma` after each `every` steps: `gamma ** (step // every)`. The ProtoNet paper halves every 2,000 episodes.
 
-    def factor(step: int, steps: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+    >>> Step(every=2000, gamma=0.5)(step=4100, steps=6000)
+    0.25
+    """
 
-    return factor
+    def __init__(self, every: int = 2000, gamma: float = 0.5):
+        if every < 1:
+            raise ValueError(f"schedule.every must be at least 1, got {every}")
+        self.every = every
+        self.gamma = gamma
+
+    def __call__(self, step: int, steps: int) -> float:
+        return self.gamma ** (step // self.every)
+
+    def check(self, steps: int) -> None:
+        if self.every >= steps:
+            raise ValueError(
+                f"schedule.every={self.every} is never reached in trainer.steps={steps}, so the rate would stay as it is: take "
+                "fewer, or schedule=constant"
+            )
+
+
+class Cosine(AbstractSchedule):
+    """Rises from 0 over `warmup` steps, then falls along half a cosine to 0 at the last step.
+
+    Loshchilov, Hutter: *SGDR: Stochastic Gradient Descent with Warm Restarts*, ICLR 2017, https://arxiv.org/abs/1608.03983,
+    without the restarts.
+
+    >>> Cosine()(step=500, steps=1000)
+    0.5
+    """
+
+    follows_length = True
+
+    def __init__(self, warmup: int = 0):
+        if warmup < 0:
+            raise ValueError(f"schedule.warmup must be at least 0, got {warmup}")
+        self.warmup = warmup
+
+    def __call__(self, step: int, steps: int) -> float:
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        return 0.5 * (1 + math.cos(math.pi * (step - self.warmup) / max(1, steps - self.warmup)))
+
+    def check(self, steps: int) -> None:
+        if self.warmup >= steps:
+            raise ValueError(f"schedule.warmup={self.warmup} is as long as trainer.steps={steps}: take fewer")

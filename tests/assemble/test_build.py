@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from episodic.assemble.build import build_training, with_losses
-from episodic.assemble.learner import build_exchange, build_parts
+from episodic.assemble.learner import build_label_swap, build_parts
 from episodic.assemble.load import load_parts, load_start, with_saved_parts
 from episodic.assemble.task import build_sampler, count_train_classes, episode_shape, load_store
 from episodic.config.compose import ConfigError, compose_config, conf_dir
@@ -22,7 +22,7 @@ from episodic.evaluate.scoring import evaluate
 from episodic.run.checkpoint import CheckpointError
 from episodic.run.run import Run
 from episodic.semi.mean_teacher import MeanTeacher
-from episodic.semi.wrapper import layers
+from episodic.semi.wrapper import unwrapped
 
 REAL = Path(__file__).parents[1] / ".." / "shared" / "data"
 LEARNERS = sorted(path.stem for path in (conf_dir() / "learner").glob("[!_]*.yaml"))
@@ -118,7 +118,7 @@ def test_every_wrapper_trains_and_answers_by_its_name(config, wrapper):
 def test_wrappers_stack_where_that_makes_sense(config):
     cfg = config("semi=[soft_kmeans,mean_teacher]", *UNLABELED)
     parts = build_parts(cfg)
-    assert [type(layer).__name__ for layer in layers(parts.learner)] == [
+    assert [type(layer).__name__ for layer in unwrapped(parts.learner)] == [
         "MetricMeanTeacher",
         "SoftKMeans",
         "Prototypical",
@@ -189,7 +189,7 @@ def saved(folder, cfg, teacher=1.0):
 
 def test_a_start_gives_what_fits_by_name_and_shape(config, tmp_path):
     first = saved(tmp_path, config("learner=base_classifier"))
-    cfg = config("learner=attention_attractor", f"start={tmp_path}")
+    cfg = config("learner=attention_attractor", f"init_from={tmp_path}")
     learner = build_parts(cfg).learner
     untouched = learner.linear.shift.clone()
     said = load_start(cfg, learner)
@@ -202,11 +202,11 @@ def test_a_start_gives_what_fits_by_name_and_shape(config, tmp_path):
 
 def test_a_start_of_another_backbone_or_none_where_one_is_needed_is_refused(config, tmp_path):
     saved(tmp_path, config("learner=base_classifier"))
-    cfg = config("backbone.widths=[8,4]", f"start={tmp_path}")
+    cfg = config("backbone.widths=[8,4]", f"init_from={tmp_path}")
     with pytest.raises(ConfigError, match=r"does not fit: backbone\.blocks\.1\.0\.weight is not there"):
         load_start(cfg, build_parts(cfg).learner)
     cfg = config("learner=attention_attractor")
-    with pytest.raises(ConfigError, match=r"AttentionAttractor goes on .* learner=base_classifier .* then start="):
+    with pytest.raises(ConfigError, match=r"AttentionAttractor goes on .* learner=base_classifier .* then init_from="):
         load_start(cfg, build_parts(cfg).learner)
     cfg = config()
     assert load_start(cfg, build_parts(cfg).learner) == ""
@@ -214,14 +214,14 @@ def test_a_start_of_another_backbone_or_none_where_one_is_needed_is_refused(conf
 
 def test_what_stays_frozen_must_come_from_the_start(config, tmp_path):
     saved(tmp_path, config("learner=prototypical"))
-    cfg = config("learner=attention_attractor", f"start={tmp_path}")
+    cfg = config("learner=attention_attractor", f"init_from={tmp_path}")
     with pytest.raises(ConfigError, match=r"does not fit: base\.weight is not there .* wanted: .*base_classifier"):
         load_start(cfg, build_parts(cfg).learner)
 
 
 def test_a_start_that_was_trained_on_the_images_held_out_is_refused(config, tmp_path):
     saved(tmp_path, config("learner=base_classifier"))
-    cfg = config("learner=attention_attractor", f"start={tmp_path}", *INCREMENTAL)
+    cfg = config("learner=attention_attractor", f"init_from={tmp_path}", *INCREMENTAL)
     with pytest.raises(
         ConfigError, match=r"was trained with held_out=0\.0 on Folder; this incremental task holds 0\.5"
     ):
@@ -230,10 +230,10 @@ def test_a_start_that_was_trained_on_the_images_held_out_is_refused(config, tmp_
 
 def test_a_start_that_was_trained_on_the_fold_is_refused(config, tmp_path):
     saved(tmp_path, config("learner=prototypical", "task.fold=1"))
-    cfg = config("task.fold=1", f"start={tmp_path}")
+    cfg = config("task.fold=1", f"init_from={tmp_path}")
     assert load_start(cfg, build_parts(cfg).learner)
     for other in ("task.fold=0", "task.folds=3"):
-        cfg = config("task.fold=1", other, f"start={tmp_path}")
+        cfg = config("task.fold=1", other, f"init_from={tmp_path}")
         with pytest.raises(ConfigError, match=r"was trained on classes of task\.fold=[01], which are for validation"):
             load_start(cfg, build_parts(cfg).learner)
 
@@ -313,7 +313,7 @@ def test_a_run_is_evaluated_in_other_wrappers_than_it_was_trained_in(config, tmp
 
 def test_a_start_fits_whatever_wraps_it(config, tmp_path):
     first = saved(tmp_path, config("semi=mean_teacher", *UNLABELED))
-    cfg = config("semi=[masked_soft_kmeans,mean_teacher]", f"start={tmp_path}", *UNLABELED)
+    cfg = config("semi=[masked_soft_kmeans,mean_teacher]", f"init_from={tmp_path}", *UNLABELED)
     learner = build_parts(cfg).learner
     load_start(cfg, learner)
     student = first.learner.backbone.state_dict()
@@ -395,7 +395,7 @@ def test_pseudo_labels_take_one_learner_and_no_wrapper_around_them(config):
     with pytest.raises(ValueError, match=r"task\.labeled_fraction must leave"):
         build_training(cfg, build_parts(cfg))
     cfg = config(*FEW, "semi=pseudo_labels")
-    with pytest.raises(ConfigError, match=r"PseudoLabels goes on .* learner=base_classifier .* then start="):
+    with pytest.raises(ConfigError, match=r"PseudoLabels goes on .* learner=base_classifier .* then init_from="):
         load_start(cfg, build_parts(cfg).learner)
 
 
@@ -410,7 +410,7 @@ def test_pseudo_labels_take_one_learner_and_no_wrapper_around_them(config):
 )
 def test_a_start_that_saw_labels_which_are_hidden_now_is_refused(config, tmp_path, first, fine):
     saved(tmp_path, config(*FEW, first))
-    cfg = config(*FEW, "semi=pseudo_labels", f"start={tmp_path}")
+    cfg = config(*FEW, "semi=pseudo_labels", f"init_from={tmp_path}")
     learner = build_parts(cfg).learner
     if fine:
         assert f"tensors from {tmp_path}" in load_start(cfg, learner)
@@ -454,18 +454,18 @@ def test_the_memory_wraps_losses_of_pairs_and_rows_are_exchanged_along_a_graph(c
     learner = with_losses(cfg, (parts := build_parts(cfg)).learner, parts.dataset)
     assert (type(learner.losses["circle"]), learner.losses["circle"].size) == (XBM, 7)
     assert type(learner.losses["proxy_anchor"]) is ProxyAnchor
-    exchange = learner.losses["proxy_anchor"].exchange
-    assert (exchange.n_rows, exchange.probability) == (cfg.task.train_classes, 0.2)
+    label_swap = learner.losses["proxy_anchor"].label_swap
+    assert (label_swap.n_rows, label_swap.probability) == (cfg.task.train_classes, 0.2)
     assert learner.rates == {"proxy_anchor": cfg.loss.proxy_anchor.rate}
     with pytest.raises(ConfigError, match=r"has no super-classes, .* sse\.edges=<file>, or take sse=se"):
         build_parts(config("learner=base_classifier", "sse=graph"))
     store = dataclasses.replace(parts.dataset.store("train"), super_classes=torch.arange(cfg.task.train_classes) // 3)
     monkeypatch.setattr(parts.dataset, "store", lambda split: store)
-    graph = build_exchange(config("sse=graph"), parts.dataset)
+    graph = build_label_swap(config("sse=graph"), parts.dataset)
     assert graph.degrees[:3].tolist() == [2, 2, 2]
     names = parts.dataset.store("train").class_names
     (tmp_path / "edges.csv").write_text(f"{names[4]},{names[0]}\n{names[0]},{names[9]}\n")
-    graph = build_exchange(config("sse=graph", f"sse.edges={tmp_path}/edges.csv"), parts.dataset)
+    graph = build_label_swap(config("sse=graph", f"sse.edges={tmp_path}/edges.csv"), parts.dataset)
     assert torch.where(graph.degrees)[0].tolist() == [0, 4, 9]
 
 
@@ -473,7 +473,7 @@ def test_the_memory_wraps_losses_of_pairs_and_rows_are_exchanged_along_a_graph(c
 def test_learners_with_a_table_are_given_the_exchange_of_its_rows(config, learner):
     cfg = config(f"learner={learner}", "sse=se", "sse.probability=0.4")
     built = build_parts(cfg).learner
-    assert (built.exchange.n_rows, built.exchange.probability) == (cfg.task.train_classes, 0.4)
+    assert (built.label_swap.n_rows, built.exchange.probability) == (cfg.task.train_classes, 0.4)
 
 
 def test_batches_need_a_loss_of_embeddings(config):
@@ -509,7 +509,7 @@ def test_weights_fit_with_any_head_on_the_backbone(config, tmp_path):
         (headed, ("head=linear", "head.embedding_dim=7"), with_head.body),
         (plain, ("head=linear",), without),
     ):
-        cfg = config(*options, f"start={start}")
+        cfg = config(*options, f"init_from={start}")
         learner = build_parts(cfg).learner
         load_start(cfg, learner)
         found = learner.backbone.body if options else learner.backbone

@@ -18,7 +18,7 @@ from episodic.config.overrides import check_overrides
 GROUPS = sorted(p.name for p in conf_dir().iterdir() if p.is_dir())
 OPTIONS = [(g, p.stem) for g in GROUPS for p in sorted((conf_dir() / g).glob("[!_]*.yaml"))]
 # Built objects, and what only they know, that the code passes to a constructor; and what it takes out of the configuration.
-FILLED_IN = {"backbone", "learner", "params", "dim", "exchange", "n_rows", "edges"}
+FILLED_IN = {"backbone", "learner", "params", "dim", "label_swap", "n_rows", "edges"}
 WRAPPED = {"memory": {"loss"}}
 TAKEN_OUT = {"loss": {"weight", "rate"}, "sse": {"edges"}}
 

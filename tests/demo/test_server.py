@@ -22,13 +22,13 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from episodic import FewShotClassifier, Task, demo
+from episodic.assemble.asked import with_parts
 from episodic.assemble.learner import build_parts
 from episodic.assemble.saved import model_of
 from episodic.config.command import command
 from episodic.config.compose import compose_config
 from episodic.data.augment import Normalize
 from episodic.data.image import PictureForm, as_pictures
-from episodic.predict.__main__ import with_parts
 from episodic.run.run import Run
 from tests.test_classifier import SMALL
 
@@ -460,7 +460,7 @@ def test_the_end_waits_for_the_answer_in_progress_and_begins_no_other(run, monke
     stopping.join(30)
     assert ended == ["answer", "stop"]
     made._lock.release()
-    with pytest.raises(demo.Refusal, match="the demo is stopping"):
+    with pytest.raises(demo.HTTPError, match="the demo is stopping"):
         made.answer(asked)
 
 

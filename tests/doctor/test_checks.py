@@ -21,7 +21,8 @@ from episodic.data import duplicates
 from episodic.data.dataset import SPLITS
 from episodic.data.labels.folds import restricted
 from episodic.data.store import digest
-from episodic.doctor.checks import check_duplicates, check_names, class_needs, main, with_data
+from episodic.doctor.__main__ import main, with_data
+from episodic.doctor.checks import check_duplicates, check_names, class_needs
 from episodic.episodes.incremental import IncrementalEpisodes
 from episodic.episodes.sampler import EpisodeSampler
 from tests.conftest import random_store
@@ -274,9 +275,9 @@ def test_classes_that_a_run_was_trained_on_are_found(birds, tmp_path):
     assert mark == "error"
     assert "was trained on 2 classes; of the 4 test classes, 1 are among them" in text
     assert [(item["split"], item["class"]) for item in items] == [("test", "test1")]
-    after = saved_run(tmp_path / "after", birds, start=str(leaky))
+    after = saved_run(tmp_path / "after", birds, init_from=str(leaky))
     assert [items for _, _, items in examined(birds, f"run={after}", code=1)["run"]] == [items]
-    lost = saved_run(tmp_path / "lost", birds, start=str(tmp_path / "gone"))
+    lost = saved_run(tmp_path / "lost", birds, init_from=str(tmp_path / "gone"))
     [(mark, text, _)] = examined(birds, f"run={lost}")["run"]
     assert (mark, "gone is not a run" in text) == ("warning", True)
     network = {"_target_": "episodic.core.backbones.pretrained.Pretrained", "name": "resnet18", "weights": "default"}

@@ -59,7 +59,7 @@ def check_losses(learner, task):
 
 
 def all_losses(prediction):
-    return [*([prediction.loss] if prediction.loss else []), *prediction.terms.values()]
+    return [*([prediction.loss] if prediction.loss else []), *prediction.auxiliary_losses.values()]
 
 
 def check_same_call_same_answer(learner, task, before):

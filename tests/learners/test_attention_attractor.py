@@ -221,7 +221,7 @@ def test_an_episode_of_all_base_classes_leaves_nothing_to_attend_to():
 def test_exchanged_rows_are_attended_to_in_training_and_play_no_new_classes(monkeypatch):
     monkeypatch.setattr(nn.functional, "dropout", lambda keys, *_: keys)
     task = incremental_task(training=True)
-    learner, plain = attractor_network(exchange=NextRow(7)), attractor_network()
+    learner, plain = attractor_network(label_swap=NextRow(7)), attractor_network()
     seen = []
     learner.linear.register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
     plain.linear.register_forward_pre_hook(lambda _, inputs: seen.append(inputs))

@@ -112,11 +112,11 @@ def test_wrong_settings_are_refused():
 def test_exchanged_rows_are_those_of_the_labels_drawn_in_training():
     task = dataclasses.replace(random_task(), class_ids=torch.tensor([[6, 2, 0, 1]] * 3))
     episode = Episode(task, torch.tensor([[0, 3, 1, 1, 2]] * 3), task.class_ids)
-    learner, rolled = base_classifier(exchange=NextRow(7)).train(), base_classifier().train()
+    learner, rolled = base_classifier(label_swap=NextRow(7)).train(), base_classifier().train()
     with torch.no_grad():
         for mine, its in zip(rolled.base.parameters(), learner.base.parameters(), strict=True):
             mine.copy_(its.roll(-1, 0))
     found, expected = (each.classify(task).loss(episode) for each in (learner, rolled))
     torch.testing.assert_close(found, expected)
     with pytest.raises(ValueError, match="the exchange is of 6 rows, the table has 7"):
-        base_classifier(exchange=SSE(6, 0.1))
+        base_classifier(label_swap=SSE(6, 0.1))

@@ -65,7 +65,7 @@ def test_equals_the_published_formula_written_out_pair_by_pair():
                 among_all.append(cross_entropy(learner.classifier(own), class_ids[e, query_y[e, q]]))
         episode = Episode(task, query_y, class_ids)
         torch.testing.assert_close(prediction.loss(episode)[e], 0.5 * torch.stack(nearest).mean(), rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(prediction.terms["global"](episode)[e], torch.stack(among_all).mean())
+        torch.testing.assert_close(prediction.auxiliary_losses["global"](episode)[e], torch.stack(among_all).mean())
 
 
 def test_maps_that_are_constant_over_positions_give_even_attention_and_plain_cosines():
@@ -96,7 +96,7 @@ def test_the_kernel_is_tied_to_positions():
 def test_parameters_are_those_of_the_paper():
     assert sum(p.numel() for p in PairAttention(36, 0.025).parameters()) == 486
     with torch.device("meta"):
-        learner = CrossAttention(ResNet12(form="can", output="map"), n_classes=64)
+        learner = CrossAttention(ResNet12(variant="can", output="map"), n_classes=64)
     assert learner.backbone.shape == (512, 6, 6)
     assert sum(p.numel() for p in learner.parameters()) == 8_037_696 + 486 + 32_832
 
@@ -148,7 +148,7 @@ def test_training_reaches_every_weight():
     task = random_task(item=(1, 20, 20))
     prediction = learner(task)
     episode = Episode(task, torch.arange(5).expand(3, -1) % 4, torch.tensor([[6, 2, 0, 1]] * 3))
-    (prediction.loss(episode) + prediction.terms["global"](episode)).sum().backward()
+    (prediction.loss(episode) + prediction.auxiliary_losses["global"](episode)).sum().backward()
     for name, parameter in learner.named_parameters():
         assert parameter.grad.isfinite().all(), name
         if name.endswith("weight"):
@@ -172,9 +172,9 @@ def test_settings_are_checked(settings, message):
 def test_exchanged_rows_are_those_of_the_labels_drawn_in_training():
     task, class_ids = random_task(item=MAP), torch.tensor([[6, 2, 0, 1]] * 3)
     episode = Episode(task, torch.tensor([[0, 3, 1, 1, 2]] * 3), class_ids)
-    learner, rolled = can(exchange=NextRow(7)).train(), can().train()
+    learner, rolled = can(label_swap=NextRow(7)).train(), can().train()
     with torch.no_grad():
         for mine, its in zip(rolled.classifier.parameters(), learner.classifier.parameters(), strict=True):
             mine.copy_(its.roll(-1, 0))
-    found, expected = (each.classify(task).terms["global"](episode) for each in (learner, rolled))
+    found, expected = (each.classify(task).auxiliary_losses["global"](episode) for each in (learner, rolled))
     torch.testing.assert_close(found, expected)

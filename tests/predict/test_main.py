@@ -12,11 +12,13 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
+from episodic.assemble.asked import with_parts
 from episodic.assemble.classifier import FewShotClassifier
 from episodic.assemble.learner import build_parts
 from episodic.config.command import command
 from episodic.config.compose import compose_config
-from episodic.predict.__main__ import main, text, with_parts
+from episodic.predict.__main__ import main
+from episodic.predict.answers import text
 from episodic.run.run import Run
 from tests.test_classifier import SMALL
 

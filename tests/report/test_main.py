@@ -16,8 +16,9 @@ from episodic.assemble.load import with_saved_parts
 from episodic.config.command import command
 from episodic.config.compose import ConfigError, compose_config
 from episodic.evaluate.__main__ import main as evaluate
-from episodic.report.__main__ import caution, protocols, with_run, writing
 from episodic.report.__main__ import main as report
+from episodic.report.__main__ import with_run, writing
+from episodic.report.facts import caution, protocols
 from episodic.run.run import Run
 from episodic.train.__main__ import train
 from tests.conftest import random_store
@@ -83,7 +84,7 @@ def test_the_page_says_where_a_run_began_what_its_curves_are_of_and_what_chose_i
     (runs / "begun").mkdir(exist_ok=True)
     shutil.copytree(runs / "ours", runs / "begun", dirs_exist_ok=True)
     config = OmegaConf.load(runs / "begun" / "config.yaml")
-    config.start, config.task.train.n_way = "theirs", 7
+    config.init_from, config.task.train.n_way = "theirs", 7
     OmegaConf.save(config, runs / "begun" / "config.yaml")
     texts = {}
     for name, other, split in (("begun", "ours", "val"), ("ours", "begun", "train"), ("ours", "begun", "test")):

@@ -14,7 +14,7 @@ from episodic.evaluate.scoring import evaluate, predictor
 from episodic.learners.base_classifier import BaseClassifier
 from episodic.learners.maml import MAML
 from episodic.learners.prototypical import Prototypical
-from episodic.report.measurements import DOUBT, Tally, measure
+from episodic.report.measurements import DOUBT, ConfusionCounts, measure
 from episodic.report.plane import plane
 from episodic.run.tensorboard import read_curves
 from episodic.semi.label_propagation import LabelPropagation
@@ -104,7 +104,7 @@ def student(values, low=0, high=1):
 
 def tally_of(*episodes):
     """Counts of the episodes given as `(classes, queries of each, {(class, answer): mistakes})`."""
-    tally = Tally(6)
+    tally = ConfusionCounts(6)
     for classes, queries, mistakes in episodes:
         truth = np.repeat(np.arange(len(classes)), queries)
         indices = EpisodeSampler(np.repeat(np.arange(6), 60), len(classes), 1, queries, episodes=1)[0:1]
@@ -153,7 +153,7 @@ def test_a_pair_that_meets_often_leads_by_its_share_and_not_by_its_count():
 
 
 def test_classes_that_were_not_asked_are_left_out():
-    tally, labels = Tally(6), np.repeat(np.arange(4), 5)
+    tally, labels = ConfusionCounts(6), np.repeat(np.arange(4), 5)
     indices = EpisodeSampler(labels, 2, 1, 2, episodes=1)[0:1]
     tally.add(indices, indices.query_y)
     assert sorted(tally.hardest) == sorted(indices.class_ids[0])
@@ -215,7 +215,7 @@ def test_curves_are_those_that_were_written_and_a_resumed_run_counts_once(tmp_pa
     with SummaryWriter(str(tmp_path)) as writer:
         for step in (10, 20, 30):
             writer.add_scalar("train/loss", step / 10, step)
-    with SummaryWriter(str(tmp_path), filename_suffix=".again") as writer:
+    with SummaryWriter(str(tmp_path), filename_suffix=".second_view") as writer:
         for step in (20, 40):
             writer.add_scalar("train/loss", -step, step)
     steps, values = read_curves(tmp_path)["train/loss"]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from episodic.assemble.predictor import Answerer
+from episodic.assemble.predictor import Predictor
 from tests.test_benchmark_growth import files, scripts  # noqa: F401  fixtures
 
 
@@ -29,7 +29,7 @@ def test_the_plain_loop_gives_our_answers(files, tmp_path):  # noqa: F811
     with torch.inference_mode():
         theirs = plain_torch.predict(weights, str(tmp_path / "shots"), str(tmp_path / "photos"))
     shots = sorted((tmp_path / "shots").rglob("*.png"))
-    ours = Answerer(str(tmp_path / "run"), learner="prototypical", device="cpu")
+    ours = Predictor(str(tmp_path / "run"), learner="prototypical", device="cpu")
     ours.fit(shots, [file.parent.name for file in shots])
     answers = ours.answers(sorted((tmp_path / "photos").iterdir()))
     assert [label for _, label, _ in theirs] == [answer.label for answer in answers]

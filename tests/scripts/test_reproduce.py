@@ -123,7 +123,7 @@ def test_exchanges_and_pre_training_are_compared_with_what_goes_without(reproduc
     trained = [name for kind, name, _ in retrieved if kind == "episodic.train"]
     assert trained == ["classifier-0", "protonet-scratch-0", "protonet-pretrained-0"]
     start = tmp_path / "runs" / "dml_miniimagenet" / "classifier-0"
-    assert [f"start={start}" in options for kind, _, options in retrieved if kind == "episodic.train"] == [0, 0, 1]
+    assert [f"init_from={start}" in options for kind, _, options in retrieved if kind == "episodic.train"] == [0, 0, 1]
 
 
 def test_a_loss_is_cross_validated_with_as_many_repeats_as_asked_for(reproduce, tmp_path, monkeypatch):

@@ -135,5 +135,5 @@ def check_gradients(wrapper, task):
 def all_terms(prediction, task: Task):
     query_y = torch.arange(task.query.shape[1]).remainder(task.n_way).expand(task.query.shape[:2])
     episode = Episode(task, query_y, torch.arange(task.n_way).expand(len(query_y), -1))
-    losses = [*([prediction.loss] if prediction.loss else []), *prediction.terms.values()]
+    losses = [*([prediction.loss] if prediction.loss else []), *prediction.auxiliary_losses.values()]
     return [loss(episode).sum() for loss in losses]

@@ -14,7 +14,7 @@ from episodic.learners.learner import AbstractLearner
 from episodic.learners.matching import Matching
 from episodic.learners.prototypical import Prototypical
 from episodic.run.device import Hardware
-from episodic.semi.mean_teacher import MeanTeacher, MetricMeanTeacher, apart, mean_teacher, ramp_up
+from episodic.semi.mean_teacher import MeanTeacher, MetricMeanTeacher, consistency, mean_teacher, ramp_up
 from episodic.semi.soft_kmeans import SoftKMeans
 from episodic.train.loop import Trainer, Training, objective
 from episodic.train.schedule import constant
@@ -31,7 +31,7 @@ def small_backbone(seed=0) -> Conv4:
 def two_views(seed=0):
     """A task of images with the second view, and its episode."""
     first, second = (random_task(seed=s, n_unlabeled=7, item=(1, 16, 16)) for s in (seed, seed + 100))
-    task = dataclasses.replace(first, again=second)
+    task = dataclasses.replace(first, second_view=second)
     query_y = torch.tensor([0, 1, 2, 3, 0]).expand(3, -1)
     return Episode(task, query_y, torch.arange(4).expand(3, -1))
 
@@ -113,7 +113,7 @@ def test_statistics_of_batch_norm_are_averaged_too_and_counts_copied():
 def test_distances_of_the_example(kind, expected):
     student = torch.tensor([[[2.0, 0.0, 0.0]]], requires_grad=True)
     teacher = torch.tensor([[[0.0, 1.0, 0.0]]], requires_grad=True)
-    found = apart(student, teacher, kind)
+    found = consistency(student, teacher, kind)
     assert found.item() == pytest.approx(expected, abs=1e-4)
     found.sum().backward()
     assert student.grad.abs().sum() > 0
@@ -139,12 +139,12 @@ def test_consistency_is_the_distance_to_the_teachers_answers_on_the_second_view(
     support, _, unlabeled = embeddings.split([8, 5, 7], dim=1)
     centres = support.view(3, 4, 2, -1).mean(2)
     student = (-(torch.cdist(unlabeled, centres) ** 2)).softmax(-1)
-    images = torch.cat([task.again.support, task.again.unlabeled], dim=1)
+    images = torch.cat([task.second_view.support, task.second_view.unlabeled], dim=1)
     embeddings = wrapper.teacher.backbone(images.flatten(0, 1)).unflatten(0, (3, -1))
     centres = embeddings[:, :8].view(3, 4, 2, -1).mean(2)
     teacher = (-(torch.cdist(embeddings[:, 8:], centres) ** 2)).softmax(-1)
     expected = 3 * (student - teacher).square().mean((1, 2))
-    torch.testing.assert_close(prediction.terms["consistency"](episode), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(prediction.auxiliary_losses["consistency"](episode), expected, rtol=1e-4, atol=1e-5)
     loss, _ = objective(wrapper, episode, FP32)
     plain, _ = objective(wrapper.learner, Episode(task, episode.query_y, episode.class_ids), FP32)
     torch.testing.assert_close(loss - expected.mean(), plain, rtol=1e-2, atol=1e-2)  # batch norm saw no unlabeled items
@@ -172,7 +172,7 @@ def test_without_unlabeled_items_it_trains_as_the_learner_itself():
     episode = two_views()
     episode = dataclasses.replace(episode, task=dataclasses.replace(episode.task, unlabeled=None))
     prediction = wrapper(episode.task)
-    assert prediction.terms == {}
+    assert prediction.auxiliary_losses == {}
     assert torch.equal(prediction.logits, wrapper.learner(episode.task).logits)
 
 
@@ -191,7 +191,7 @@ def test_the_teacher_learns_by_averaging_only():
 
 def test_the_teacher_starts_as_the_student_at_the_first_step():
     wrapper = mean_teacher(Prototypical(small_backbone()))
-    wrapper.learner.load_state_dict(Prototypical(small_backbone(seed=1)).state_dict())  # as start=<run> does
+    wrapper.learner.load_state_dict(Prototypical(small_backbone(seed=1)).state_dict())  # as init_from=<run> does
     wrapper.train()(two_views().task)
     assert torch.equal(wrapper.teacher.backbone.blocks[0][0].weight, wrapper.learner.backbone.blocks[0][0].weight)
 

@@ -25,7 +25,7 @@ def test_it_answers_as_the_learner_whatever_the_unlabeled_items_are():
     assert not wrapper.transductive
     assert wrapper.incremental
     assert wrapper.backbone is learner.backbone
-    assert "learner=base_classifier" in wrapper.needs_start
+    assert "learner=base_classifier" in wrapper.needs_init
 
 
 def test_labels_are_part_of_a_checkpoint_once_there_are_any():

@@ -158,7 +158,7 @@ def test_the_network_sees_each_item_beside_each_class(item, monkeypatch):
 def outer_losses(wrapper, task):
     prediction = wrapper.classify(task)
     query_y = torch.arange(5).remainder(4).expand(3, -1)
-    (term,) = prediction.terms.values()
+    (term,) = prediction.auxiliary_losses.values()
     values = term(Episode(task, query_y, torch.arange(4).expand(3, -1)))
     assert values.shape == (3,)
     return cross_entropy(prediction.logits.mT, query_y), values.mean()

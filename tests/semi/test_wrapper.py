@@ -11,7 +11,7 @@ from episodic.learners.tpn import TPN
 from episodic.semi.label_propagation import LabelPropagation
 from episodic.semi.mean_teacher import MetricMeanTeacher
 from episodic.semi.soft_kmeans import SoftKMeans
-from episodic.semi.wrapper import AbstractWrapper, layers, metric
+from episodic.semi.wrapper import AbstractWrapper, unwrapped, metric
 from tests.conftest import Features, random_task
 
 
@@ -37,20 +37,20 @@ def test_a_wrapper_is_asked_only_where_there_are_unlabeled_items():
 def test_a_wrapper_is_what_its_learner_is():
     inductive, transductive = Doubled(Prototypical(Features(6))), Doubled(TPN(Features(6, 2, 2)))
     assert (inductive.transductive, transductive.transductive) == (False, True)
-    assert (inductive.incremental, inductive.needs_start) == (False, "")
+    assert (inductive.incremental, inductive.needs_init) == (False, "")
     learner = AttentionAttractor(Features(6), n_classes=3)
     wrapper = Doubled(learner)
     assert wrapper.backbone is learner.backbone
     assert wrapper.incremental
-    assert wrapper.needs_start == learner.needs_start != ""
+    assert wrapper.needs_init == learner.needs_init != ""
 
 
 def test_layers_are_told_from_the_outside_in():
     learner = Prototypical(Features(6))
-    assert layers(learner) == [learner]
+    assert unwrapped(learner) == [learner]
     inner = MetricMeanTeacher(learner)
     outer = Doubled(inner)
-    assert layers(outer) == [outer, inner, learner]
+    assert unwrapped(outer) == [outer, inner, learner]
 
 
 def test_only_learners_of_embeddings_that_leave_the_unlabeled_items_are_wrapped():

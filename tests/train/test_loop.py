@@ -193,7 +193,7 @@ def test_auxiliary_terms_are_added():
     class WithTerm(Prototypical):
         def classify(self, features: Task) -> Prediction:
             prediction = super().classify(features)
-            return Prediction(prediction.logits, terms={"extra": lambda episode: torch.tensor([1.0, 3.0])})
+            return Prediction(prediction.logits, auxiliary_losses={"extra": lambda episode: torch.tensor([1.0, 3.0])})
 
     from episodic.episodes.task import gather_episode
 

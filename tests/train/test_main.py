@@ -248,7 +248,7 @@ def test_incremental_learning_in_two_stages(place):
     task = ["task.base_way=4", "task.base_query=1", "task.held_out=0.5", "task.train.n_query=2", "trainer.steps=10"]
     assert "goes on from trained weights" in run(place, "train", "learner=attention_attractor", *task, code=2)
     run(place, "train", "learner=base_classifier", "run=base", *task)
-    output = run(place, "train", "learner=attention_attractor", "start=base", "run=attractor", *task)
+    output = run(place, "train", "learner=attention_attractor", "init_from=base", "run=attractor", *task)
     assert "tensors from base" in output
     assert "queries of 4 base classes, inductive" in output
     metrics = json.loads((place / "attractor" / "metrics.json").read_text())
@@ -288,7 +288,7 @@ def test_metric_learning_reports_retrieval_and_gives_its_backbone_to_episodes(pl
     assert 0 < scores["test/nmi"] < 1
     assert scores["test/density_ratio"] == pytest.approx(scores["test/density_intra"] / scores["test/density_inter"])
     assert scores["test/spectral_decay"] > 0
-    assert "28 of 28 tensors from dml" in run(place, "train", "run=after", "trainer.steps=1", "start=dml")
+    assert "28 of 28 tensors from dml" in run(place, "train", "run=after", "trainer.steps=1", "init_from=dml")
 
 
 def test_metric_learning_killed_and_resumed_equals_undisturbed(place):

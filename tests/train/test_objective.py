@@ -85,7 +85,7 @@ def test_answers_are_the_learners():
     own, task = Prototypical(Features(6)), random_task()
     learner = WithLosses(own, {"contrastive": Contrastive()}, {"contrastive": 1.0})
     assert torch.equal(learner.eval()(task).logits, own(task).logits)
-    assert not learner(task).terms
+    assert not learner(task).auxiliary_losses
     assert learner(task).loss is None
     assert torch.equal(learner.train()(task).logits, own(task).logits)
 

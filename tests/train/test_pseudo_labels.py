@@ -8,7 +8,7 @@ import torch
 
 from episodic import EpisodeSampler
 from episodic.core.backbones.conv4 import Conv4
-from episodic.core.functional.prototypes import diffusion
+from episodic.core.functional import diffusion
 from episodic.data.augment import Augment, Normalize
 from episodic.data.labels.folds import restricted
 from episodic.data.labels.fraction import labeled_mask
@@ -197,7 +197,7 @@ def test_the_command_line_end_to_end(place):  # noqa: F811 - the fixture
     task = ["learner=base_classifier", "task.base_way=4", "task.base_query=1", "task.held_out=0.5", "task.train.n_query=1",
             "task.labeled_fraction=0.5", "schedule=constant"]  # fmt: skip
     small = [f"semi.pseudo_labels.{s}" for s in ("neighbours=3", "batch=8", "labeled_per_batch=4", "refresh_every=5")]
-    second = ["semi=pseudo_labels", "start=few", *task, *small]
+    second = ["semi=pseudo_labels", "init_from=few", *task, *small]
     run(place, "train", "run=few", "trainer.steps=10", *task)
     output = run(place, "train", "run=whole_pseudo", "trainer.steps=12", *second)
     assert "tensors from few" in output

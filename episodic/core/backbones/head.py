@@ -21,7 +21,7 @@ class LinearHead(nn.Module):
 
     Backbones for few-shot learning end in a ReLU, so that no cosine of theirs is below 0; losses of embeddings, those with proxies
     above all, want opposite directions. Deep metric learning has such a layer on any network, and pre-training leaves it
-    behind: a run with another head, or none, starts from the weights of the backbone alone (`start=<run>`).
+    behind: a run with another head, or none, starts from the weights of the backbone alone (`init_from=<run>`).
 
     **Arguments:** `embedding_dim`: of the embeddings. `normalize`: embeddings have length 1. `slices`: then each of so many equal
     parts has (see `divide_and_conquer`).

@@ -1,4 +1,4 @@
-"""ResNet-12, in the two forms that most few-shot papers use, and the DropBlock that one of them is trained with."""
+"""ResNet-12, in the two variants that most few-shot papers use, and the DropBlock that one of them is trained with."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def kept(
 class ResNet12(nn.Module):
     """Four residual blocks of three 3x3 convolutions, each block halving the map.
 
-    A block is activation(bn(conv), twice; then bn(conv) + bn(1x1 conv of the input)), without biases. The forms:
+    A block is activation(bn(conv), twice; then bn(conv) + bn(1x1 conv of the input)), without biases. The variants:
 
     - `"metaoptnet"` (also FEAT's and RFS'): widths 64-160-320-640, LeakyReLU 0.1, max-pool after each block; dropout
       after blocks 1 and 2, DropBlock after 3 and 4, with blocks of 5 pixels, or 2 for images of at most 32.
@@ -90,13 +90,13 @@ class ResNet12(nn.Module):
     **Arguments:**
 
     - `in_channels`, `image_size`: of the square images.
-    - `form`: see above.
-    - `drop_rate`: of dropout and DropBlock in form `"metaoptnet"`; `"can"` has none and ignores it.
+    - `variant`: see above.
+    - `drop_rate`: of dropout and DropBlock in variant `"metaoptnet"`; `"can"` has none and ignores it.
     - `output`: `"vector"`, the average over the map; `"flatten"`, the whole map in a row (MetaOptNet's own use);
       `"map"`.
 
     `shape` is that of one embedding. For 84 pixels: `(640,)`, `(16000,)` or `(640, 5, 5)`; `(512,)`, `(18432,)` or
-    `(512, 6, 6)` in form `"can"`.
+    `(512, 6, 6)` in variant `"can"`.
     """
 
     shape: tuple[int, ...]
@@ -105,19 +105,19 @@ class ResNet12(nn.Module):
         self,
         in_channels: int = 3,
         image_size: int = 84,
-        form: str = "metaoptnet",
+        variant: str = "metaoptnet",
         drop_rate: float = 0.1,
         output: str = "vector",
     ) -> None:
         super().__init__()
-        check_choice("form", form, tuple(WIDTHS))
+        check_choice("variant", variant, tuple(WIDTHS))
         check_choice("output", output, ("vector", "flatten", "map"))
         check_rate("drop_rate", drop_rate)
-        pools = form == "metaoptnet"
+        pools = variant == "metaoptnet"
         check_input("ResNet12", in_channels, image_size, smallest=16 if pools else 1)
         self.in_channels, self.image_size = in_channels, image_size
         self.output = "average" if output == "vector" else output
-        widths = WIDTHS[form]
+        widths = WIDTHS[variant]
         side = image_size // 16 if pools else -(-image_size // 16)  # a stride of 2 rounds up, pooling rounds down
         self.shape = embedding_shape(widths[-1], side, self.output)
         block_size = 2 if image_size <= 32 else 5

@@ -1,4 +1,4 @@
-"""ResNet-18, for small images and in its original form."""
+"""ResNet-18, for small images and in its original variant."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class ResNet18(nn.Module):
     """Eight basic blocks of two 3x3 convolutions in four stages, 64-128-256-512 wide, the last three at stride 2.
 
     The shortcut is a 1x1 convolution with batch norm where the width changes, else the identity; no convolution has a
-    bias. The forms differ in the stem only:
+    bias. The variants differ in the stem only:
 
     - `"feat"`: 3x3 convolution, batch norm, ReLU, so that 84 pixels go 84-42-21-11. 11,168,832 parameters.
       Ye et al., 2020, https://arxiv.org/abs/1812.03664.
@@ -29,25 +29,27 @@ class ResNet18(nn.Module):
     **Arguments:**
 
     - `in_channels`, `image_size`: of the square images.
-    - `form`: see above.
+    - `variant`: see above.
     - `output`: `"vector"`, the average over the map, or `"map"`.
 
-    `shape` is that of one embedding: `(512,)`; as a map `(512, 11, 11)` for 84 pixels in form `"feat"`, `(512, 7, 7)`
-    for 224 in form `"closerlook"`.
+    `shape` is that of one embedding: `(512,)`; as a map `(512, 11, 11)` for 84 pixels in variant `"feat"`, `(512, 7, 7)`
+    for 224 in variant `"closerlook"`.
     """
 
     shape: tuple[int, ...]
 
-    def __init__(self, in_channels: int = 3, image_size: int = 84, form: str = "feat", output: str = "vector") -> None:
+    def __init__(
+        self, in_channels: int = 3, image_size: int = 84, variant: str = "feat", output: str = "vector"
+    ) -> None:
         super().__init__()
-        check_choice("form", form, ("feat", "closerlook"))
+        check_choice("variant", variant, ("feat", "closerlook"))
         check_choice("output", output, ("vector", "map"))
         check_input("ResNet18", in_channels, image_size)
         self.in_channels, self.image_size = in_channels, image_size
         self.output = "average" if output == "vector" else "map"
-        reduction = 8 if form == "feat" else 32
+        reduction = 8 if variant == "feat" else 32
         self.shape = embedding_shape(WIDTHS[-1], -(-image_size // reduction), self.output)
-        if form == "feat":
+        if variant == "feat":
             first, pool = nn.Conv2d(in_channels, 64, 3, padding=1, bias=False), nn.Identity()
         else:
             first = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)

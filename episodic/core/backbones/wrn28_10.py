@@ -23,7 +23,7 @@ class WRN28_10(nn.Module):
 
     They stand in three groups of four, 160, 320 and 640 wide, the last two at stride 2; batch norm and ReLU end the
     network. A block adds conv(relu(bn(conv(relu(bn(x)))))), with dropout inside, to x, or to a 1x1 convolution of it
-    where the width changes. Source: Zagoruyko and Komodakis, 2016, https://arxiv.org/abs/1605.07146, in two forms:
+    where the width changes. Source: Zagoruyko and Komodakis, 2016, https://arxiv.org/abs/1605.07146, in two variants:
 
     - `"feat"` (also learn2learn's): convolutions with bias, stride in the second convolution of a block, dropout after
       the first, projection of x as it is; PyTorch's initialisation; made for 84 pixels. 36,482,880 parameters.
@@ -38,7 +38,7 @@ class WRN28_10(nn.Module):
     **Arguments:**
 
     - `in_channels`, `image_size`: of the square images.
-    - `form`: see above.
+    - `variant`: see above.
     - `drop_rate`: of the dropout in each block, 0.5 in the code of both papers.
     - `output`: `"vector"`, the average over the map, or `"map"`.
 
@@ -51,28 +51,28 @@ class WRN28_10(nn.Module):
         self,
         in_channels: int = 3,
         image_size: int = 84,
-        form: str = "feat",
+        variant: str = "feat",
         drop_rate: float = 0.5,
         output: str = "vector",
     ) -> None:
         super().__init__()
-        check_choice("form", form, ("feat", "s2m2"))
+        check_choice("variant", variant, ("feat", "s2m2"))
         check_choice("output", output, ("vector", "map"))
         check_rate("drop_rate", drop_rate)
         check_input("WRN28_10", in_channels, image_size)
         self.in_channels, self.image_size = in_channels, image_size
         self.output = "average" if output == "vector" else "map"
         self.shape = embedding_shape(WIDTHS[-1], -(-image_size // 4), self.output)
-        self.stem = nn.Conv2d(in_channels, 16, 3, padding=1, bias=form == "feat")
+        self.stem = nn.Conv2d(in_channels, 16, 3, padding=1, bias=variant == "feat")
         groups = []
         for dim_in, dim in zip((16, *WIDTHS), WIDTHS, strict=False):
-            blocks = [_Block(dim_in, dim, 1 if dim == WIDTHS[0] else 2, form, drop_rate)]
-            blocks += [_Block(dim, dim, 1, form, drop_rate) for _ in range(BLOCKS - 1)]
+            blocks = [_Block(dim_in, dim, 1 if dim == WIDTHS[0] else 2, variant, drop_rate)]
+            blocks += [_Block(dim, dim, 1, variant, drop_rate) for _ in range(BLOCKS - 1)]
             groups.append(nn.Sequential(*blocks))
         self.groups = nn.Sequential(*groups)
         self.end = nn.Sequential(nn.BatchNorm2d(WIDTHS[-1]), nn.ReLU(inplace=True))
         for module in self.modules():
-            if isinstance(module, nn.Conv2d) and form == "s2m2":
+            if isinstance(module, nn.Conv2d) and variant == "s2m2":
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Float[Tensor, "item channels height width"]) -> Float[Tensor, "item ..."]:
@@ -81,9 +81,9 @@ class WRN28_10(nn.Module):
 
 
 class _Block(nn.Module):
-    def __init__(self, dim_in: int, dim: int, stride: int, form: str, drop_rate: float) -> None:
+    def __init__(self, dim_in: int, dim: int, stride: int, variant: str, drop_rate: float) -> None:
         super().__init__()
-        feat = form == "feat"
+        feat = variant == "feat"
         self.activate = nn.Sequential(nn.BatchNorm2d(dim_in), nn.ReLU(inplace=True))
         first = nn.Conv2d(dim_in, dim, 3, 1 if feat else stride, padding=1, bias=feat)
         second = nn.Conv2d(dim, dim, 3, stride if feat else 1, padding=1, bias=feat)

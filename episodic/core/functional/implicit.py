@@ -12,7 +12,7 @@ Objective = Callable[[Float[Tensor, "episode parameter"]], Float[Tensor, " episo
 Pair = tuple[Tensor, Tensor, Tensor]
 
 
-def in_full(x: Tensor) -> Tensor:
+def to_float64(x: Tensor) -> Tensor:
     """`x` in the precision that inner problems are solved in: float64, where the device has it."""
     return x.float() if x.device.type == "mps" else x.double()
 

@@ -15,18 +15,17 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 SMALLEST_SQUARE = 1e-12  # below it a distance has no slope
-SMALLEST_VARIANCE = 1e-8  # of an anchor's coordinates
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class References:
-    """What anchors are compared with: `embeddings [R, D]`, their `labels [R]`, and which of them each anchor itself is, `own [N]`,
+    """What anchors are compared with: `embeddings [R, D]`, their `labels [R]`, and which of them each anchor itself is, `self_index [N]`,
     or None where it is none of them.
     """
 
     embeddings: Float[Tensor, "reference dim"]
     labels: Int64[Tensor, " reference"]
-    own: Int64[Tensor, " anchor"] | None = None
+    self_index: Int64[Tensor, " anchor"] | None = None
 
     @staticmethod
     def batch(embeddings: Float[Tensor, "item dim"], labels: Int64[Tensor, " item"]) -> References:
@@ -37,27 +36,27 @@ class References:
 def masks(
     labels: Int64[Tensor, " anchor"],
     reference_labels: Int64[Tensor, " reference"],
-    own: Int64[Tensor, " anchor"] | None = None,
+    self_index: Int64[Tensor, " anchor"] | None = None,
 ) -> tuple[Bool[Tensor, "anchor reference"], Bool[Tensor, "anchor reference"]]:
     """`(positive, negative)`: which pairs have the same label, and which have not.
 
-    `own`: which reference each anchor itself is, or None where it is none of them. By place, not by distance: a copy of an item
+    `self_index`: which reference each anchor itself is, or None where it is none of them. By place, not by distance: a copy of an item
     is a positive of it.
     """
     same = labels[:, None] == reference_labels
-    if own is None:
+    if self_index is None:
         return same, ~same
-    return same.scatter(1, own[:, None], False), ~same
+    return same.scatter(1, self_index[:, None], False), ~same
 
 
-def precise(x: Tensor) -> Tensor:
+def upcast(x: Tensor) -> Tensor:
     """At least float32: similarities are small differences of large sums."""
     return x if x.dtype == torch.float64 else x.float()
 
 
 def unit(x: Float[Tensor, "*axes dim"]) -> Float[Tensor, "*axes dim"]:
     """Vectors of length 1 (0 stays 0), at least in float32."""
-    return normalize(precise(x), dim=-1)
+    return normalize(upcast(x), dim=-1)
 
 
 class _Gram(torch.autograd.Function):
@@ -76,7 +75,7 @@ class _Gram(torch.autograd.Function):
 
 def dot(x: Float[Tensor, "*axes n dim"], y: Float[Tensor, "*axes m dim"]) -> Float[Tensor, "*axes n m"]:
     """`x . y` of all pairs; faster to learn from where both are one tensor."""
-    return _Gram.apply(precise(x)) if x is y else precise(x) @ precise(y).mT
+    return _Gram.apply(upcast(x)) if x is y else upcast(x) @ upcast(y).mT
 
 
 def cosine(x: Float[Tensor, "*axes n dim"], y: Float[Tensor, "*axes m dim"]) -> Float[Tensor, "*axes n m"]:
@@ -89,35 +88,13 @@ def squared_euclidean(
     x: Float[Tensor, "*axes n dim"], y: Float[Tensor, "*axes m dim"], least: float = 0.0
 ) -> Float[Tensor, "*axes n m"]:
     """`||x - y||^2` by one matrix product, not below `least`."""
-    squares = [precise(z).square().sum(-1) for z in (x, y)]
+    squares = [upcast(z).square().sum(-1) for z in (x, y)]
     return (squares[0][..., None] - 2 * dot(x, y) + squares[1][..., None, :]).clamp(min=least)
 
 
 def euclidean(x: Float[Tensor, "*axes n dim"], y: Float[Tensor, "*axes m dim"]) -> Float[Tensor, "*axes n m"]:
     """`||x - y||`; no gradient where two points coincide, where it has none."""
     return squared_euclidean(x, y, SMALLEST_SQUARE).sqrt()
-
-
-def snr(x: Float[Tensor, "*axes n dim"], y: Float[Tensor, "*axes m dim"]) -> Float[Tensor, "*axes n m"]:
-    """One over the signal-to-noise ratio: `var(y - x) / var(x)` over the coordinates, x the anchor. Not symmetric.
-
-    Yuan, Deng, Tang, Tang, Chen: *Signal-to-Noise Ratio: A Robust Distance Metric for Deep Metric Learning*, CVPR 2019,
-    https://arxiv.org/abs/1904.02616. On unit vectors with coordinates of mean 0 it is the squared Euclidean distance, so give it
-    embeddings as they are.
-    """
-    centred = precise(x) - precise(x).mean(-1, keepdim=True)
-    other = centred if x is y else precise(y) - precise(y).mean(-1, keepdim=True)
-    signal = centred.square().mean(-1, keepdim=True).clamp(min=SMALLEST_VARIANCE)
-    return squared_euclidean(centred, other) / x.shape[-1] / signal
-
-
-def cosine_distance(x: Float[Tensor, "*axes n dim"], y: Float[Tensor, "*axes m dim"]) -> Float[Tensor, "*axes n m"]:
-    return 1 - cosine(x, y)
-
-
-DISTANCES = {"euclidean": euclidean, "squared_euclidean": squared_euclidean, "cosine": cosine_distance, "snr": snr}
-SIMILARITIES = {"cosine": cosine, "dot": dot, "snr": lambda x, y: -snr(x, y)}
-ANY_LENGTH = ("cosine",)  # what does not ask how long vectors are
 
 
 def masked_logsumexp(

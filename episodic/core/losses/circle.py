@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from episodic.core.functional.pairs import SIMILARITIES, masked_logsumexp, mean_where
-from episodic.core.losses.loss import AbstractPairLoss
+from episodic.core.distances.cosine import Cosine
+from episodic.core.distances.distance import AbstractDistance
+from episodic.core.functional.pairs import masked_logsumexp, mean_where
+from episodic.core.losses.loss import AbstractPairLoss, Pairs
 
 
 class Circle(AbstractPairLoss):
@@ -25,25 +27,23 @@ class Circle(AbstractPairLoss):
 
     **Departures:** the form of pairs only; theirs of class weights is this one with the weights as references.
 
-    **Arguments:** `margin`: m. `gamma`: scale of the exponents. `similarity`: one of `core.pairs.SIMILARITIES`; the optima are
+    **Arguments:** `margin`: m. `gamma`: scale of the exponents. `distance`: how embeddings compare, by similarities; the optima are
     meant for cosines. `normalize`: compare vectors of length 1.
     """
 
-    measures = SIMILARITIES
+    of_similarities = True
 
-    def __init__(self, margin: float = 0.4, gamma: float = 80.0, similarity: str = "cosine", normalize: bool = True):
-        super().__init__(similarity, normalize)
+    def __init__(
+        self, margin: float = 0.4, gamma: float = 80.0, distance: AbstractDistance = Cosine(), normalize: bool = True
+    ):
+        super().__init__(distance, normalize)
         if gamma <= 0:
             raise ValueError(f"gamma must be above 0, got {gamma}")
         self.margin = margin
         self.gamma = gamma
 
-    def of_matrix(
-        self,
-        matrix: Float[Tensor, "anchor reference"],
-        positive: Bool[Tensor, "anchor reference"],
-        negative: Bool[Tensor, "anchor reference"],
-    ) -> Float[Tensor, ""]:
+    def of_pairs(self, pairs: Pairs) -> Float[Tensor, ""]:
+        matrix, positive, negative = pairs.matrix, pairs.positive, pairs.negative
         fixed = matrix.detach()
         pull = self.gamma * (1 + self.margin - fixed).relu() * (1 - self.margin - matrix)
         push = self.gamma * (fixed + self.margin).relu() * (matrix - self.margin)

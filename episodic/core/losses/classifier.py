@@ -6,7 +6,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 
-from episodic.core.functional.pairs import cosine, precise
+from episodic.core.functional.pairs import cosine, upcast
 from episodic.core.losses.loss import AbstractProxyLoss
 
 
@@ -14,11 +14,11 @@ class Classifier(AbstractProxyLoss):
     """`mean over items of CE(W x + b, y)`, or with a `scale` `CE(scale cos(x, w_c), y)`.
 
     Chen, Liu, Kira, Wang, Huang: *A Closer Look at Few-shot Classification*, ICLR 2019, https://arxiv.org/abs/1904.04232: the
-    training stage of their Baseline, and with a `scale` of their Baseline++. The second is Proxy-NCA in its form `probability` with
+    training stage of their Baseline, and with a `scale` of their Baseline++. The second is Proxy-NCA in its variant `probability` with
     half the scale, and the normalised softmax of temperature `1 / scale` (Zhai, Wu, BMVC 2019).
 
     **Arguments:** `dim`: of the embeddings. `n_classes`: training classes. `label_smoothing`: PyTorch's. `scale`: of cosines; None
-    for a linear layer with a bias. The authors' code has 2 up to 200 classes and 10 above. `exchange`: see `AbstractProxyLoss`;
+    for a linear layer with a bias. The authors' code has 2 up to 200 classes and 10 above. `label_swap`: see `AbstractProxyLoss`;
     on average it smooths labels too.
 
     **Departures**: the authors' code gives each class of Baseline++ a learned factor on its cosines, which the paper does not have;
@@ -31,9 +31,9 @@ class Classifier(AbstractProxyLoss):
         n_classes: int,
         label_smoothing: float = 0.0,
         scale: float | None = None,
-        exchange: nn.Module | None = None,
+        label_swap: nn.Module | None = None,
     ):
-        super().__init__(n_classes, exchange)
+        super().__init__(n_classes, label_swap)
         if not 0 <= label_smoothing <= 1:
             raise ValueError(f"label_smoothing must lie in 0..1, got {label_smoothing}")
         if scale is not None and scale <= 0:
@@ -44,7 +44,7 @@ class Classifier(AbstractProxyLoss):
 
     def of_classes(self, embeddings: Float[Tensor, "item dim"], labels: Int64[Tensor, " item"]) -> Float[Tensor, ""]:
         if self.scale is None:
-            logits = linear(precise(embeddings), precise(self.linear.weight), precise(self.linear.bias))
+            logits = linear(upcast(embeddings), upcast(self.linear.weight), upcast(self.linear.bias))
         else:
             logits = self.scale * cosine(embeddings, self.linear.weight)
         loss = cross_entropy(logits, labels, reduction="sum", label_smoothing=self.label_smoothing)

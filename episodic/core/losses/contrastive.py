@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
+from episodic.core.distances.distance import AbstractDistance
+from episodic.core.distances.euclidean import Euclidean
 from episodic.core.functional.pairs import mean_where
-from episodic.core.losses.loss import AbstractPairLoss
+from episodic.core.losses.loss import AbstractPairLoss, Pairs
 
-FORMS = ("hinge", "squared", "xbm")
+VARIANTS = ("hinge", "squared", "xbm")
 
 
 class Contrastive(AbstractPairLoss):
@@ -19,39 +21,35 @@ class Contrastive(AbstractPairLoss):
         xbm:      1 - s = d  and  s = 1 - d where that is above `negative_margin`,  the sum over pairs by the number of anchors
 
     Hadsell, Chopra, LeCun: *Dimensionality Reduction by Learning an Invariant Mapping*, CVPR 2006,
-    http://yann.lecun.com/exdb/publis/pdf/hadsell-chopra-lecun-06.pdf, has the `squared` form with a positive margin of 0. `hinge`
+    http://yann.lecun.com/exdb/publis/pdf/hadsell-chopra-lecun-06.pdf, has the `squared` variant with a positive margin of 0. `hinge`
     is what metric learning means by it since, as in Musgrave et al., *A Metric Learning Reality Check*, ECCV 2020. `xbm`, for
     `distance="cosine"`, is that of the authors of cross-batch memory: the value of a negative pair is s, not s - margin, and
     its sums grow with the number of references.
 
-    **Arguments:** `distance`: one of `core.pairs.DISTANCES`. `normalize`: compare vectors of length 1. `form`: see above.
+    **Arguments:** `distance`: how embeddings compare. `normalize`: compare vectors of length 1. `variant`: see above.
     """
 
     def __init__(
         self,
         positive_margin: float = 0.0,
         negative_margin: float = 1.0,
-        form: str = "hinge",
-        distance: str = "euclidean",
+        variant: str = "hinge",
+        distance: AbstractDistance = Euclidean(),
         normalize: bool = True,
     ):
         super().__init__(distance, normalize)
-        if form not in FORMS:
-            raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
+        if variant not in VARIANTS:
+            raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {variant!r}")
         self.positive_margin = positive_margin
         self.negative_margin = negative_margin
-        self.form = form
+        self.variant = variant
 
-    def of_matrix(
-        self,
-        matrix: Float[Tensor, "anchor reference"],
-        positive: Bool[Tensor, "anchor reference"],
-        negative: Bool[Tensor, "anchor reference"],
-    ) -> Float[Tensor, ""]:
-        if self.form == "xbm":
+    def of_pairs(self, pairs: Pairs) -> Float[Tensor, ""]:
+        matrix, positive, negative = pairs.matrix, pairs.positive, pairs.negative
+        if self.variant == "xbm":
             far = (negative & (1 - matrix.detach() > self.negative_margin)) * (1 - matrix)
             return (positive * matrix + far).sum() / max(len(matrix), 1)
-        if self.form == "hinge":
+        if self.variant == "hinge":
             # What is penalised is linear in its distance, so each distance counts by a constant: fewer passes over the matrix.
             fixed = matrix.detach()
             too_far, too_near = positive & (fixed > self.positive_margin), negative & (fixed < self.negative_margin)

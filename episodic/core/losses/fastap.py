@@ -5,8 +5,9 @@ from __future__ import annotations
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from episodic.core.distances.squared_euclidean import SquaredEuclidean
 from episodic.core.functional.pairs import mean_where
-from episodic.core.losses.loss import AbstractPairLoss
+from episodic.core.losses.loss import AbstractPairLoss, Pairs
 
 FARTHEST = 4.0  # squared distance of opposite unit vectors
 
@@ -29,17 +30,13 @@ class FastAP(AbstractPairLoss):
     """
 
     def __init__(self, n_bins: int = 10):
-        super().__init__("squared_euclidean", normalize=True)
+        super().__init__(SquaredEuclidean(), normalize=True)
         if n_bins < 1:
             raise ValueError(f"n_bins must be at least 1, got {n_bins}")
         self.n_bins = n_bins
 
-    def of_matrix(
-        self,
-        matrix: Float[Tensor, "anchor reference"],
-        positive: Bool[Tensor, "anchor reference"],
-        negative: Bool[Tensor, "anchor reference"],
-    ) -> Float[Tensor, ""]:
+    def of_pairs(self, pairs: Pairs) -> Float[Tensor, ""]:
+        matrix, positive, negative = pairs.matrix, pairs.positive, pairs.negative
         place = matrix.clamp(max=FARTHEST) * (self.n_bins / FARTHEST)
         left = place.detach().long().clamp(max=self.n_bins - 1)
         of_positives = histogram(place - left, left, positive, self.n_bins)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
+from episodic.core.distances.distance import AbstractDistance
+from episodic.core.distances.euclidean import Euclidean
 from episodic.core.functional.pairs import masked_logsumexp, mean_where
-from episodic.core.losses.loss import AbstractPairLoss
+from episodic.core.losses.loss import AbstractPairLoss, Pairs
 
-FORMS = ("pairs", "generalised")
+VARIANTS = ("pairs", "generalised")
 
 
 class LiftedStructure(AbstractPairLoss):
@@ -30,25 +32,27 @@ class LiftedStructure(AbstractPairLoss):
 
     **Departures:** the paper does not bring vectors to length 1; `normalize` says.
 
-    **Arguments:** `margin`: above. `form`: see above. `distance`: one of `core.pairs.DISTANCES`. `normalize`: compare vectors of
+    **Arguments:** `margin`: above. `variant`: see above. `distance`: how embeddings compare. `normalize`: compare vectors of
     length 1.
     """
 
-    def __init__(self, margin: float = 1.0, form: str = "pairs", distance: str = "euclidean", normalize: bool = True):
-        super().__init__(distance, normalize)
-        if form not in FORMS:
-            raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
-        self.margin = margin
-        self.form = form
-
-    def of_matrix(
+    def __init__(
         self,
-        matrix: Float[Tensor, "anchor reference"],
-        positive: Bool[Tensor, "anchor reference"],
-        negative: Bool[Tensor, "anchor reference"],
-    ) -> Float[Tensor, ""]:
+        margin: float = 1.0,
+        variant: str = "pairs",
+        distance: AbstractDistance = Euclidean(),
+        normalize: bool = True,
+    ):
+        super().__init__(distance, normalize)
+        if variant not in VARIANTS:
+            raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {variant!r}")
+        self.margin = margin
+        self.variant = variant
+
+    def of_pairs(self, pairs: Pairs) -> Float[Tensor, ""]:
+        matrix, positive, negative = pairs.matrix, pairs.positive, pairs.negative
         near = masked_logsumexp(self.margin - matrix, negative)
-        if self.form == "generalised":
+        if self.variant == "generalised":
             far = masked_logsumexp(matrix, positive)
             return mean_where((far + near).relu(), positive.any(1) & negative.any(1))
         near_reference = masked_logsumexp(self.margin - matrix.mT, negative.mT)

@@ -3,52 +3,92 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Mapping
+import dataclasses
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from episodic.core.functional.pairs import ANY_LENGTH, DISTANCES, References, masks, precise, unit
-from episodic.core.regularizers.sse import exchange_of
+from episodic.core.distances.distance import AbstractDistance
+from episodic.core.functional.pairs import References, masks, unit, upcast
+from episodic.core.regularizers.sse import label_swap_of
 
 
 class AbstractLoss(nn.Module, abc.ABC):
-    """A function `(embeddings [N, D], labels [N]) -> scalar`, at least in float32, whatever autocast says.
+    """A function `(embeddings [N, D], labels [N]) -> scalar`, computed at least in float32, whatever autocast says.
 
     Labels are integers; for losses with `proxies`, from 0 below their `n_classes`. A batch without the pairs that a
     loss learns from gives 0 with a gradient of 0, never NaN.
+
+    `needs_trainer` names the training procedure whose batches the loss is made for; empty where any batch will do.
     """
+
+    needs_trainer: str = ""
 
     @abc.abstractmethod
     def forward(self, embeddings: Float[Tensor, "item dim"], labels: Int64[Tensor, " item"]) -> Float[Tensor, ""]:
         """The loss of a batch."""
 
+    def check_length(self, steps: int) -> None:
+        """Hook. **Raises:** `ValueError` where nothing of the loss would act in a training of `steps` steps."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Batch:
+    """Embeddings `[N, D]` with their labels `[N]`, and the references that they are compared with."""
+
+    embeddings: Float[Tensor, "anchor dim"]
+    labels: Int64[Tensor, " anchor"]
+    references: References
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pairs:
+    """All pairs of an anchor and a reference: what a pair loss is computed from.
+
+    - `matrix [N, R]`: distances or similarities, as the loss asks for.
+    - `positive`, `negative [N, R]`: which pairs have the same label and which have not; an anchor with itself is neither.
+    - `labels [N]` of the anchors, for losses that learn something for each class.
+    - `embeddings`: the whole batch as it came, for terms that no pair tells.
+    """
+
+    matrix: Float[Tensor, "anchor reference"]
+    positive: Bool[Tensor, "anchor reference"]
+    negative: Bool[Tensor, "anchor reference"]
+    labels: Int64[Tensor, " anchor"] | None = None
+    embeddings: Float[Tensor, "item dim"] | None = None
+
 
 class AbstractPairLoss(AbstractLoss):
     """A loss of a matrix of distances or similarities between anchors and references, and of who is positive and negative.
 
-    `measures`, `core.pairs.DISTANCES` or `SIMILARITIES`, is what the loss is for, and `measure` a name in it. `normalize`: whether
-    embeddings are first brought to length 1.
+    Subclasses write `of_pairs`, and `prepare` where anchors or references are to be chosen first. `of_similarities` says
+    whether `of_pairs` wants similarities (larger is closer) or distances.
+
+    **Arguments:** `distance`: how embeddings compare. `normalize`: whether they are first brought to length 1.
+
+    **Raises:** `ValueError` for a loss of distances with a similarity that cannot be read as one.
     """
 
-    measures: Mapping[str, Callable] = DISTANCES
+    of_similarities: bool = False
 
-    def __init__(self, measure: str, normalize: bool):
+    def __init__(self, distance: AbstractDistance, normalize: bool):
         super().__init__()
-        if measure not in self.measures:
-            raise ValueError(f"{type(self).__name__} compares by one of {', '.join(self.measures)}, got {measure!r}")
-        self.measure = measure
+        if not self.of_similarities and not distance.has_distances:
+            raise ValueError(
+                f"{type(self).__name__} needs distances, and {distance} cannot be read as one: take euclidean, "
+                "squared_euclidean or cosine"
+            )
+        self.distance = distance
         self.normalize = normalize
 
     @abc.abstractmethod
-    def of_matrix(
-        self,
-        matrix: Float[Tensor, "anchor reference"],
-        positive: Bool[Tensor, "anchor reference"],
-        negative: Bool[Tensor, "anchor reference"],
-    ) -> Float[Tensor, ""]:
-        """The loss of `matrix`, distances or similarities by `measures`."""
+    def of_pairs(self, pairs: Pairs) -> Float[Tensor, ""]:
+        """The loss of all pairs."""
+
+    def prepare(self, batch: Batch, against_itself: bool) -> Batch:
+        """Hook: the anchors and references to compare. By default those of the batch."""
+        return batch
 
     def forward(
         self,
@@ -58,43 +98,41 @@ class AbstractPairLoss(AbstractLoss):
     ) -> Float[Tensor, ""]:
         """The loss of a batch against itself, or against `references`."""
         with torch.autocast(embeddings.device.type, enabled=False):
-            return self.of_matrix(*self.compare(embeddings, labels, references))
+            batch = Batch(embeddings, labels, references or References.batch(embeddings, labels))
+            return self.of_pairs(self.compare(self.prepare(batch, references is None), embeddings))
 
-    def compare(
-        self,
-        embeddings: Float[Tensor, "item dim"],
-        labels: Int64[Tensor, " item"],
-        references: References | None = None,
-    ) -> tuple[Float[Tensor, "item reference"], Bool[Tensor, "item reference"], Bool[Tensor, "item reference"]]:
-        """What `of_matrix` takes, of the arguments of `forward`."""
-        references = references or References.batch(embeddings, labels)
-        place = unit if self.normalize and self.measure not in ANY_LENGTH else precise
-        x = place(embeddings)
-        y = x if references.embeddings is embeddings else place(references.embeddings)
-        return self.measures[self.measure](x, y), *masks(labels, references.labels, references.own)
+    def compare(self, batch: Batch, everything: Tensor) -> Pairs:
+        """All pairs of a batch that is prepared; `everything`: the embeddings before."""
+        place = unit if self.normalize and not self.distance.ignores_length else upcast
+        references = batch.references
+        x = place(batch.embeddings)
+        y = x if references.embeddings is batch.embeddings else place(references.embeddings)
+        matrix = self.distance.similarities(x, y) if self.of_similarities else self.distance.distances(x, y)
+        positive, negative = masks(batch.labels, references.labels, references.self_index)
+        return Pairs(matrix, positive, negative, batch.labels, everything)
 
 
 class AbstractProxyLoss(AbstractLoss):
     """A loss of items against what it learns for each of `n_classes` classes.
 
-    `exchange`: labels to labels, see `core.sse`, once an item; None for none.
+    `label_swap`: labels to labels, see `core.regularizers.sse`, once an item; None for none.
 
     **Raises:** `ValueError` for a label outside 0..n_classes-1.
     """
 
-    def __init__(self, n_classes: int, exchange: nn.Module | None):
+    def __init__(self, n_classes: int, label_swap: nn.Module | None):
         super().__init__()
         if n_classes < 1:
             raise ValueError(f"n_classes must be at least 1, got {n_classes}")
         self.n_classes = n_classes
-        self.exchange = exchange_of(n_classes, exchange)
+        self.label_swap = label_swap_of(n_classes, label_swap)
 
     @abc.abstractmethod
     def of_classes(self, embeddings: Float[Tensor, "item dim"], labels: Int64[Tensor, " item"]) -> Float[Tensor, ""]:
-        """The loss for labels that are in range, and exchanged."""
+        """The loss for labels that are in range, and swapped."""
 
     def forward(self, embeddings: Float[Tensor, "item dim"], labels: Int64[Tensor, " item"]) -> Float[Tensor, ""]:
         if ((labels < 0) | (labels >= self.n_classes)).any():
             raise ValueError(f"labels must lie in 0..{self.n_classes - 1}, got {labels.min()}..{labels.max()}")
         with torch.autocast(embeddings.device.type, enabled=False):
-            return self.of_classes(embeddings, self.exchange(labels))
+            return self.of_classes(embeddings, self.label_swap(labels))

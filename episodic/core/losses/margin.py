@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from episodic.core.functional.pairs import References
-from episodic.core.losses.loss import AbstractPairLoss
+from episodic.core.distances.distance import AbstractDistance
+from episodic.core.distances.euclidean import Euclidean
+from episodic.core.losses.loss import AbstractPairLoss, Pairs
 from episodic.core.losses.miners import make_miner
 
 
@@ -26,7 +27,7 @@ class Margin(AbstractPairLoss):
     **Arguments:** `alpha`: half the width of the gap. `beta`: the boundary, or where it starts. `triplets`: "all" or one of
     `core.miners.MINERS`. `learn_beta`: `beta` is a parameter, which weight decay should leave alone. `n_classes`: then there is one
     for each class of anchors, or one for all if None. `nu`: weight of the sum of learned boundaries. `rho`: the probability of
-    `core.miners.rho_swap`. `distance`: one of `core.pairs.DISTANCES`. `normalize`: compare vectors of length 1. `dim`: of the
+    `core.miners.rho_swap`. `distance`: how embeddings compare. `normalize`: compare vectors of length 1. `dim`: of the
     embeddings, for distance-weighted triplets.
     """
 
@@ -39,7 +40,7 @@ class Margin(AbstractPairLoss):
         n_classes: int | None = None,
         nu: float = 0.0,
         rho: float = 0.0,
-        distance: str = "euclidean",
+        distance: AbstractDistance = Euclidean(),
         normalize: bool = True,
         dim: int | None = None,
     ):
@@ -52,30 +53,14 @@ class Margin(AbstractPairLoss):
         self.beta = nn.Parameter(torch.full((n_classes or 1,), float(beta))) if learn_beta else beta
         self.nu = nu
 
-    def forward(
-        self,
-        embeddings: Float[Tensor, "item dim"],
-        labels: Int64[Tensor, " item"],
-        references: References | None = None,
-    ) -> Float[Tensor, ""]:
-        """As that of any pair loss, but that the anchors' labels tell their boundaries."""
-        with torch.autocast(embeddings.device.type, enabled=False):
-            return self.of_matrix(*self.compare(embeddings, labels, references), labels)
-
-    def of_matrix(
-        self,
-        matrix: Float[Tensor, "anchor reference"],
-        positive: Bool[Tensor, "anchor reference"],
-        negative: Bool[Tensor, "anchor reference"],
-        labels: Int64[Tensor, " anchor"] | None = None,
-    ) -> Float[Tensor, ""]:
-        """As that of any pair loss; `labels` of the anchors where each class has a boundary."""
+    def of_pairs(self, pairs: Pairs) -> Float[Tensor, ""]:
+        matrix, positive, negative = pairs.matrix, pairs.positive, pairs.negative
         if self.miner is None:
             as_positive = positive * negative.sum(-1, keepdim=True)
             as_negative = negative * positive.sum(-1, keepdim=True)
         else:
             as_positive, as_negative = self.miner(matrix.detach(), positive, negative).counts()
-        beta = self.beta[labels][:, None] if self.per_class else self.beta
+        beta = self.beta[pairs.labels][:, None] if self.per_class else self.beta
         too_far, too_near = (self.alpha + matrix - beta).relu(), (self.alpha + beta - matrix).relu()
         total = (as_positive * too_far + as_negative * too_near).sum()
         if self.nu:

@@ -16,15 +16,11 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from episodic.core.distances.distance import AbstractDistance
+from episodic.core.distances.euclidean import Euclidean
+
 NEAREST = 0.5  # distance-weighted sampling does not tell nearer negatives apart
 FARTHEST = 1.4  # and does not draw from here on, where the margin loss has no gradient
-
-# Euclidean distances of unit vectors from each kind of distance that tells them.
-TO_EUCLIDEAN = {
-    "euclidean": lambda distances: distances,
-    "squared_euclidean": lambda distances: distances.clamp(min=0).sqrt(),
-    "cosine": lambda distances: (2 * distances).clamp(min=0).sqrt(),
-}
 
 
 @dataclass(frozen=True)
@@ -156,7 +152,7 @@ def distance_weighted(
     negative: Bool[Tensor, "anchor reference"],
     *,
     dim: int,
-    distance: str = "euclidean",
+    distance: AbstractDistance = Euclidean(),
 ) -> Triplets:
     """For every positive pair a random negative, so drawn that all distances below `FARTHEST` are about as frequent.
 
@@ -164,9 +160,9 @@ def distance_weighted(
     Embeddings have length 1. An anchor with no negative nearer than `FARTHEST` draws from all of its negatives evenly.
     Weights span hundreds of powers of e at 512 dimensions, so each anchor's are brought to its own largest.
 
-    **Arguments:** `dim`: of the embeddings. `distance`: the kind of `distances`, one of `TO_EUCLIDEAN`.
+    **Arguments:** `dim`: of the embeddings. `distance`: what gave `distances`; it tells the Euclidean ones.
     """
-    distances = TO_EUCLIDEAN[distance](distances)
+    distances = distance.to_euclidean(distances)
     eligible = negative & (distances < FARTHEST)
     weights = log_weights(distances, dim).masked_fill(~eligible, torch.finfo(distances.dtype).min).softmax(-1)
     weights = _with_any(weights * eligible, negative.to(weights.dtype))
@@ -202,10 +198,10 @@ MINERS = {
 }
 
 
-def make_miner(triplets: str, distance: str, normalize: bool, dim: int | None, rho: float) -> Miner | None:
+def make_miner(triplets: str, distance: AbstractDistance, normalize: bool, dim: int | None, rho: float) -> Miner | None:
     """The miner of a loss's settings, or None for all triplets.
 
-    **Arguments:** `triplets`: "all" or one of `MINERS`. `distance`: one of `core.pairs.DISTANCES`. `normalize`: whether embeddings
+    **Arguments:** `triplets`: "all" or one of `MINERS`. `distance`: how embeddings compare. `normalize`: whether embeddings
     have length 1. `dim`: of the embeddings. `rho`: the probability of `rho_swap`.
     """
     if triplets not in ("all", *MINERS):
@@ -218,10 +214,11 @@ def make_miner(triplets: str, distance: str, normalize: bool, dim: int | None, r
         return None
     miner = MINERS[triplets]
     if miner is distance_weighted:
-        if distance not in TO_EUCLIDEAN or not normalize or dim is None:
+        euclidean = distance.has_distances and distance.to_euclidean(torch.zeros(1)) is not None
+        if not euclidean or not normalize or dim is None:
             raise ValueError(
-                f"distance_weighted triplets need dim, normalize and a distance of {', '.join(TO_EUCLIDEAN)}, "
-                f"got dim={dim}, normalize={normalize}, distance={distance!r}"
+                "distance_weighted triplets need dim, normalize and a distance that tells the Euclidean one, "
+                f"got dim={dim}, normalize={normalize}, distance={distance}"
             )
         miner = partial(miner, dim=dim, distance=distance)
     return partial(rho_swap, miner=miner, probability=rho) if rho else miner

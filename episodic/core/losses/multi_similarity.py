@@ -7,8 +7,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import pad
 
-from episodic.core.functional.pairs import SIMILARITIES, masked_logsumexp
-from episodic.core.losses.loss import AbstractPairLoss
+from episodic.core.distances.cosine import Cosine
+from episodic.core.distances.distance import AbstractDistance
+from episodic.core.functional.pairs import masked_logsumexp
+from episodic.core.losses.loss import AbstractPairLoss, Pairs
 
 
 class MultiSimilarity(AbstractPairLoss):
@@ -26,11 +28,10 @@ class MultiSimilarity(AbstractPairLoss):
     pair with itself is told by place, where their code drops every positive with a cosine of 1, copies too.
 
     **Arguments:** `alpha`, `beta`: sharpness for positives and negatives. `base`: where a similarity should lie above or below.
-    `epsilon`: how much easier than the hardest a pair may be; None keeps all pairs. `similarity`: one of
-    `core.pairs.SIMILARITIES`. `normalize`: compare vectors of length 1.
+    `epsilon`: how much easier than the hardest a pair may be; None keeps all pairs. `distance`: how embeddings compare, by similarities. `normalize`: compare vectors of length 1.
     """
 
-    measures = SIMILARITIES
+    of_similarities = True
 
     def __init__(
         self,
@@ -38,10 +39,10 @@ class MultiSimilarity(AbstractPairLoss):
         beta: float = 50.0,
         base: float = 0.5,
         epsilon: float | None = 0.1,
-        similarity: str = "cosine",
+        distance: AbstractDistance = Cosine(),
         normalize: bool = True,
     ):
-        super().__init__(similarity, normalize)
+        super().__init__(distance, normalize)
         if min(alpha, beta) <= 0:
             raise ValueError(f"alpha and beta must be above 0, got {alpha} and {beta}")
         self.alpha = alpha
@@ -49,12 +50,8 @@ class MultiSimilarity(AbstractPairLoss):
         self.base = base
         self.epsilon = epsilon
 
-    def of_matrix(
-        self,
-        matrix: Float[Tensor, "anchor reference"],
-        positive: Bool[Tensor, "anchor reference"],
-        negative: Bool[Tensor, "anchor reference"],
-    ) -> Float[Tensor, ""]:
+    def of_pairs(self, pairs: Pairs) -> Float[Tensor, ""]:
+        matrix, positive, negative = pairs.matrix, pairs.positive, pairs.negative
         if self.epsilon is not None:
             positive, negative = kept(matrix.detach(), positive, negative, self.epsilon)
         above = matrix - self.base

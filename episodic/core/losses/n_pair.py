@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from episodic.core.functional.pairs import SIMILARITIES, References, precise
-from episodic.core.losses.loss import AbstractPairLoss
+from episodic.core.distances.distance import AbstractDistance
+from episodic.core.distances.dot import Dot
+from episodic.core.functional.pairs import References, upcast
+from episodic.core.losses.loss import AbstractPairLoss, Batch, Pairs
 
 NO_PAIR = -1  # in place of a right answer
 
@@ -26,34 +28,34 @@ class NPair(AbstractPairLoss):
     other item of the class is an anchor; with two that is the paper's. So the order within a batch matters. A class without an
     anchor is not told from.
 
-    **Arguments:** `l2`: weight of the mean squared length of the batch. `similarity`: one of `core.pairs.SIMILARITIES`.
+    **Arguments:** `l2`: weight of the mean squared length of the batch. `distance`: how embeddings compare, by similarities.
     `normalize`: compare vectors of length 1.
     """
 
-    measures = SIMILARITIES
+    of_similarities = True
 
-    def __init__(self, l2: float = 0.005, similarity: str = "dot", normalize: bool = False):
-        super().__init__(similarity, normalize)
+    def __init__(self, l2: float = 0.005, distance: AbstractDistance = Dot(), normalize: bool = False):
+        super().__init__(distance, normalize)
         self.l2 = l2
 
-    def forward(
-        self,
-        embeddings: Float[Tensor, "item dim"],
-        labels: Int64[Tensor, " item"],
-        references: References | None = None,
-    ) -> Float[Tensor, ""]:
-        """As that of any pair loss, and the term of the lengths of `embeddings`."""
-        everyone = embeddings
-        if references is None:  # a quarter of the products, where a class has two items
-            classes, place = labels.unique(return_inverse=True)
-            items = torch.arange(len(labels), device=labels.device)
-            last = torch.zeros_like(classes).scatter_reduce(0, place, items, "amax")
-            others = items != last[place]
-            references, embeddings, labels = References(embeddings[last], classes), embeddings[others], labels[others]
-        loss = super().forward(embeddings, labels, references)
-        return loss + self.l2 * precise(everyone).square().sum() / max(len(everyone), 1) if self.l2 else loss
+    def prepare(self, batch: Batch, against_itself: bool) -> Batch:
+        """Against itself, each class by its last item: a quarter of the products, where a class has two items."""
+        if not against_itself:
+            return batch
+        classes, place = batch.labels.unique(return_inverse=True)
+        items = torch.arange(len(batch.labels), device=batch.labels.device)
+        last = torch.zeros_like(classes).scatter_reduce(0, place, items, "amax")
+        others = items != last[place]
+        references = References(batch.embeddings[last], classes)
+        return Batch(batch.embeddings[others], batch.labels[others], references)
 
-    def of_matrix(
+    def of_pairs(self, pairs: Pairs) -> Float[Tensor, ""]:
+        loss = self._told_apart(pairs.matrix, pairs.positive, pairs.negative)
+        if not self.l2 or pairs.embeddings is None:
+            return loss
+        return loss + self.l2 * upcast(pairs.embeddings).square().sum() / max(len(pairs.embeddings), 1)
+
+    def _told_apart(
         self,
         matrix: Float[Tensor, "anchor reference"],
         positive: Bool[Tensor, "anchor reference"],

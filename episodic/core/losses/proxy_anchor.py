@@ -19,7 +19,7 @@ class ProxyAnchor(AbstractProxyLoss):
     for cosines s. Kim, Kim, Cho, Kwak: *Proxy Anchor Loss for Deep Metric Learning*, CVPR 2020, https://arxiv.org/abs/2003.13911.
 
     **Arguments:** `dim`: of the embeddings. `n_classes`: training classes. `margin`, `scale`: delta and alpha in the paper.
-    `exchange`: see `AbstractProxyLoss`.
+    `label_swap`: see `AbstractProxyLoss`.
     """
 
     def __init__(
@@ -28,9 +28,9 @@ class ProxyAnchor(AbstractProxyLoss):
         n_classes: int,
         margin: float = 0.1,
         scale: float = 32.0,
-        exchange: nn.Module | None = None,
+        label_swap: nn.Module | None = None,
     ):
-        super().__init__(n_classes, exchange)
+        super().__init__(n_classes, label_swap)
         if scale <= 0:
             raise ValueError(f"scale must be positive, got {scale}")
         self.margin = margin

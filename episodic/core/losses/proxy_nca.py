@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 from episodic.core.functional.pairs import cosine, masked_logsumexp, masks
 from episodic.core.losses.loss import AbstractProxyLoss
 
-FORMS = ("original", "probability")
+VARIANTS = ("original", "probability")
 
 
 class ProxyNCA(AbstractProxyLoss):
@@ -20,34 +20,39 @@ class ProxyNCA(AbstractProxyLoss):
         probability:  the same, the sum over all c
 
     for x and p of length 1. Movshovitz-Attias, Toshev, Leung, Ioffe, Singh: *No Fuss Distance Metric Learning using Proxies*,
-    ICCV 2017, https://arxiv.org/abs/1703.07464, has the `original` form, which is unbounded below: an item that is nearest to its
+    ICCV 2017, https://arxiv.org/abs/1703.07464, has the `original` variant, which is unbounded below: an item that is nearest to its
     own proxy is still pulled at full strength. `probability` is what later code calls Proxy-NCA: the cross-entropy of cosines
     times `2 scale`, as of `classifier` with that scale.
 
-    **Arguments:** `dim`: of the embeddings. `n_classes`: training classes. `form`: see above. `scale`: the paper has the product of
-    the lengths of x and p, without a number; public re-implementations have 9, or 8. `exchange`: see `AbstractProxyLoss`.
+    **Arguments:** `dim`: of the embeddings. `n_classes`: training classes. `variant`: see above. `scale`: the paper has the product of
+    the lengths of x and p, without a number; public re-implementations have 9, or 8. `label_swap`: see `AbstractProxyLoss`.
 
     **Departures**: proxies begin with random directions and a length near 1; the paper does not say.
     """
 
     def __init__(
-        self, dim: int, n_classes: int, form: str = "original", scale: float = 9.0, exchange: nn.Module | None = None
+        self,
+        dim: int,
+        n_classes: int,
+        variant: str = "original",
+        scale: float = 9.0,
+        label_swap: nn.Module | None = None,
     ):
-        super().__init__(n_classes, exchange)
-        if form not in FORMS:
-            raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
+        super().__init__(n_classes, label_swap)
+        if variant not in VARIANTS:
+            raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {variant!r}")
         if scale <= 0:
             raise ValueError(f"scale must be positive, got {scale}")
-        if form == "original" and n_classes < 2:
-            raise ValueError(f"the original form compares with other classes and needs at least 2, got {n_classes}")
-        self.form = form
+        if variant == "original" and n_classes < 2:
+            raise ValueError(f"the original variant compares with other classes and needs at least 2, got {n_classes}")
+        self.variant = variant
         self.scale = scale
         self.proxies = nn.Parameter(torch.randn(n_classes, dim) / dim**0.5)
 
     def of_classes(self, embeddings: Float[Tensor, "item dim"], labels: Int64[Tensor, " item"]) -> Float[Tensor, ""]:
         # ||x - p||^2 = 2 - 2 cos: the constant is lost between the two terms.
         logits = 2 * self.scale * cosine(embeddings, self.proxies)
-        if self.form == "probability":
+        if self.variant == "probability":
             loss = cross_entropy(logits, labels, reduction="sum")
         else:
             _, others = masks(labels, torch.arange(self.n_classes, device=labels.device))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from episodic.core.functional.pairs import References
-from episodic.core.losses.loss import AbstractPairLoss
+from episodic.core.distances.distance import AbstractDistance
+from episodic.core.distances.euclidean import Euclidean
+from episodic.core.losses.loss import AbstractPairLoss, Batch, Pairs
 
 IMBALANCE = {"cvpr": 1.0, "tpami": 0.5}
 
@@ -32,9 +33,8 @@ class RankedList(AbstractPairLoss):
     **Departures:** none.
 
     **Arguments:** `alpha`: radius that negatives stay outside of. `margin`: m, between the two spheres. `temperature`,
-    `positive_temperature`: T for negatives and for positives. `form`: see above. `imbalance`: None for 1 in the form `cvpr` and 0.5
-    in `tpami`. `detach_weights`: no gradient through w. `gallery_grad`: whether references learn too. `distance`: one of
-    `core.pairs.DISTANCES`. `normalize`: compare vectors of length 1.
+    `positive_temperature`: T for negatives and for positives. `variant`: see above. `imbalance`: None for 1 in the variant `cvpr` and 0.5
+    in `tpami`. `detach_weights`: no gradient through w. `gallery_grad`: whether references learn too. `distance`: how embeddings compare. `normalize`: compare vectors of length 1.
     """
 
     def __init__(
@@ -43,49 +43,40 @@ class RankedList(AbstractPairLoss):
         margin: float = 0.4,
         temperature: float = 10.0,
         positive_temperature: float = 0.0,
-        form: str = "cvpr",
+        variant: str = "cvpr",
         imbalance: float | None = None,
         detach_weights: bool = True,
         gallery_grad: bool = False,
-        distance: str = "euclidean",
+        distance: AbstractDistance = Euclidean(),
         normalize: bool = True,
     ):
         super().__init__(distance, normalize)
-        if form not in IMBALANCE:
-            raise ValueError(f"form must be one of {', '.join(IMBALANCE)}, got {form!r}")
-        self.imbalance = IMBALANCE[form] if imbalance is None else imbalance
-        if self.imbalance < 0 or (form == "tpami" and self.imbalance > 1):
+        if variant not in IMBALANCE:
+            raise ValueError(f"variant must be one of {', '.join(IMBALANCE)}, got {variant!r}")
+        self.imbalance = IMBALANCE[variant] if imbalance is None else imbalance
+        if self.imbalance < 0 or (variant == "tpami" and self.imbalance > 1):
             raise ValueError(
-                f"imbalance must be at least 0, and at most 1 in the form tpami, got {imbalance} in the form {form}"
+                f"imbalance must be at least 0, and at most 1 in the variant tpami, got {imbalance} in the variant {variant}"
             )
         self.alpha = alpha
         self.margin = margin
         self.temperature = temperature
         self.positive_temperature = positive_temperature
-        self.form = form
+        self.variant = variant
         self.detach_weights = detach_weights
         self.gallery_grad = gallery_grad
 
-    def forward(
-        self,
-        embeddings: Float[Tensor, "item dim"],
-        labels: Int64[Tensor, " item"],
-        references: References | None = None,
-    ) -> Float[Tensor, ""]:
-        references = references or References.batch(embeddings, labels)
-        if not self.gallery_grad:
-            references = dataclasses.replace(references, embeddings=references.embeddings.detach())
-        return super().forward(embeddings, labels, references)
+    def prepare(self, batch: Batch, against_itself: bool) -> Batch:
+        if self.gallery_grad:
+            return batch
+        references = dataclasses.replace(batch.references, embeddings=batch.references.embeddings.detach())
+        return dataclasses.replace(batch, references=references)
 
-    def of_matrix(
-        self,
-        matrix: Float[Tensor, "anchor reference"],
-        positive: Bool[Tensor, "anchor reference"],
-        negative: Bool[Tensor, "anchor reference"],
-    ) -> Float[Tensor, ""]:
+    def of_pairs(self, pairs: Pairs) -> Float[Tensor, ""]:
+        matrix, positive, negative = pairs.matrix, pairs.positive, pairs.negative
         pull = self.mean_violation(matrix - (self.alpha - self.margin), positive, self.positive_temperature)
         push = self.mean_violation(self.alpha - matrix, negative, self.temperature)
-        pull_weight = 1.0 if self.form == "cvpr" else 1 - self.imbalance
+        pull_weight = 1.0 if self.variant == "cvpr" else 1 - self.imbalance
         return (pull_weight * pull + self.imbalance * push).sum() / max(len(matrix), 1)
 
     def mean_violation(

@@ -15,8 +15,8 @@ from episodic.core.losses.triplet import Triplet
 class SCHEM(AbstractProxyLoss):
     """`mean over all triplets above 0 of [d(a,p) - d(a,n) + margin]+  +  classifier_weight * mean over items of CE(W x, y)`
 
-    for squared distances d of vectors of length 1. The rows of W, the signatures of the classes, tell `trainer.sampler=schem` which
-    classes are hard for an anchor's (see `core.batches.hard_negatives`), so that hard negatives are found without an index of all
+    for squared distances d of vectors of length 1. The rows of W, the signatures of the classes, tell `trainer=schem` which
+    classes are hard for an anchor's (see `core.functional.batches.hard_negatives`), so that hard negatives are found without an index of all
     images. On other batches it is the same loss without the mining.
 
     Suh, Han, Kim, Lee: *Stochastic Class-Based Hard Example Mining for Deep Metric Learning*, CVPR 2019,
@@ -25,7 +25,7 @@ class SCHEM(AbstractProxyLoss):
     **Departures:** there is no code of the authors, and the paper's constants were not to be had: the margin and the weight are
     those of a public re-implementation. Embeddings go into the classifier with their length.
 
-    **Arguments:** `dim`: of the embeddings. `n_classes`: training classes. `exchange`: see `AbstractProxyLoss`.
+    **Arguments:** `dim`: of the embeddings. `n_classes`: training classes. `label_swap`: see `AbstractProxyLoss`.
     """
 
     def __init__(
@@ -34,9 +34,9 @@ class SCHEM(AbstractProxyLoss):
         n_classes: int,
         margin: float = 0.2,
         classifier_weight: float = 1.0,
-        exchange: nn.Module | None = None,
+        label_swap: nn.Module | None = None,
     ):
-        super().__init__(n_classes, exchange)
+        super().__init__(n_classes, label_swap)
         if classifier_weight < 0:
             raise ValueError(f"classifier_weight must be at least 0, got {classifier_weight}")
         self.triplet = Triplet(margin, "all")

@@ -26,7 +26,7 @@ class SoftTriple(AbstractProxyLoss):
 
     **Arguments:** `dim`: of the embeddings. `n_classes`: training classes. `n_centers`: K, 2 in the paper where classes are many
     and small. `scale`: lambda in the paper; its authors advise 10 where the loss diverges. `gamma`: 0 would be the nearest centre,
-    infinity their mean. `margin`: delta in the paper. `tau`: see above. `exchange`: see `AbstractProxyLoss`; a class is
+    infinity their mean. `margin`: delta in the paper. `tau`: see above. `label_swap`: see `AbstractProxyLoss`; a class is
     exchanged with all its centres.
     """
 
@@ -39,9 +39,9 @@ class SoftTriple(AbstractProxyLoss):
         gamma: float = 0.1,
         margin: float = 0.01,
         tau: float = 0.2,
-        exchange: nn.Module | None = None,
+        label_swap: nn.Module | None = None,
     ):
-        super().__init__(n_classes, exchange)
+        super().__init__(n_classes, label_swap)
         if n_centers < 1:
             raise ValueError(f"n_centers must be at least 1, got {n_centers}")
         if scale <= 0 or gamma <= 0:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from episodic.core.functional.pairs import SIMILARITIES, masked_logsumexp, mean_where
-from episodic.core.losses.loss import AbstractPairLoss
+from episodic.core.distances.cosine import Cosine
+from episodic.core.distances.distance import AbstractDistance
+from episodic.core.functional.pairs import masked_logsumexp, mean_where
+from episodic.core.losses.loss import AbstractPairLoss, Pairs
 
 
 class SupCon(AbstractPairLoss):
@@ -23,23 +25,19 @@ class SupCon(AbstractPairLoss):
     **Departures:** the mean over anchors, where the paper writes their sum. The authors' code multiplies by t / 0.07 besides. In
     the paper each image is in the batch twice, as two augmented views; that is for the data to do.
 
-    **Arguments:** `temperature`: t. `similarity`: one of `core.pairs.SIMILARITIES`. `normalize`: compare vectors of length 1.
+    **Arguments:** `temperature`: t. `distance`: how embeddings compare, by similarities. `normalize`: compare vectors of length 1.
     """
 
-    measures = SIMILARITIES
+    of_similarities = True
 
-    def __init__(self, temperature: float = 0.1, similarity: str = "cosine", normalize: bool = True):
-        super().__init__(similarity, normalize)
+    def __init__(self, temperature: float = 0.1, distance: AbstractDistance = Cosine(), normalize: bool = True):
+        super().__init__(distance, normalize)
         if temperature <= 0:
             raise ValueError(f"temperature must be above 0, got {temperature}")
         self.temperature = temperature
 
-    def of_matrix(
-        self,
-        matrix: Float[Tensor, "anchor reference"],
-        positive: Bool[Tensor, "anchor reference"],
-        negative: Bool[Tensor, "anchor reference"],
-    ) -> Float[Tensor, ""]:
+    def of_pairs(self, pairs: Pairs) -> Float[Tensor, ""]:
+        matrix, positive, negative = pairs.matrix, pairs.positive, pairs.negative
         logits = matrix / self.temperature
         surprise = masked_logsumexp(logits, positive | negative)[:, None] - logits
         of_anchor = torch.where(positive, surprise, 0).sum(1) / positive.sum(1).clamp(min=1)

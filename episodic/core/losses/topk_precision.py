@@ -6,8 +6,10 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from episodic.core.functional.pairs import SIMILARITIES, mean_where
-from episodic.core.losses.loss import AbstractPairLoss
+from episodic.core.distances.cosine import Cosine
+from episodic.core.distances.distance import AbstractDistance
+from episodic.core.functional.pairs import mean_where
+from episodic.core.losses.loss import AbstractPairLoss, Pairs
 
 
 class TopKPrecision(AbstractPairLoss):
@@ -28,24 +30,20 @@ class TopKPrecision(AbstractPairLoss):
     have: a soft maximum inside each sum, and a penalty on the covariance of embeddings.
 
     **Arguments:** `k`: length of the list. `margin`: gamma, by which positives should win; the authors take 0.2 for many classes.
-    `similarity`: one of `core.pairs.SIMILARITIES`. `normalize`: compare vectors of length 1.
+    `distance`: how embeddings compare, by similarities. `normalize`: compare vectors of length 1.
     """
 
-    measures = SIMILARITIES
+    of_similarities = True
 
-    def __init__(self, k: int = 5, margin: float = 0.05, similarity: str = "cosine", normalize: bool = True):
-        super().__init__(similarity, normalize)
+    def __init__(self, k: int = 5, margin: float = 0.05, distance: AbstractDistance = Cosine(), normalize: bool = True):
+        super().__init__(distance, normalize)
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
         self.k = k
         self.margin = margin
 
-    def of_matrix(
-        self,
-        matrix: Float[Tensor, "anchor reference"],
-        positive: Bool[Tensor, "anchor reference"],
-        negative: Bool[Tensor, "anchor reference"],
-    ) -> Float[Tensor, ""]:
+    def of_pairs(self, pairs: Pairs) -> Float[Tensor, ""]:
+        matrix, positive, negative = pairs.matrix, pairs.positive, pairs.negative
         matrix = torch.where(negative, matrix + self.margin, matrix)
         k = positive.new_full(matrix.shape[:1], self.k, dtype=torch.long)
         room = k - positive.sum(1)

@@ -10,8 +10,10 @@ from torch import Tensor
 from torch.nn.functional import softplus
 from torch.utils.checkpoint import checkpoint
 
+from episodic.core.distances.distance import AbstractDistance
+from episodic.core.distances.squared_euclidean import SquaredEuclidean
 from episodic.core.functional.pairs import mean_where
-from episodic.core.losses.loss import AbstractPairLoss
+from episodic.core.losses.loss import AbstractPairLoss, Pairs
 from episodic.core.losses.miners import make_miner
 
 LARGEST = 2**23  # triplets at a time in the smooth loss of all of them
@@ -32,7 +34,7 @@ class Triplet(AbstractPairLoss):
     smooth ones need time for each of them, and many are computed in parts, again in the backward pass.
 
     **Arguments:** `margin`: of the hinge, in units of `distance`; `smooth` has none. `triplets`: "all" or one of
-    `core.miners.MINERS`. `distance`: one of `core.pairs.DISTANCES`. `normalize`: compare vectors of length 1. `rho`: the
+    `core.miners.MINERS`. `distance`: how embeddings compare. `normalize`: compare vectors of length 1. `rho`: the
     probability of `core.miners.rho_swap`. `dim`: of the embeddings, for distance-weighted triplets.
     """
 
@@ -41,7 +43,7 @@ class Triplet(AbstractPairLoss):
         margin: float = 0.2,
         triplets: str = "semi_hard",
         smooth: bool = False,
-        distance: str = "squared_euclidean",
+        distance: AbstractDistance = SquaredEuclidean(),
         normalize: bool = True,
         rho: float = 0.0,
         dim: int | None = None,
@@ -51,12 +53,8 @@ class Triplet(AbstractPairLoss):
         self.margin = margin
         self.smooth = smooth
 
-    def of_matrix(
-        self,
-        matrix: Float[Tensor, "anchor reference"],
-        positive: Bool[Tensor, "anchor reference"],
-        negative: Bool[Tensor, "anchor reference"],
-    ) -> Float[Tensor, ""]:
+    def of_pairs(self, pairs: Pairs) -> Float[Tensor, ""]:
+        matrix, positive, negative = pairs.matrix, pairs.positive, pairs.negative
         if self.miner is None:
             if self.smooth:
                 return mean_of_smooth(matrix, positive, negative)

@@ -25,8 +25,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 
-class AbstractExchange(nn.Module, abc.ABC):
-    """`exchange(indices)`: in training each entry, on its own, becomes another of `n_rows` rows with `probability`.
+class AbstractLabelSwap(nn.Module, abc.ABC):
+    """`label_swap(indices)`: in training each entry, on its own, becomes another of `n_rows` rows with `probability`.
 
     Draws from PyTorch's own generator of the indices' device. In evaluation, and for a probability of 0, the indices as they are.
     """
@@ -61,7 +61,7 @@ class AbstractExchange(nn.Module, abc.ABC):
         return others.fill_diagonal_(1 - self.probability)
 
 
-class SSE(AbstractExchange):
+class SSE(AbstractLabelSwap):
     """SSE-SE, without knowledge of the rows: `p(j, k) = probability / (n_rows - 1)` for every other row k."""
 
     def another(self, indices: Int64[Tensor, "*axes"]) -> Int64[Tensor, "*axes"]:
@@ -72,7 +72,7 @@ class SSE(AbstractExchange):
         return torch.ones(self.n_rows, self.n_rows)
 
 
-class GraphSSE(AbstractExchange):
+class GraphSSE(AbstractLabelSwap):
     """SSE-Graph: `p(j, k) / p(j, l) = ratio` for every neighbour k and every other row l that is not one.
 
     A row with d neighbours, when exchanged, becomes one of them with probability `ratio d / (ratio d + n_rows - 1 - d)`.
@@ -153,26 +153,26 @@ def edges_of_file(path: str | os.PathLike, names: Sequence[str]) -> Int64[Tensor
     return torch.tensor(edges, dtype=torch.long).reshape(-1, 2)
 
 
-def exchange_of(n_rows: int, exchange: nn.Module | None) -> nn.Module:
-    """`exchange` for a table of `n_rows` rows, by default none.
+def label_swap_of(n_rows: int, label_swap: nn.Module | None) -> nn.Module:
+    """`label_swap` for a table of `n_rows` rows, by default none.
 
     **Raises:** `ValueError` where it is of another number of rows.
     """
-    if isinstance(exchange, AbstractExchange) and exchange.n_rows != n_rows:
-        raise ValueError(f"the exchange is of {exchange.n_rows} rows, the table has {n_rows}")
-    return nn.Identity() if exchange is None else exchange
+    if isinstance(label_swap, AbstractLabelSwap) and label_swap.n_rows != n_rows:
+        raise ValueError(f"the exchange is of {label_swap.n_rows} rows, the table has {n_rows}")
+    return nn.Identity() if label_swap is None else label_swap
 
 
 class SharedEmbedding(nn.Embedding):
     """An `nn.Embedding` whose indices are exchanged first, each entry by its own draw.
 
-    **Arguments:** those of `nn.Embedding`, and `exchange`: of all rows, or with a `padding_idx` of all others, numbered without it;
+    **Arguments:** those of `nn.Embedding`, and `label_swap`: of all rows, or with a `padding_idx` of all others, numbered without it;
     None for none. Padding is neither exchanged nor drawn.
     """
 
-    def __init__(self, *args, exchange: nn.Module | None = None, **kwargs):
+    def __init__(self, *args, label_swap: nn.Module | None = None, **kwargs):
         super().__init__(*args, **kwargs)
-        self.exchange = exchange_of(self.num_embeddings - (self.padding_idx is not None), exchange)
+        self.label_swap = label_swap_of(self.num_embeddings - (self.padding_idx is not None), label_swap)
 
     def forward(self, indices: Int64[Tensor, "*axes"]) -> Float[Tensor, "*axes dim"]:
         return super().forward(self._exchanged(indices))
@@ -180,8 +180,8 @@ class SharedEmbedding(nn.Embedding):
     def _exchanged(self, indices: Int64[Tensor, "*axes"]) -> Int64[Tensor, "*axes"]:
         pad = self.padding_idx
         if pad is None:
-            return self.exchange(indices)
+            return self.label_swap(indices)
         padding = indices == pad
         rows = (indices - (indices > pad).long()).masked_fill(padding, 0)  # padding draws like row 0, and is put back
-        rows = self.exchange(rows)
+        rows = self.label_swap(rows)
         return torch.where(padding, indices, rows + (rows >= pad))

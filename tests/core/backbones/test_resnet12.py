@@ -23,21 +23,21 @@ def seen(network, size, module):
 
 
 @pytest.mark.parametrize(
-    ("form", "blocks", "total"),
+    ("variant", "blocks", "total"),
     [
         ("metaoptnet", [76_160, 564_480, 2_357_760, 9_425_920], 12_424_320),
         ("can", [115_200, 377_856, 1_509_376, 6_033_408], 8_037_696),
     ],
 )
-def test_parameters_are_those_of_the_published_code(form, blocks, total):
-    network = meta(form=form)
+def test_parameters_are_those_of_the_published_code(variant, blocks, total):
+    network = meta(variant=variant)
     assert [count(block) for block in network.blocks] == blocks
     assert count(network) == total
     assert not any(m.bias is not None for m in network.modules() if isinstance(m, torch.nn.Conv2d))
 
 
 @pytest.mark.parametrize(
-    ("form", "size", "sides"),
+    ("variant", "size", "sides"),
     [
         ("metaoptnet", 84, [42, 21, 10, 5]),
         ("metaoptnet", 32, [16, 8, 4, 2]),
@@ -46,45 +46,45 @@ def test_parameters_are_those_of_the_published_code(form, blocks, total):
         ("can", 32, [16, 8, 4, 2]),
     ],
 )
-def test_shape_is_that_of_an_embedding(form, size, sides):
-    network = meta(form=form, image_size=size, output="map")
+def test_shape_is_that_of_an_embedding(variant, size, sides):
+    network = meta(variant=variant, image_size=size, output="map")
     assert [shape[-1] for shape in seen(network, size, network.blocks)] == sides
-    dim, side = {"metaoptnet": 640, "can": 512}[form], sides[-1]
+    dim, side = {"metaoptnet": 640, "can": 512}[variant], sides[-1]
     images = torch.zeros(2, 3, size, size, device="meta")
     for output, shape in {"map": (dim, side, side), "flatten": (dim * side**2,), "vector": (dim,)}.items():
-        network = meta(form=form, image_size=size, output=output)
+        network = meta(variant=variant, image_size=size, output=output)
         assert network.shape == shape == network(images).shape[1:]
 
 
 def test_down_sampling_is_pooling_or_the_stride_of_the_second_convolution():
-    convolutions = [m for m in meta(form="can").modules() if isinstance(m, torch.nn.Conv2d)]
+    convolutions = [m for m in meta(variant="can").modules() if isinstance(m, torch.nn.Conv2d)]
     assert [c.stride[0] for c in convolutions] == [1] + [1, 2, 1, 2] * 4  # the stem, then three and the shortcut
     assert all(m.stride == (1, 1) for m in meta().modules() if isinstance(m, torch.nn.Conv2d))
 
 
-@pytest.mark.parametrize("form", ["metaoptnet", "can"])
-def test_a_block_is_the_published_one_step_by_step(form):
+@pytest.mark.parametrize("variant", ["metaoptnet", "can"])
+def test_a_block_is_the_published_one_step_by_step(variant):
     torch.manual_seed(0)
-    network = ResNet12(image_size=16, form=form, drop_rate=0.0)
+    network = ResNet12(image_size=16, variant=variant, drop_rate=0.0)
     block = network.blocks[0].eval()
     with torch.no_grad():
         for norm in (m for m in block.modules() if isinstance(m, torch.nn.BatchNorm2d)):
             norm.weight.uniform_(-1, 1)
             norm.bias.uniform_(-1, 1)
-    x = torch.randn(2, 3 if form == "metaoptnet" else 64, 9, 9)
+    x = torch.randn(2, 3 if variant == "metaoptnet" else 64, 9, 9)
     conv1, norm1, _, conv2, norm2, _, conv3, norm3 = block.residual
-    act = (lambda x: torch.where(x > 0, x, 0.1 * x)) if form == "metaoptnet" else torch.relu
+    act = (lambda x: torch.where(x > 0, x, 0.1 * x)) if variant == "metaoptnet" else torch.relu
     wanted = norm3(conv3(act(norm2(conv2(act(norm1(conv1(x))))))))
     wanted = act(wanted + block.shortcut[1](block.shortcut[0](x)))
-    if form == "metaoptnet":
+    if variant == "metaoptnet":
         wanted = torch.nn.functional.max_pool2d(wanted, 2)
     torch.testing.assert_close(block(x), wanted)
 
 
-@pytest.mark.parametrize("form", ["metaoptnet", "can"])
-def test_convolutions_start_from_kaiming_fan_out(form):
+@pytest.mark.parametrize("variant", ["metaoptnet", "can"])
+def test_convolutions_start_from_kaiming_fan_out(variant):
     torch.manual_seed(0)
-    for conv in (m for m in ResNet12(form=form, image_size=16).blocks[:3].modules() if isinstance(m, torch.nn.Conv2d)):
+    for conv in (m for m in ResNet12(variant=variant, image_size=16).blocks[:3].modules() if isinstance(m, torch.nn.Conv2d)):
         wanted = (2 / (conv.kernel_size[0] ** 2 * conv.out_channels)) ** 0.5
         assert conv.weight.std().item() == pytest.approx(wanted, rel=6 / conv.weight.numel() ** 0.5)
 
@@ -95,7 +95,7 @@ def test_dropout_then_drop_block_with_the_block_size_of_the_images():
         assert [type(d).__name__ for d in drops] == ["Dropout", "Dropout", "DropBlock", "DropBlock"]
         assert [d.p for d in drops[:2]] == [0.2] * 2
         assert [(d.rate, d.block_size, d.ramp) for d in drops[2:]] == [(0.2, block_size, 40_000)] * 2
-    assert not any(isinstance(m, torch.nn.Dropout | DropBlock) for m in meta(form="can").modules())
+    assert not any(isinstance(m, torch.nn.Dropout | DropBlock) for m in meta(variant="can").modules())
 
 
 def test_eval_is_deterministic_and_independent_of_the_counter():
@@ -214,10 +214,10 @@ def test_the_first_training_call_of_a_network_drops_little_and_counts():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"form": "tadam"}, "form must be one of 'metaoptnet', 'can', got 'tadam'"),
+        ({"variant": "tadam"}, "variant must be one of 'metaoptnet', 'can', got 'tadam'"),
         ({"output": "pool"}, "output must be one of 'vector', 'flatten', 'map', got 'pool'"),
         ({"image_size": 15}, "image_size of at least 16.*got 15"),
-        ({"image_size": 0, "form": "can"}, "image_size of at least 1"),
+        ({"image_size": 0, "variant": "can"}, "image_size of at least 1"),
         ({"in_channels": 0}, "in_channels must be at least 1"),
         ({"drop_rate": 1.0}, "drop_rate must be at least 0"),
         ({"drop_rate": -0.1}, "drop_rate must be at least 0"),

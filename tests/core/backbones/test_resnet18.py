@@ -9,13 +9,13 @@ def meta(**arguments):
         return ResNet18(**arguments)
 
 
-@pytest.mark.parametrize(("form", "total"), [("feat", 11_168_832), ("closerlook", 11_176_512)])
-def test_parameters_are_those_of_the_published_code(form, total):
-    assert sum(p.numel() for p in meta(form=form).parameters()) == total
+@pytest.mark.parametrize(("variant", "total"), [("feat", 11_168_832), ("closerlook", 11_176_512)])
+def test_parameters_are_those_of_the_published_code(variant, total):
+    assert sum(p.numel() for p in meta(variant=variant).parameters()) == total
 
 
 @pytest.mark.parametrize(
-    ("form", "size", "stem", "sides"),
+    ("variant", "size", "stem", "sides"),
     [
         ("feat", 84, 84, [84, 42, 21, 11]),
         ("feat", 32, 32, [32, 16, 8, 4]),
@@ -24,28 +24,28 @@ def test_parameters_are_those_of_the_published_code(form, total):
         ("closerlook", 33, 9, [9, 5, 3, 2]),
     ],
 )
-def test_shape_is_that_of_an_embedding(form, size, stem, sides):
+def test_shape_is_that_of_an_embedding(variant, size, stem, sides):
     shapes = []
-    network = meta(form=form, image_size=size, output="map").eval()
+    network = meta(variant=variant, image_size=size, output="map").eval()
     for part in (network.stem, *network.stages):
         part.register_forward_hook(lambda _, __, out: shapes.append(out.shape[-1]))
     images = torch.zeros(2, 3, size, size, device="meta")
     assert network.shape == (512, sides[-1], sides[-1]) == network(images).shape[1:]
     assert shapes == [stem, *sides]
-    network = meta(form=form, image_size=size)
+    network = meta(variant=variant, image_size=size)
     assert network.shape == (512,) == network(images).shape[1:]
 
 
-@pytest.mark.parametrize("form", ["feat", "closerlook"])
-def test_equals_the_torchvision_network(form):
+@pytest.mark.parametrize("variant", ["feat", "closerlook"])
+def test_equals_the_torchvision_network(variant):
     from torchvision.models import resnet18
 
     torch.manual_seed(0)
     theirs = resnet18().eval()
     theirs.fc = torch.nn.Identity()
-    if form == "feat":
+    if variant == "feat":
         theirs.conv1, theirs.maxpool = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False), torch.nn.Identity()
-    ours = ResNet18(image_size=20, form=form).eval()
+    ours = ResNet18(image_size=20, variant=variant).eval()
     ours.load_state_dict(dict(zip(ours.state_dict(), theirs.state_dict().values(), strict=True)))
     images = torch.randn(2, 3, 20, 20)
     torch.testing.assert_close(ours(images), theirs(images), rtol=1e-4, atol=1e-5)
@@ -69,7 +69,7 @@ def test_convolutions_start_from_kaiming_fan_out_in_channels_last_bfloat16_too()
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"form": "resnet10"}, "form must be one of 'feat', 'closerlook', got 'resnet10'"),
+        ({"variant": "resnet10"}, "variant must be one of 'feat', 'closerlook', got 'resnet10'"),
         ({"output": "flatten"}, "output must be one of 'vector', 'map', got 'flatten'"),
         ({"image_size": 0}, "image_size of at least 1"),
         ({"in_channels": 0}, "in_channels must be at least 1"),

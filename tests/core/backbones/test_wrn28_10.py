@@ -14,47 +14,47 @@ def count(network):
 
 
 @pytest.mark.parametrize(
-    ("form", "parts", "total"),
+    ("variant", "parts", "total"),
     [
         ("feat", [448, 1_642_112, 6_970_880, 27_868_160, 1_280], 36_482_880),
         ("s2m2", [432, 1_640_672, 6_968_000, 27_862_400, 1_280], 36_472_784),
     ],
 )
-def test_parameters_are_those_of_the_published_code(form, parts, total):
-    network = meta(form=form)
+def test_parameters_are_those_of_the_published_code(variant, parts, total):
+    network = meta(variant=variant)
     assert [count(part) for part in (network.stem, *network.groups, network.end)] == parts
     assert count(network) == total
 
 
 @pytest.mark.parametrize(
-    ("form", "size", "sides"),
+    ("variant", "size", "sides"),
     [("feat", 84, [84, 42, 21]), ("feat", 32, [32, 16, 8]), ("s2m2", 80, [80, 40, 20]), ("s2m2", 30, [30, 15, 8])],
 )
-def test_shape_is_that_of_an_embedding(form, size, sides):
+def test_shape_is_that_of_an_embedding(variant, size, sides):
     shapes = []
-    network = meta(form=form, image_size=size, output="map").eval()
+    network = meta(variant=variant, image_size=size, output="map").eval()
     for group in network.groups:
         group.register_forward_hook(lambda _, __, out: shapes.append(out.shape[-1]))
     images = torch.zeros(2, 3, size, size, device="meta")
     assert network.shape == (640, sides[-1], sides[-1]) == network(images).shape[1:]
     assert shapes == sides
-    network = meta(form=form, image_size=size)
+    network = meta(variant=variant, image_size=size)
     assert network.shape == (640,) == network(images).shape[1:]
 
 
-@pytest.mark.parametrize("form", ["feat", "s2m2"])
-def test_the_stride_is_in_the_convolution_of_the_form(form):
-    for group, first in zip(meta(form=form).groups, (1, 2, 2), strict=True):
+@pytest.mark.parametrize("variant", ["feat", "s2m2"])
+def test_the_stride_is_in_the_convolution_of_the_form(variant):
+    for group, first in zip(meta(variant=variant).groups, (1, 2, 2), strict=True):
         strides = [m.stride[0] for m in group.modules() if isinstance(m, torch.nn.Conv2d)]
-        wanted = [1, first, first] if form == "feat" else [first, 1, first]
+        wanted = [1, first, first] if variant == "feat" else [first, 1, first]
         assert strides == wanted + [1] * 6  # two and the shortcut, then three blocks of two
 
 
 @pytest.mark.parametrize(("dim", "stride"), [(4, 1), (6, 1), (6, 2)])
-@pytest.mark.parametrize("form", ["feat", "s2m2"])
-def test_a_block_is_the_published_one_step_by_step(form, dim, stride):
+@pytest.mark.parametrize("variant", ["feat", "s2m2"])
+def test_a_block_is_the_published_one_step_by_step(variant, dim, stride):
     torch.manual_seed(0)
-    block = _Block(4, dim, stride, form, drop_rate=0.5).eval()
+    block = _Block(4, dim, stride, variant, drop_rate=0.5).eval()
     with torch.no_grad():
         for norm in (m for m in block.modules() if isinstance(m, torch.nn.BatchNorm2d)):
             norm.weight.uniform_(-1, 1)
@@ -64,29 +64,29 @@ def test_a_block_is_the_published_one_step_by_step(form, dim, stride):
     x = torch.randn(2, 4, 7, 7)
     activated = torch.relu(block.activate[0](x))
     residual = conv2(torch.relu(norm2(conv1(activated))))
-    shortcut = x if dim == 4 else block.project(x if form == "feat" else activated)
+    shortcut = x if dim == 4 else block.project(x if variant == "feat" else activated)
     before = x.clone()
     torch.testing.assert_close(block(x), residual + shortcut)
     assert torch.equal(x, before)  # the ReLU in place must not reach the identity path
 
 
-@pytest.mark.parametrize(("form", "place"), [("feat", 1), ("s2m2", 3)])
-def test_dropout_stands_after_the_first_or_before_the_second_convolution(form, place):
-    names = [type(m).__name__ for m in _Block(4, 4, 1, form, drop_rate=0.3).residual]
+@pytest.mark.parametrize(("variant", "place"), [("feat", 1), ("s2m2", 3)])
+def test_dropout_stands_after_the_first_or_before_the_second_convolution(variant, place):
+    names = [type(m).__name__ for m in _Block(4, 4, 1, variant, drop_rate=0.3).residual]
     wanted = ["Conv2d", "BatchNorm2d", "ReLU", "Conv2d"]
     wanted.insert(place, "Dropout")
     assert names == wanted
     assert {m.p for m in meta(drop_rate=0.3).modules() if isinstance(m, torch.nn.Dropout)} == {0.3}
 
 
-@pytest.mark.parametrize("form", ["feat", "s2m2"])
-def test_weights_start_as_in_the_published_code(form):
+@pytest.mark.parametrize("variant", ["feat", "s2m2"])
+def test_weights_start_as_in_the_published_code(variant):
     torch.manual_seed(0)
-    network = WRN28_10(image_size=4, form=form)
+    network = WRN28_10(image_size=4, variant=variant)
     for conv in (m for m in network.groups[0].modules() if isinstance(m, torch.nn.Conv2d)):
         area = conv.kernel_size[0] ** 2
         # N(0, 2 / fan out), or PyTorch's uniform in +-1 / sqrt(fan in), whose variance is a third of 1 / fan in
-        variance = 2 / (area * conv.out_channels) if form == "s2m2" else 1 / (3 * area * conv.in_channels)
+        variance = 2 / (area * conv.out_channels) if variant == "s2m2" else 1 / (3 * area * conv.in_channels)
         assert conv.weight.std().item() == pytest.approx(variance**0.5, rel=6 / conv.weight.numel() ** 0.5)
 
 
@@ -104,7 +104,7 @@ def test_trains_in_channels_last_under_bfloat16_autocast():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"form": "wide"}, "form must be one of 'feat', 's2m2', got 'wide'"),
+        ({"variant": "wide"}, "variant must be one of 'feat', 's2m2', got 'wide'"),
         ({"output": "flatten"}, "output must be one of 'vector', 'map', got 'flatten'"),
         ({"image_size": 0}, "image_size of at least 1"),
         ({"in_channels": 0}, "in_channels must be at least 1"),

@@ -11,7 +11,7 @@ from episodic.core.functional.diffusion import (
     normalized,
     pseudo_labels,
 )
-from episodic.core.functional.prototypes import diffusion
+from episodic.core.functional import diffusion
 
 
 def path(weights):

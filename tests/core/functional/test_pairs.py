@@ -86,12 +86,12 @@ def test_who_is_positive_and_negative_is_told_by_place():
 def test_sums_over_what_a_mask_leaves():
     x = torch.tensor([[0.0, 1.0, 2.0], [5.0, 6.0, 7.0]], requires_grad=True)
     mask = torch.tensor([[True, False, True], [False, False, False]])
-    with_one = masked_logsumexp(x, mask, one=True)
-    torch.testing.assert_close(with_one, torch.tensor([1 + 1 + torch.e**2, 1]).log())
+    append_bias = masked_logsumexp(x, mask, one=True)
+    torch.testing.assert_close(append_bias, torch.tensor([1 + 1 + torch.e**2, 1]).log())
     torch.testing.assert_close(masked_logsumexp(x, mask)[0], torch.tensor(1 + torch.e**2).log())
     assert mean_where(x, mask) == 1
     nothing = mean_where(x, mask & False)
-    (with_one.sum() + masked_logsumexp(x, mask).sum() + nothing).backward()
+    (append_bias.sum() + masked_logsumexp(x, mask).sum() + nothing).backward()
     assert nothing == 0
     assert x.grad.isfinite().all()
     assert (x.grad[1] == 0).all()

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from episodic.core.functional.pairs import References
+from episodic.core.losses.loss import Pairs
 
 # Four unit vectors at 0, 60, 90 and 180 degrees, two of each class: the example computed by hand in the tests.
 ANGLES = torch.tensor([0.0, 60.0, 90.0, 180.0], dtype=torch.float64) * math.pi / 180
@@ -127,7 +128,7 @@ def check_pair_loss_laws(make) -> None:
     torch.testing.assert_close(x.grad, gradient)
     nothing = torch.zeros(20, 20, dtype=torch.bool)
     x = torch.rand(20, 20, dtype=torch.float64, requires_grad=True)
-    value = loss.of_matrix(x, nothing, nothing)
+    value = loss.of_pairs(Pairs(x, nothing, nothing))
     value.backward()
     assert value == 0
     assert (x.grad == 0).all()

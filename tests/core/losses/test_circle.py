@@ -4,6 +4,7 @@ import pytest
 import torch
 from pytorch_metric_learning.losses import CircleLoss
 
+from episodic.core.losses.loss import Pairs
 from episodic.core.losses.circle import Circle
 from tests.core.losses.laws import FOUR, FOUR_LABELS, batch, check_equal, check_pair_loss_laws
 
@@ -33,7 +34,7 @@ def test_equals_pytorch_metric_learning(margin, gamma):
 def test_one_positive_and_one_negative_are_a_circle():
     similarity = torch.tensor([[0.8, 0.3]], dtype=torch.float64, requires_grad=True)
     loss = Circle(margin=0.25, gamma=64)
-    value = loss.of_matrix(similarity, ONE_POSITIVE, ONE_NEGATIVE)
+    value = loss.of_pairs(Pairs(similarity, ONE_POSITIVE, ONE_NEGATIVE))
     assert value.item() == pytest.approx(0.8658929, abs=1e-7)
     value.backward()
     of_positive, of_negative = similarity.grad[0]
@@ -41,12 +42,12 @@ def test_one_positive_and_one_negative_are_a_circle():
     radius = math.sqrt(2) * 0.25
     for angle in torch.linspace(0.0, 1.5, 7, dtype=torch.float64):
         on_it = torch.stack([1 - radius * angle.cos(), radius * angle.sin()])[None]
-        assert loss.of_matrix(on_it, ONE_POSITIVE, ONE_NEGATIVE).item() == pytest.approx(math.log(2))
+        assert loss.of_pairs(Pairs(on_it, ONE_POSITIVE, ONE_NEGATIVE)).item() == pytest.approx(math.log(2))
 
 
 def test_pairs_beyond_their_optimum_do_not_learn():
     similarity = torch.tensor([[0.2, -0.5]], dtype=torch.float64, requires_grad=True)
-    Circle(margin=0.4, gamma=2).of_matrix(similarity, ONE_POSITIVE, ONE_NEGATIVE).backward()
+    Circle(margin=0.4, gamma=2).of_pairs(Pairs(similarity, ONE_POSITIVE, ONE_NEGATIVE)).backward()
     assert similarity.grad[0, 0] < 0
     assert similarity.grad[0, 1] == 0
 

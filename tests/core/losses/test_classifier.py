@@ -36,7 +36,7 @@ def test_of_cosines_equals_normalised_softmax_of_pytorch_metric_learning():
 
 def test_of_cosines_equals_proxy_nca_of_half_the_scale():
     embeddings, labels = batch()
-    ours, theirs = Classifier(16, 5, scale=10.0).double(), ProxyNCA(16, 5, form="probability", scale=5.0)
+    ours, theirs = Classifier(16, 5, scale=10.0).double(), ProxyNCA(16, 5, variant="probability", scale=5.0)
     theirs.proxies = nn.Parameter(ours.linear.weight.detach().clone())
     check_equal(ours, theirs, embeddings, labels)
 
@@ -49,7 +49,7 @@ def test_exchanged_labels_are_smoothed_on_average():
     smooth.linear = plain.linear
     average = 0.8 * plain(embeddings, labels) + sum(0.1 * plain(embeddings, (labels + k) % 3) for k in (1, 2))
     assert average.item() == pytest.approx(smooth(embeddings, labels).item(), abs=1e-12)
-    exchanging = Classifier(16, 3, exchange=SSE(3, 0.2)).double()
+    exchanging = Classifier(16, 3, label_swap=SSE(3, 0.2)).double()
     exchanging.linear = plain.linear
     torch.manual_seed(0)
     drawn = exchanging(embeddings.repeat(20_000, 1), labels.repeat(20_000))
@@ -59,7 +59,7 @@ def test_exchanged_labels_are_smoothed_on_average():
 
 def test_the_label_is_exchanged_in_training_only():
     embeddings, labels = batch(classes=2)
-    plain, exchanging = (Classifier(16, 2, exchange=exchange).double() for exchange in (None, SSE(2, 1.0)))
+    plain, exchanging = (Classifier(16, 2, label_swap=label_swap).double() for label_swap in (None, SSE(2, 1.0)))
     exchanging.linear = plain.linear
     (value, gradient), (wanted, by) = (
         value_and_gradient(loss, embeddings, y) for loss, y in ((exchanging, labels), (plain, 1 - labels))

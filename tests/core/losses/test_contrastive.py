@@ -11,8 +11,8 @@ from tests.core.losses.laws import FOUR, FOUR_LABELS, batch, check_equal, check_
     "settings",
     [
         {},
-        {"form": "squared"},
-        {"form": "xbm", "distance": "cosine", "negative_margin": 0.5},
+        {"variant": "squared"},
+        {"variant": "xbm", "distance": "cosine", "negative_margin": 0.5},
         {"distance": "snr", "normalize": False},
     ],
 )
@@ -22,8 +22,8 @@ def test_laws(settings):
 
 def test_four_vectors_by_hand():
     assert Contrastive()(FOUR, FOUR_LABELS).item() == pytest.approx(1.689469, abs=1e-6)
-    assert Contrastive(form="squared")(FOUR, FOUR_LABELS).item() == pytest.approx(0.2693894, abs=1e-7)
-    xbm = Contrastive(form="xbm", distance="cosine", negative_margin=0.5)
+    assert Contrastive(variant="squared")(FOUR, FOUR_LABELS).item() == pytest.approx(0.2693894, abs=1e-7)
+    xbm = Contrastive(variant="xbm", distance="cosine", negative_margin=0.5)
     assert xbm(FOUR, FOUR_LABELS).item() == pytest.approx(1.1830127, abs=1e-7)
 
 
@@ -43,8 +43,8 @@ def test_length_matters_only_where_it_is_kept():
 
 
 def test_odd_settings_are_refused():
-    with pytest.raises(ValueError, match="form must be one of hinge, squared, xbm, got 'cubic'"):
-        Contrastive(form="cubic")
+    with pytest.raises(ValueError, match="variant must be one of hinge, squared, xbm, got 'cubic'"):
+        Contrastive(variant="cubic")
     with pytest.raises(
         ValueError, match="Contrastive compares by one of euclidean, squared_euclidean, cosine, snr, got 'dot'"
     ):

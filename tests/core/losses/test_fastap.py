@@ -3,6 +3,7 @@ import torch
 from pytorch_metric_learning.losses import FastAPLoss
 from sklearn.metrics import average_precision_score
 
+from episodic.core.losses.loss import Pairs
 from episodic.core.losses.fastap import FastAP
 from tests.core.losses.laws import FOUR, FOUR_LABELS, batch, check_equal, check_pair_loss_laws
 
@@ -33,7 +34,7 @@ def test_is_average_precision_where_no_two_distances_share_a_bin():
         average_precision_score(is_positive.numpy(), -place.numpy())
         for is_positive, place in zip(positive, places, strict=True)
     ]
-    found = FastAP(n_bins=40).of_matrix(places.double() / 10, positive, ~positive)
+    found = FastAP(n_bins=40).of_pairs(Pairs(places.double() / 10, positive, ~positive))
     assert found.item() == pytest.approx(1 - sum(expected) / 8)
 
 
@@ -41,8 +42,8 @@ def test_best_and_worst_ranking():
     positive = torch.tensor([[True] * 3 + [False] * 200])
     distances = torch.cat([torch.linspace(0.1, 0.9, 3), torch.linspace(2.1, 3.9, 200)]).double()[None]
     loss = FastAP()
-    assert loss.of_matrix(distances, positive, ~positive).item() == pytest.approx(0, abs=1e-12)
-    assert loss.of_matrix(4 - distances, positive, ~positive).item() > 0.95
+    assert loss.of_pairs(Pairs(distances, positive, ~positive)).item() == pytest.approx(0, abs=1e-12)
+    assert loss.of_pairs(Pairs(4 - distances, positive, ~positive)).item() > 0.95
 
 
 def test_gradient_is_that_of_the_value():
@@ -53,7 +54,7 @@ def test_gradient_is_that_of_the_value():
     positive = torch.arange(9) % 3 == torch.arange(4)[:, None] % 3
     loss = FastAP()
     assert torch.autograd.gradcheck(
-        lambda x: loss.of_matrix(x, positive, ~positive), distances.double().requires_grad_()
+        lambda x: loss.of_pairs(Pairs(x, positive, ~positive)), distances.double().requires_grad_()
     )
 
 

@@ -3,29 +3,30 @@ import torch
 from pytorch_metric_learning.losses import GeneralizedLiftedStructureLoss, LiftedStructureLoss
 
 from episodic.core.functional.pairs import References, euclidean, unit
+from episodic.core.losses.loss import Pairs
 from episodic.core.losses.lifted_structure import LiftedStructure
 from tests.core.losses.laws import FOUR, FOUR_LABELS, batch, check_equal, check_pair_loss_laws, value_and_gradient
 
-FORMS = ("pairs", "generalised")
+VARIANTS = ("pairs", "generalised")
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("settings", [{}, {"distance": "snr", "normalize": False}])
-def test_laws(form, settings):
-    check_pair_loss_laws(lambda: LiftedStructure(form=form, **settings))
+def test_laws(variant, settings):
+    check_pair_loss_laws(lambda: LiftedStructure(variant=variant, **settings))
 
 
 def test_four_vectors_by_hand():
     assert LiftedStructure()(FOUR, FOUR_LABELS).item() == pytest.approx(2.7779944, abs=1e-7)
-    assert LiftedStructure(form="generalised")(FOUR, FOUR_LABELS).item() == pytest.approx(1.5649160, abs=1e-7)
+    assert LiftedStructure(variant="generalised")(FOUR, FOUR_LABELS).item() == pytest.approx(1.5649160, abs=1e-7)
 
 
 @pytest.mark.parametrize("margin", [0.3, 1.0, 2.0])
 @pytest.mark.parametrize(
-    ("form", "theirs"), [("pairs", LiftedStructureLoss), ("generalised", GeneralizedLiftedStructureLoss)]
+    ("variant", "theirs"), [("pairs", LiftedStructureLoss), ("generalised", GeneralizedLiftedStructureLoss)]
 )
-def test_equals_pytorch_metric_learning(margin, form, theirs):
-    check_equal(LiftedStructure(margin, form), theirs(neg_margin=margin), *batch())
+def test_equals_pytorch_metric_learning(margin, variant, theirs):
+    check_equal(LiftedStructure(margin, variant), theirs(neg_margin=margin), *batch())
 
 
 def test_pairs_equal_the_paper_s_loop_over_unordered_pairs():
@@ -45,8 +46,8 @@ def test_pairs_equal_the_paper_s_loop_over_unordered_pairs():
     check_equal(LiftedStructure(), looped, embeddings, labels)
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_other_references_take_their_negatives_from_the_anchors_in_any_order(form):
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_other_references_take_their_negatives_from_the_anchors_in_any_order(variant):
     embeddings, labels = batch(classes=3, per_class=3)
     references, reference_labels = batch(classes=4, per_class=2, seed=1)
 
@@ -57,7 +58,7 @@ def test_other_references_take_their_negatives_from_the_anchors_in_any_order(for
             negatives = [r for r in range(8) if reference_labels[r] != y[i]]
             positives = [r for r in range(8) if reference_labels[r] == y[i]]
             near = sum((1 - d[i, r]).exp() for r in negatives)
-            if form == "generalised":
+            if variant == "generalised":
                 each.append((sum(d[i, r].exp() for r in positives).log() + near.log()).relu())
             else:
                 for j in positives:
@@ -67,7 +68,7 @@ def test_other_references_take_their_negatives_from_the_anchors_in_any_order(for
 
     for order in (torch.arange(8), torch.tensor([5, 2, 7, 0, 1, 6, 4, 3])):
         check_equal(
-            lambda x, y, order=order: LiftedStructure(form=form)(
+            lambda x, y, order=order: LiftedStructure(variant=variant)(
                 x, y, References(references[order], reference_labels[order])
             ),
             looped,
@@ -80,13 +81,13 @@ def test_a_positive_pair_without_negatives_costs_nothing():
     """And counts as a pair: the others' loss is divided among all."""
     matrix = torch.tensor([[0.5, 0.7], [0.9, 0.2]], dtype=torch.float64, requires_grad=True)
     positive = torch.tensor([[True, False], [False, True]])
-    alone = LiftedStructure().of_matrix(matrix, positive, torch.zeros_like(positive))
+    alone = LiftedStructure().of_pairs(Pairs(matrix, positive, torch.zeros_like(positive)))
     alone.backward()
     assert alone == 0
     assert (matrix.grad == 0).all()
     some = torch.tensor([[False, True], [False, False]])
     found, gradient = value_and_gradient(
-        lambda d, _: LiftedStructure().of_matrix(d, positive, some), matrix.detach(), 0
+        lambda d, _: LiftedStructure().of_pairs(Pairs(d, positive, some)), matrix.detach(), 0
     )
     first, second = 0.5 + 1 - 0.7, 0.2 + 1 - 0.7  # the negative is of the anchor 0 and of the reference 1
     assert found.item() == pytest.approx((first**2 + second**2) / 4)
@@ -94,5 +95,5 @@ def test_a_positive_pair_without_negatives_costs_nothing():
 
 
 def test_odd_settings_are_refused():
-    with pytest.raises(ValueError, match="form must be one of pairs, generalised, got 'triplets'"):
-        LiftedStructure(form="triplets")
+    with pytest.raises(ValueError, match="variant must be one of pairs, generalised, got 'triplets'"):
+        LiftedStructure(variant="triplets")

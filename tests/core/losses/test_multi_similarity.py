@@ -6,6 +6,7 @@ from pytorch_metric_learning.losses import MultiSimilarityLoss
 from pytorch_metric_learning.miners import MultiSimilarityMiner
 
 from episodic.core.functional.pairs import References, masks
+from episodic.core.losses.loss import Pairs
 from episodic.core.losses.multi_similarity import MultiSimilarity
 from tests.core.losses.laws import FOUR, FOUR_LABELS, batch, check_equal, check_pair_loss_laws
 
@@ -22,7 +23,7 @@ def test_four_vectors_by_hand():
 
 def test_pairs_that_mining_keeps_of_four_vectors():
     similarity = (FOUR @ FOUR.T).requires_grad_()
-    MultiSimilarity().of_matrix(similarity, *masks(FOUR_LABELS, FOUR_LABELS, torch.arange(4))).backward()
+    MultiSimilarity().of_pairs(Pairs(similarity, *masks(FOUR_LABELS, FOUR_LABELS, torch.arange(4)))).backward()
     assert (similarity.grad < 0).nonzero().tolist() == [[1, 0], [2, 3]]
     assert (similarity.grad > 0).nonzero().tolist() == [[1, 2], [2, 0], [2, 1]]
 
@@ -45,7 +46,7 @@ def test_a_wide_epsilon_keeps_all():
 def test_one_positive_and_one_negative():
     similarity = torch.tensor([[0.3, 0.7]], dtype=torch.float64)
     expected = math.log1p(math.exp(2 * 0.2)) / 2 + math.log1p(math.exp(50 * 0.2)) / 50
-    of_pair = MultiSimilarity().of_matrix(similarity, torch.tensor([[True, False]]), torch.tensor([[False, True]]))
+    of_pair = MultiSimilarity().of_pairs(Pairs(similarity, torch.tensor([[True, False]]), torch.tensor([[False, True]])))
     assert of_pair.item() == pytest.approx(expected)
 
 

@@ -56,7 +56,7 @@ def test_a_proxy_far_from_every_item_learns_nothing():
 
 def test_the_label_is_exchanged_for_positives_and_negatives_in_training_only():
     embeddings, labels = batch(classes=2)
-    plain, exchanging = (ProxyAnchor(16, 2, exchange=exchange).double() for exchange in (None, SSE(2, 1.0)))
+    plain, exchanging = (ProxyAnchor(16, 2, label_swap=label_swap).double() for label_swap in (None, SSE(2, 1.0)))
     exchanging.proxies = plain.proxies
     assert torch.equal(exchanging(embeddings, labels), plain(embeddings, 1 - labels))
     assert torch.equal(exchanging.eval()(embeddings, labels), plain(embeddings, labels))

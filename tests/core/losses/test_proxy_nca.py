@@ -11,7 +11,7 @@ from episodic.core.losses.proxy_nca import ProxyNCA
 from episodic.core.regularizers.sse import SSE
 from tests.core.losses.laws import FOUR, FOUR_LABELS, batch, check_equal, check_loss_laws, value_and_gradient
 
-FORMS = ("original", "probability")
+VARIANTS = ("original", "probability")
 
 
 def with_proxies_at(degrees, **settings):
@@ -21,13 +21,13 @@ def with_proxies_at(degrees, **settings):
     return loss
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_laws(form):
-    check_loss_laws(lambda: ProxyNCA(16, 5, form=form), renamable=False)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_laws(variant):
+    check_loss_laws(lambda: ProxyNCA(16, 5, variant=variant), renamable=False)
 
 
 @pytest.mark.parametrize(
-    ("form", "scale", "value"),
+    ("variant", "scale", "value"),
     [
         ("original", 1.0, -1.9802888),
         ("original", 9.0, -17.8225986),
@@ -35,15 +35,15 @@ def test_laws(form):
         ("probability", 9.0, 0.0059440),
     ],
 )
-def test_four_vectors_by_hand(form, scale, value):
-    loss = with_proxies_at([30.0, 135.0], form=form, scale=scale)
+def test_four_vectors_by_hand(variant, scale, value):
+    loss = with_proxies_at([30.0, 135.0], variant=variant, scale=scale)
     assert loss(FOUR, FOUR_LABELS).item() == pytest.approx(value, abs=3e-7)
 
 
 @pytest.mark.parametrize("scale", [1.0, 9.0])
 def test_equals_pytorch_metric_learning(scale):
     embeddings, labels = batch()
-    ours = ProxyNCA(16, 5, form="probability", scale=scale).double()
+    ours = ProxyNCA(16, 5, variant="probability", scale=scale).double()
     theirs = ProxyNCALoss(5, 16, softmax_scale=scale)
     theirs.proxies.data = ours.proxies.data.clone()
     check_equal(ours, theirs, embeddings, labels)
@@ -52,7 +52,7 @@ def test_equals_pytorch_metric_learning(scale):
 
 def test_probability_is_the_cross_entropy_of_cosines():
     embeddings, labels = batch()
-    loss = ProxyNCA(16, 5, form="probability", scale=3.0).double()
+    loss = ProxyNCA(16, 5, variant="probability", scale=3.0).double()
     check_equal(loss, lambda x, y: cross_entropy(6 * cosine(x, loss.proxies), y), embeddings, labels)
 
 
@@ -73,17 +73,17 @@ def test_original_equals_the_sum_over_items_and_proxies():
 
 def test_the_label_is_exchanged_for_positives_and_negatives_in_training_only():
     embeddings, labels = batch(classes=2)
-    for form in FORMS:
-        plain = ProxyNCA(16, 2, form=form).double()
-        exchanging = ProxyNCA(16, 2, form=form, exchange=SSE(2, 1.0)).double()  # to the other class
+    for variant in VARIANTS:
+        plain = ProxyNCA(16, 2, variant=variant).double()
+        exchanging = ProxyNCA(16, 2, variant=variant, label_swap=SSE(2, 1.0)).double()  # to the other class
         exchanging.proxies = plain.proxies
         assert torch.equal(exchanging(embeddings, labels), plain(embeddings, 1 - labels))
         assert torch.equal(exchanging.eval()(embeddings, labels), plain(embeddings, labels))
 
 
 def test_odd_settings_and_labels_are_refused():
-    with pytest.raises(ValueError, match="form must be one of original, probability, got 'nca'"):
-        ProxyNCA(16, 5, form="nca")
+    with pytest.raises(ValueError, match="variant must be one of original, probability, got 'nca'"):
+        ProxyNCA(16, 5, variant="nca")
     with pytest.raises(ValueError, match="scale must be positive, got 0"):
         ProxyNCA(16, 5, scale=0.0)
     with pytest.raises(ValueError, match="compares with other classes and needs at least 2, got 1"):
@@ -91,7 +91,7 @@ def test_odd_settings_and_labels_are_refused():
     with pytest.raises(ValueError, match="n_classes must be at least 1, got 0"):
         ProxyNCA(16, 0)
     with pytest.raises(ValueError, match="the exchange is of 4 rows, the table has 5"):
-        ProxyNCA(16, 5, exchange=SSE(4, 0.1))
+        ProxyNCA(16, 5, label_swap=SSE(4, 0.1))
     for wrong in (-1, 5):
         with pytest.raises(ValueError, match=rf"labels must lie in 0..4, got {min(wrong, 0)}..{max(wrong, 0)}"):
             ProxyNCA(16, 5)(torch.ones(2, 16), torch.tensor([0, wrong]))

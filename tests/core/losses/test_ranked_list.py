@@ -13,7 +13,7 @@ from tests.core.losses.laws import FOUR, FOUR_LABELS, batch, check_equal, check_
     "settings",
     [
         {},
-        {"form": "tpami", "positive_temperature": 2.0},
+        {"variant": "tpami", "positive_temperature": 2.0},
         {"detach_weights": False, "gallery_grad": True},
         {"distance": "snr", "normalize": False, "temperature": 1.0},
     ],
@@ -44,11 +44,11 @@ def slow(x, y, alpha, margin, temperature, positive_temperature, factors, detach
 
 @pytest.mark.parametrize(("detach_weights", "gallery_grad"), list(itertools.product([False, True], repeat=2)))
 @pytest.mark.parametrize(
-    ("form", "imbalance", "factors"),
+    ("variant", "imbalance", "factors"),
     [("cvpr", None, (1, 1)), ("cvpr", 3.0, (1, 3)), ("tpami", None, (0.5, 0.5)), ("tpami", 0.2, (0.8, 0.2))],
 )
-def test_equals_the_sums_of_the_paper(detach_weights, gallery_grad, form, imbalance, factors):
-    loss = RankedList(1.3, 0.3, 5.0, 2.0, form, imbalance, detach_weights, gallery_grad)
+def test_equals_the_sums_of_the_paper(detach_weights, gallery_grad, variant, imbalance, factors):
+    loss = RankedList(1.3, 0.3, 5.0, 2.0, variant, imbalance, detach_weights, gallery_grad)
     embeddings, labels = batch(classes=4, per_class=3, dim=6)
     check_equal(
         loss, lambda x, y: slow(x, y, 1.3, 0.3, 5.0, 2.0, factors, detach_weights, gallery_grad), embeddings, labels
@@ -57,13 +57,13 @@ def test_equals_the_sums_of_the_paper(detach_weights, gallery_grad, form, imbala
 
 def test_four_vectors_by_hand():
     assert RankedList()(FOUR, FOUR_LABELS).item() == pytest.approx(0.7482877, abs=1e-7)
-    assert RankedList(form="tpami")(FOUR, FOUR_LABELS).item() == pytest.approx(0.7482877 / 2, abs=1e-7)
+    assert RankedList(variant="tpami")(FOUR, FOUR_LABELS).item() == pytest.approx(0.7482877 / 2, abs=1e-7)
 
 
 def test_equals_pytorch_metric_learning():
     """Which lets gradients through the weights, and adds 1e-5 for each reference to the sum of weights."""
     settings = {"margin": 0.4, "alpha": 1.2, "imbalance": 0.3}
-    ours = RankedList(**settings, form="tpami", temperature=4.0, detach_weights=False, gallery_grad=True)
+    ours = RankedList(**settings, variant="tpami", temperature=4.0, detach_weights=False, gallery_grad=True)
     embeddings, labels = batch()
     value, gradient = value_and_gradient(ours, embeddings, labels)
     wanted, by = value_and_gradient(RankedListLoss(**settings, Tn=4), embeddings, labels)
@@ -97,7 +97,7 @@ def test_references_learn_only_if_asked(gallery_grad):
 
 
 def test_odd_settings_are_refused():
-    with pytest.raises(ValueError, match=r"form must be one of cvpr, tpami, got 'eccv'"):
-        RankedList(form="eccv")
-    with pytest.raises(ValueError, match=r"at most 1 in the form tpami, got 1\.5 in the form tpami"):
-        RankedList(form="tpami", imbalance=1.5)
+    with pytest.raises(ValueError, match=r"variant must be one of cvpr, tpami, got 'eccv'"):
+        RankedList(variant="eccv")
+    with pytest.raises(ValueError, match=r"at most 1 in the variant tpami, got 1\.5 in the variant tpami"):
+        RankedList(variant="tpami", imbalance=1.5)

@@ -31,7 +31,7 @@ def test_without_the_classifier_signatures_learn_nothing():
 
 def test_exchanged_labels_are_those_of_both_parts():
     embeddings, labels = batch()
-    loss = SCHEM(16, 5, exchange=NextRow(5)).double()
+    loss = SCHEM(16, 5, label_swap=NextRow(5)).double()
     torch.testing.assert_close(loss.train()(embeddings, labels), loss.eval()(embeddings, (labels + 1) % 5))
 
 

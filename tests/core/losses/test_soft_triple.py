@@ -86,7 +86,7 @@ def test_gamma_goes_from_the_nearest_centre_to_their_mean(gamma, of_centres):
 
 def test_the_class_is_exchanged_with_all_its_centres_in_training_only():
     embeddings, labels = batch(classes=2)
-    plain, exchanging = (SoftTriple(16, 2, exchange=exchange).double() for exchange in (None, SSE(2, 1.0)))
+    plain, exchanging = (SoftTriple(16, 2, label_swap=label_swap).double() for label_swap in (None, SSE(2, 1.0)))
     exchanging.centers = plain.centers
     assert torch.equal(exchanging(embeddings, labels), plain(embeddings, 1 - labels))
     assert torch.equal(exchanging.eval()(embeddings, labels), plain(embeddings, labels))

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from episodic.core.losses.loss import Pairs
 from episodic.core.losses.topk_precision import TopKPrecision
 from tests.core.losses.laws import FOUR, FOUR_LABELS, batch, check_equal, check_pair_loss_laws
 
@@ -14,7 +15,7 @@ def test_laws(settings):
 def test_six_references_by_hand(k, expected):
     similarity = torch.tensor([[0.9, 0.8, 0.7, 0.6, 0.5, 0.4]], dtype=torch.float64)
     positive = torch.tensor([[1, 0, 0, 1, 1, 0]]).bool()
-    assert TopKPrecision(k).of_matrix(similarity, positive, ~positive).item() == pytest.approx(expected, abs=1e-12)
+    assert TopKPrecision(k).of_pairs(Pairs(similarity, positive, ~positive)).item() == pytest.approx(expected, abs=1e-12)
 
 
 def test_four_vectors_by_hand():
@@ -71,7 +72,7 @@ def test_bounds_the_negatives_that_should_not_be_listed(k):
         positive = torch.rand(1, 12, generator=generator) < 0.3
         listed = ~positive[0, similarity[0].topk(k).indices]
         too_many = listed.sum().item() - max(0, k - positive.sum().item())
-        value = loss.of_matrix(similarity, positive, ~positive).item()
+        value = loss.of_pairs(Pairs(similarity, positive, ~positive)).item()
         assert value >= 0.3 * too_many - 1e-12
         counted += too_many
     assert counted > 20

@@ -22,11 +22,11 @@ def law(n_rows, probability, edges=(), ratio=1.0):
     return torch.tensor(rows, dtype=torch.float64)
 
 
-def check_frequencies(exchange, expected):
+def check_frequencies(label_swap, expected):
     """Every row, asked for many times in one call, is read as often as expected."""
     torch.manual_seed(0)
     n = len(expected)
-    drawn = exchange(torch.arange(n).expand(DRAWS, n))
+    drawn = label_swap(torch.arange(n).expand(DRAWS, n))
     assert drawn.shape == (DRAWS, n)
     for j in range(n):
         found = drawn[:, j].bincount(minlength=n)
@@ -47,10 +47,10 @@ def test_rows_are_exchanged_evenly(n_rows, probability):
 @pytest.mark.parametrize("ratio", [1.0, 4.0, 100.0])
 @pytest.mark.parametrize("edges", [EDGES, torch.cat([EDGES, torch.tensor([[5, 8]])])], ids=["", "one joined to all"])
 def test_neighbours_are_drawn_more_often(edges, ratio, probability):
-    exchange = GraphSSE(9, probability, edges, ratio)
+    label_swap = GraphSSE(9, probability, edges, ratio)
     expected = law(9, probability, edges, ratio)
-    check_frequencies(exchange, expected)
-    torch.testing.assert_close(exchange.transition_matrix(), expected, atol=1e-12, rtol=0)
+    check_frequencies(label_swap, expected)
+    torch.testing.assert_close(label_swap.transition_matrix(), expected, atol=1e-12, rtol=0)
 
 
 def test_repeated_edges_and_loops_add_nothing():
@@ -69,11 +69,11 @@ def test_draws_are_independent():
     """Whether an entry is exchanged says nothing about the one beside it, and another seed draws anew."""
     torch.manual_seed(0)
     indices = torch.zeros(DRAWS, 2, dtype=torch.long)
-    exchange = SSE(3, 0.5)
-    first = exchange(indices)
-    assert not torch.equal(first, exchange(indices))
+    label_swap = SSE(3, 0.5)
+    first = label_swap(indices)
+    assert not torch.equal(first, label_swap(indices))
     torch.manual_seed(0)
-    assert torch.equal(first, exchange(indices))
+    assert torch.equal(first, label_swap(indices))
     assert (
         chisquare(
             (3 * first[:, 0] + first[:, 1]).bincount(), DRAWS * law(3, 0.5)[0].outer(law(3, 0.5)[0]).flatten()
@@ -117,21 +117,21 @@ def test_exchanged_labels_are_smoothed_labels():
 
 
 def test_gradient_goes_to_the_row_that_was_used():
-    table = SharedEmbedding(2, 3, exchange=SSE(2, 1.0))  # the other row is the only one there is
+    table = SharedEmbedding(2, 3, label_swap=SSE(2, 1.0))  # the other row is the only one there is
     out = table(torch.tensor([0, 0]))
     assert torch.equal(out, table.weight[[1, 1]])
     out.sum().backward()
     assert torch.equal(table.weight.grad, torch.tensor([[0.0] * 3, [2.0] * 3]))
 
 
-@pytest.mark.parametrize("exchange", [None, SSE(8, 0.0), SSE(8, 1.0).eval()])
+@pytest.mark.parametrize("label_swap", [None, SSE(8, 0.0), SSE(8, 1.0).eval()])
 @pytest.mark.parametrize("padding", [0, 4, 8])
-def test_without_exchange_it_is_an_embedding(exchange, padding):
+def test_without_exchange_it_is_an_embedding(label_swap, padding):
     indices = torch.arange(9).view(3, 3)
     torch.manual_seed(0)
     plain = nn.Embedding(9, 4, padding_idx=padding)
     torch.manual_seed(0)
-    shared = SharedEmbedding(9, 4, padding_idx=padding, exchange=exchange)
+    shared = SharedEmbedding(9, 4, padding_idx=padding, label_swap=label_swap)
     assert torch.equal(shared(indices), plain(indices))
 
 
@@ -139,7 +139,7 @@ def test_without_exchange_it_is_an_embedding(exchange, padding):
 def test_padding_is_neither_exchanged_nor_drawn(padding):
     n = 5
     numbered = torch.arange(n)[:, None].float()
-    table = SharedEmbedding(n, 1, padding_idx=padding, exchange=SSE(n - 1, 0.6), _weight=numbered)
+    table = SharedEmbedding(n, 1, padding_idx=padding, label_swap=SSE(n - 1, 0.6), _weight=numbered)
     expected = torch.eye(n, dtype=torch.float64)
     others = torch.arange(n)[torch.arange(n) != padding % n]
     expected[others[:, None], others] = law(n - 1, 0.6)
@@ -149,7 +149,7 @@ def test_padding_is_neither_exchanged_nor_drawn(padding):
 def test_padding_leaves_the_graph_its_rows():
     """Rows of the graph are numbered without padding: 0, 1, 2 are those of the table 0, 2, 3."""
     table = SharedEmbedding(
-        4, 1, padding_idx=1, exchange=GraphSSE(3, 1.0, torch.tensor([[0, 2]]), 1e6), _weight=torch.arange(4.0)[:, None]
+        4, 1, padding_idx=1, label_swap=GraphSSE(3, 1.0, torch.tensor([[0, 2]]), 1e6), _weight=torch.arange(4.0)[:, None]
     )
     torch.manual_seed(0)
     drawn = table(torch.tensor([0, 1, 3]).expand(100, 3))[..., 0]
@@ -166,7 +166,7 @@ def test_odd_settings_are_refused():
     with pytest.raises(ValueError, match=r"edges must join rows 0..6, got 0..7"):
         GraphSSE(7, 0.1, EDGES, 2.0)
     with pytest.raises(ValueError, match="the exchange is of 5 rows, the table has 4"):
-        SharedEmbedding(5, 2, padding_idx=0, exchange=SSE(5, 0.1))
+        SharedEmbedding(5, 2, padding_idx=0, label_swap=SSE(5, 0.1))
 
 
 def test_edges_are_read_from_a_file_of_names(tmp_path):

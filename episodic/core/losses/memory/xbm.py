@@ -24,7 +24,7 @@ class XBM(AbstractLoss):
     a pair within it has only half of its gradient again. Embeddings are kept as the loss gets them.
 
     In evaluation it is the loss of the batch: its classes are others, under the same numbers. A loss that sums over references,
-    such as contrastive's form `xbm`, grows with the memory.
+    such as contrastive's variant `xbm`, grows with the memory.
 
     **Arguments:** `loss`: of pairs. `dim`: of the embeddings. `size`: in items. `weight`: of the memory's term. `start`: see above.
 
@@ -60,10 +60,17 @@ class XBM(AbstractLoss):
         if self.steps <= self.start:
             return of_batch
         embeddings, labels = embeddings[-self.size :], labels[-self.size :]
-        own = self.enqueue(embeddings, labels)
+        self_index = self.enqueue(embeddings, labels)
         filled = slice(int(self.count))
-        past = References(self.memory[filled], self.memory_labels[filled], own)
+        past = References(self.memory[filled], self.memory_labels[filled], self_index)
         return of_batch + self.weight * self.loss(embeddings, labels, past)
+
+    def check_length(self, steps: int) -> None:
+        if self.start >= steps:
+            raise ValueError(
+                f"memory.start={self.start} is not before the last of trainer.steps={steps}, so the memory would never be used: "
+                "take a smaller one"
+            )
 
     @torch.no_grad()
     def enqueue(self, embeddings: Float[Tensor, "item dim"], labels: Int64[Tensor, " item"]) -> Int64[Tensor, " item"]:

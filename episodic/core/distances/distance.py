@@ -1,0 +1,73 @@
+"""What a distance is: a matrix of all pairs, and what is known of it."""
+
+from __future__ import annotations
+
+import abc
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+class AbstractDistance(abc.ABC):
+    """How far embeddings lie apart, or how similar they are. Each subclass is one way to compare two vectors.
+
+    `matrix` compares all pairs in the distance's own terms. `distances` and `similarities` give the same comparison in the
+    direction that the caller needs, so that a loss of distances can take a cosine and a loss of similarities a Euclidean distance.
+
+    Subclasses compute at least in float32 and accept any leading axes.
+
+    **Attributes:**
+
+    - `larger_is_closer`: whether `matrix` holds similarities. Default: it holds distances.
+    - `ignores_length`: whether the length of vectors makes no difference, so that nobody has to normalize them.
+    - `has_distances`: whether a pair's comparison can be read as a distance of 0 or more; false for the inner product.
+
+    >>> import torch
+    >>> from episodic.core.distances.cosine import Cosine
+    >>> from episodic.core.distances.euclidean import Euclidean
+    >>> x = torch.tensor([[3.0, 4.0], [0.0, 1.0]])
+    >>> Euclidean().distances(x, x)[0, 1].round(decimals=3).item()
+    4.243
+    >>> Cosine().distances(x, x)[0, 1].round(decimals=3).item()
+    0.2
+    """
+
+    larger_is_closer: bool = False
+    ignores_length: bool = False
+    has_distances: bool = True
+
+    @abc.abstractmethod
+    def matrix(self, x: Float[Tensor, "*axes n dim"], y: Float[Tensor, "*axes m dim"]) -> Float[Tensor, "*axes n m"]:
+        """`x` and `y`, all pairs: distances, or similarities where `larger_is_closer`."""
+
+    @abc.abstractmethod
+    def flip(self, matrix: Tensor) -> Tensor:
+        """Similarities from distances, or distances from similarities, whichever `matrix` holds."""
+
+    @abc.abstractmethod
+    def to_euclidean(self, distances: Tensor) -> Tensor | None:
+        """Euclidean distances of unit vectors from their `distances`; None where these do not tell them."""
+
+    def distances(self, x: Float[Tensor, "*axes n dim"], y: Float[Tensor, "*axes m dim"]) -> Float[Tensor, "*axes n m"]:
+        """All pairs, smaller where closer.
+
+        **Raises:** `ValueError` where there is no such reading.
+        """
+        if not self.has_distances:
+            raise ValueError(f"{type(self).__name__} is a similarity that cannot be read as a distance")
+        return self.flip(self.matrix(x, y)) if self.larger_is_closer else self.matrix(x, y)
+
+    def similarities(
+        self, x: Float[Tensor, "*axes n dim"], y: Float[Tensor, "*axes m dim"]
+    ) -> Float[Tensor, "*axes n m"]:
+        """All pairs, larger where closer."""
+        return self.matrix(x, y) if self.larger_is_closer else self.flip(self.matrix(x, y))
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash((type(self), *sorted(vars(self).items())))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"

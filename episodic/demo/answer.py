@@ -1,0 +1,186 @@
+"""What the page is answered: queries named by a model, with unlabeled pictures and without."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import copy
+import dataclasses
+import io
+import threading
+import warnings
+from http import HTTPStatus
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from omegaconf import DictConfig
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from episodic.assemble.predictor import DEFAULTS, Predictor
+from episodic.assemble.saved import model_of
+from episodic.config.compose import ConfigError, compose_config
+from episodic.data.cache import decode_parallel
+from episodic.data.image import PictureForm, decode_image, is_inverted
+from episodic.demo.question import HTTPError, Question, Upload
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # others, such as EPS, may start programs
+FALLBACK = "label_propagation"  # the wrapper where none is chosen
+
+
+class Demo:
+    """Answers questions by the model of a configuration, one at a time.
+
+    **Attributes:** `form`, of the pictures; `wrapper`, what uses unlabeled pictures; `about`, the model in words; `invert` and
+    `abstain`, what the page begins with.
+
+    **Raises:** what `Predictor` raises for a model that cannot be used; `ConfigError` for one of features.
+    """
+
+    def __init__(self, cfg: DictConfig):
+        self.cfg = cfg
+        self._lock, self._stopping = threading.Lock(), False
+        self._semi = None
+        classifier = self._classifier()
+        self.invert, self.abstain = (classifier.setting(name) for name in ("invert", "abstain"))
+        learner, _, form, config = model_of(classifier)
+        if form is None:
+            raise ConfigError(f"model={cfg.model} compares features, not pictures")
+        self.form: PictureForm = form
+        self._semi = None if learner.capabilities.uses_unlabeled else FALLBACK
+        self.wrapper = self._semi or "+".join(config["semi"])
+        compares, embeds = (config[part]["_target_"].split(".")[-1] for part in ("learner", "backbone"))
+        self.about = (
+            f"{cfg.run or cfg.model or 'pretrained'}: {compares} on {embeds}, "
+            f"unlabeled pictures by {self.wrapper}; {form.size} × {form.size} {'grey' if form.channels == 1 else 'colour'}"
+        )
+
+    def answer(self, question: Question) -> dict[str, Any]:
+        """What the page shows, see `_answer`; one question at a time, as a model fills the processor.
+
+        **Raises:** `ValueError` for pictures and settings that cannot be used.
+        """
+        with self._lock, warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter("always")
+            warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+            if self._stopping:
+                raise HTTPError(HTTPStatus.SERVICE_UNAVAILABLE, "the demo is stopping")
+            found = self._answer(question)
+        notes = dict.fromkeys(str(warning.message) for warning in heard)  # each once
+        return found | {"notes": [*found["notes"], *notes]}
+
+    def stop(self) -> None:
+        """Let the answer in progress end, and begin no other: Python must not end while a thread computes one."""
+        self._stopping = True
+        self._lock.acquire()
+
+    def _answer(self, question: Question) -> dict[str, Any]:
+        """`queries` and `unlabeled`, a record for each; `failed`, a line for each of the support; places are the question's."""
+        support, unlabeled, queries = (
+            Pictures.decode(uploads, self.form) for uploads in (question.support, question.unlabeled, question.queries)
+        )
+        places = [question.places[i] for i in support.kept]
+        shown = {c for c, _ in places}
+        failed = []
+        for i, reason in sorted(support.failed.items()):
+            c, file = question.places[i][0], question.support[i].name
+            if c not in shown:
+                raise ValueError(f"no picture of class {question.names[c]!r} can be read: {file}: {reason}")
+            failed.append(f"{question.names[c]}: {file}: {reason}")
+        # Numbers in place of names keep the order of the page; as text they are never taken for a regression.
+        labels = [f"{c:03}" for c, _ in places]
+        settings = {"invert": question.invert, "abstain": question.abstain or 0}
+        alone = self._classifier(**settings).fit(support.pixels, labels)
+        answers = [{"plain": said, "helped": None, **near} for said, near in answered(alone, queries.pixels, places)]
+        taken = None
+        if unlabeled.kept:
+            helped = self._classifier(self._semi, **settings).fit(support.pixels, labels, unlabeled.pixels)
+            for answer, (said, _) in zip(answers, answered(helped, queries.pixels, places), strict=True):
+                answer["helped"] = said
+            taken = helped.unlabeled_shares()
+        shares = [{"shares": row} for row in (taken.tolist() if taken is not None else [None] * len(unlabeled.kept))]
+        return {
+            "names": question.names,
+            "queries": queries.among_all(answers),
+            "unlabeled": unlabeled.among_all(shares),
+            "wrapper": self.wrapper if unlabeled.kept else None,
+            "failed": failed,
+            "notes": polarity(self.form, support.pixels, question.invert),
+        }
+
+    def _classifier(self, semi: str | None = None, **settings: Any) -> Predictor:
+        """Not fitted; with the wrapper `semi` in place of the model's own."""
+        settings = {name: self.cfg[name] for name in ("device", *DEFAULTS)} | settings
+        if self.cfg.model is not None:
+            return Predictor(self.cfg.model, semi=semi, **settings)
+        cfg = copy.deepcopy(self.cfg)
+        if semi is not None:
+            cfg.semi = compose_config("train", [f"semi={semi}"]).semi
+        return Predictor(cfg, **settings)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pictures:
+    """Pictures that could be read, uint8 `[n, C, H, W]`, their places among all, and why the others could not."""
+
+    pixels: UInt8[Tensor, "picture channels height width"]
+    kept: list[int]
+    failed: dict[int, str]
+
+    @staticmethod
+    def decode(uploads: list[Upload], form: PictureForm) -> Pictures:
+        out = np.empty((len(uploads), form.channels, form.size, form.size), dtype=np.uint8)
+        failed = decode_parallel(uploads, lambda upload: _pixels(upload, form), out, title="pictures")
+        kept = [i for i in range(len(uploads)) if i not in failed]
+        return Pictures(torch.from_numpy(out[kept]), kept, failed)
+
+    def among_all(self, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """`found` of those kept, in the places of all, with an `error` for the others."""
+        by_place = dict(zip(self.kept, found, strict=True)) | {i: {"error": why} for i, why in self.failed.items()}
+        return [by_place[i] for i in sorted(by_place)]
+
+
+def _pixels(upload: Upload, form: PictureForm) -> np.ndarray:
+    try:
+        data = base64.b64decode(upload.data, validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError("it did not arrive whole") from None
+    if not data:
+        raise ValueError("the file is empty")
+    try:
+        Image.open(io.BytesIO(data), formats=FORMATS).close()
+    except UnidentifiedImageError:
+        raise ValueError(f"it is not a picture of a kind that is read here ({', '.join(FORMATS)})") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ValueError(f"it has more than {Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels") from None
+    return decode_image(io.BytesIO(data), channels=form.channels, size=form.size, resize=form.resize)
+
+
+def answered(
+    classifier: Predictor, pixels: Tensor, places: list[tuple[int, int]]
+) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """For each query what is said of it, and the place and the similarity of the nearest picture of the support."""
+    if not len(pixels):
+        return []
+    found = zip(classifier.answers(pixels), classifier.predict_proba(pixels).tolist(), strict=True)
+    return [
+        (
+            {"label": int(a.label), "probability": a.probability, "abstain": a.abstain, "probabilities": p},
+            {"nearest": None if a.nearest is None else places[a.nearest], "similarity": a.similarity},
+        )
+        for a, p in found
+    ]
+
+
+def polarity(form: PictureForm, pixels: Tensor, invert: bool) -> list[str]:
+    """A note where grey pictures are dark on bright and the model knows bright on dark, or the other way round."""
+    seen = pixels.float().mean().item() / 255
+    seen = 1 - seen if invert else seen
+    if not is_inverted(form, seen):
+        return []
+    return [
+        f"The examples' mean grey is {seen:.2f}, that of the model's own pictures {form.mean[0]:.2f}: "
+        f"{'do not turn' if invert else 'turn'} grey values around (see Settings)."
+    ]

@@ -1,0 +1,64 @@
+"""Pictures named one after the other, as records and as rows."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from episodic.assemble.predictor import Predictor
+from episodic.data.image import read_pictures
+
+READ = 256  # pictures in memory at once
+COLUMNS = ("file", "class", "probability", "nearest", "abstain", "error")
+
+
+def answered(classifier: Predictor, files: list[Path]) -> Iterator[dict[str, Any]]:
+    """A record for each file, by `COLUMNS`; those of a transductive learner, which sees all files together, all at once."""
+    form = classifier.form_
+    step = len(files) if classifier.transductive_ else READ
+    for start in range(0, len(files), step):
+        some = files[start : start + step]
+        pictures, kept, failed = read_pictures(some, form.channels, form.size, resize=form.resize)
+        answers = iter(classifier.answers(torch.from_numpy(pictures)) if kept else [])
+        for file in some:
+            if file in failed:
+                yield {"file": text(file), "error": failed[file]}
+                continue
+            answer = next(answers)
+            near = None if answer.nearest is None else text(classifier.names_[answer.nearest])
+            yield {
+                "file": text(file),
+                "class": text(answer.label),
+                "probability": answer.probability,
+                "nearest": near,
+                "abstain": answer.abstain,
+            }
+
+
+def row(record: dict[str, Any], marked: bool) -> list[str]:
+    """Of the table that is printed; `marked`: with a column for what is unsure."""
+    mark = ["unsure" if record["abstain"] else ""] if marked else []
+    return [record["file"], record["class"], f"{record['probability']:.3f}", record["nearest"] or "-", *mark]
+
+
+def as_text(records: list[dict[str, Any]], suffix: str) -> str:
+    """The records as JSON or CSV."""
+    if suffix.lower() == ".json":
+        return json.dumps(records, indent=2) + "\n"
+    out = io.StringIO()
+    writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return out.getvalue()
+
+
+def text(name: object) -> str:
+    """A name that can be printed: of file names that are no Unicode, the odd bytes are marked."""
+    return os.fsencode(str(name)).decode(errors="replace")

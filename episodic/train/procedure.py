@@ -1,0 +1,180 @@
+"""What a training procedure is: the data of each step, its loss, and the state that it keeps beside the learner."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from episodic.data.augment import Augment, Normalize
+from episodic.data.store import ImageStore
+from episodic.episodes.source import Episodes
+from episodic.learners.learner import AbstractLearner
+from episodic.run.device import Hardware
+from episodic.train.objective import Objective
+from episodic.train.schedule import AbstractSchedule, Constant
+
+GOLDEN = 0x9E3779B97F4A7C15  # spreads seeds, so that (seed, step) and (seed + 1, step - 1) share no draws
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Setup:
+    """What every training procedure is given: built objects, no configuration.
+
+    - `learner` and `objective`, on the device; `store`, the images of the training classes.
+    - `normalize`, `augment`, `hardware`, `seed`; `schedule` of the learning rate.
+    - `optimizer`: groups of parameters -> optimizer.
+    - `episodes`: `(how many, how many a step) -> ` training episodes in the shape of the task.
+    - `labeled`, `seen`: which images training may use with their labels, and which it may use at all; `[N]` booleans, None for
+      all.
+    """
+
+    learner: AbstractLearner
+    store: ImageStore
+    normalize: Normalize
+    optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
+    hardware: Hardware
+    episodes: Callable[[int, int], Episodes]
+    objective: Objective = dataclasses.field(default_factory=Objective)
+    augment: Augment = dataclasses.field(default_factory=Augment)
+    schedule: AbstractSchedule = dataclasses.field(default_factory=Constant)
+    seed: int = 0
+    labeled: np.ndarray | None = None
+    seen: np.ndarray | None = None
+
+
+@dataclasses.dataclass(eq=False)
+class AbstractProcedure(abc.ABC):
+    """A learner in training. Step `s` is a pure function of `(weights, state, seed, s)`, so a run resumes to the same weights.
+
+    A subclass is one file with one YAML in `conf/trainer`. It writes `prepare`, what it needs before the first step, and
+    `compute_loss`, one step's loss. What it keeps between steps (further networks, memories, banks, clusters, labels) are
+    submodules and buffers of `state`, which checkpoints hold beside the learner's weights.
+
+    **Arguments:**
+
+    - `setup`: the learner, the data and all else that procedures share.
+    - `steps`: optimizer steps.
+    - `clip_norm`: the gradient's 2-norm is scaled down to this; 0 for no clipping.
+    - `validate_every`: steps between validations on `validation_episodes` fixed episodes of the validation classes; the
+      best is kept.
+    - `save_every`: steps between checkpoints. `log_every`: steps between points of the training curve, and between checks
+      that the loss is finite.
+
+    **Class attributes:** `unit`, what a step takes, for records; `accuracy_of`, what the accuracy of the training curve is of
+    (empty: the task's training episodes); `reports_retrieval`, whether results tell retrieval too; `follows_length`, whether a step
+    depends on how many there will be; `unread`, parts of the configuration that the procedure does not read, with the reason.
+
+    **Raises:** `ValueError` for a setting that makes no sense or could have no effect.
+    """
+
+    setup: Setup
+    steps: int = 2000
+    clip_norm: float = 0.0
+    validate_every: int = 500
+    validation_episodes: int = 600
+    save_every: int = 500
+    log_every: int = 20
+
+    unit: ClassVar[str] = "batches"
+    accuracy_of: ClassVar[str] = ""
+    reports_retrieval: ClassVar[bool] = False
+    follows_length: ClassVar[bool] = False
+    unread: ClassVar[Mapping[str, str]] = {}
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            if isinstance(field.default, int | float) and not isinstance(field.default, bool):
+                self._check_number(field)
+        setup = self.setup
+        self.step = 0
+        self.state = nn.Module()
+        self.state.objective = setup.objective
+        wanted = setup.learner.capabilities.trainer
+        if wanted and wanted != self.name:
+            raise ValueError(
+                f"{type(setup.learner).__name__} is trained by trainer={wanted} alone, not by trainer={self.name}"
+            )
+        setup.objective.check(setup.learner, self.name, self.steps)
+        setup.schedule.check(self.steps)
+        self.prepare()
+        self.state.to(setup.hardware.device)
+        self.optimizer = setup.optimizer(self.parameter_groups())
+        groups = self.optimizer.param_groups
+        self.base_rates = [g.setdefault("initial_lr", g["lr"] * g.get("lr_multiplier", 1.0)) for g in groups]
+
+    def _check_number(self, field: dataclasses.Field) -> None:
+        value, least = getattr(self, field.name), int(field.name != "clip_norm")
+        kind = int | float if isinstance(field.default, float) else int
+        if not isinstance(value, kind) or isinstance(value, bool) or value < least:
+            raise ValueError(f"trainer.{field.name} must be a number, at least {least}, got {value!r}")
+
+    @property
+    def name(self) -> str:
+        """The option of `conf/trainer` that the procedure is: the stem of its file."""
+        return type(self).__module__.rpartition(".")[2]
+
+    @property
+    def per_step(self) -> int:
+        """How many of `unit` a step takes."""
+        return 1
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What there is to report beside the loss, by name."""
+        return {}
+
+    @abc.abstractmethod
+    def prepare(self) -> None:
+        """Make what the steps need: samplers, buffers and networks of `state`. Sets `source`, the episodes or batches of the steps."""
+
+    @abc.abstractmethod
+    def compute_loss(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """`(loss, accuracies)` of what this step trains on; augmentation draws from `generator`."""
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What the optimizer moves: the learner's weights, and those of the losses."""
+        return self.setup.objective.parameter_groups(self.setup.learner.learned_parameters())
+
+    def training_step(self) -> tuple[Tensor, Tensor]:
+        """One step of the optimizer; returns `(loss, accuracy)`, detached, still on the device."""
+        learner = self.setup.learner
+        # Keyed by the step, so that dropout and augmentation need no state to resume.
+        key = (self.setup.seed * GOLDEN + self.step) % 2**63
+        torch.manual_seed(key)
+        factor = self.setup.schedule(self.step, self.steps)
+        for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
+            group["lr"] = rate * factor
+        learner.train()
+        self.state.train()
+        loss, correct = self.compute_loss(torch.Generator().manual_seed(key))
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.clip_norm:
+            nn.utils.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], self.clip_norm)
+        self.optimizer.step()
+        learner.after_step()
+        self.step += 1
+        return loss.detach(), correct.mean()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the procedure beside the learner: `tensors`, by name, and the `optimizer`."""
+        return {"tensors": self.state.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave.
+
+        **Raises:** `ValueError` where it is of another procedure or other losses.
+        """
+        mine, theirs = self.state.state_dict(), state["tensors"]
+        differ = sorted(k for k in mine.keys() | theirs.keys() if k not in mine or k not in theirs)
+        differ = differ or [k for k in mine if mine[k].shape != theirs[k].shape]
+        if differ:
+            raise ValueError(f"the checkpoint is of another training: {', '.join(differ[:3])} differ")
+        self.state.load_state_dict(theirs)
+        self.optimizer.load_state_dict(state["optimizer"])

@@ -1,0 +1,58 @@
+"""Stochastic class-based hard example mining: batches of one class and its hard negatives."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from episodic.core.functional.batches import hard_negatives
+from episodic.train.dml import AbstractBatches
+
+
+@dataclasses.dataclass(eq=False)
+class HardNegativeTraining(AbstractBatches):
+    """Each batch has the images of one class, and as many hard negatives as fill it. For `loss=schem`, which describes them.
+
+    Negatives are found by the signatures of the classes, which the loss learns, and by the embeddings that images had last,
+    the buffer `bank` (see `core.functional.batches.hard_negatives`).
+
+    Suh, Han, Kim, Lee: *Stochastic Class-Based Hard Example Mining for Deep Metric Learning*, CVPR 2019,
+    https://openaccess.thecvf.com/content_CVPR_2019/html/Suh_Stochastic_Class-Based_Hard_Example_Mining_for_Deep_Metric_Learning_CVPR_2019_paper.html.
+
+    **Arguments** beside those of batches: `candidates`: times the classes and images that are taken, out of which they are
+    drawn; with 1 they are the hardest.
+
+    **Raises:** `ValueError` without `loss=schem`, and where some training images are held out or unlabeled.
+    """
+
+    candidates: int = 8
+
+    def prepare(self) -> None:
+        if "schem" not in self.setup.objective.losses:
+            raise ValueError("trainer=schem makes batches for loss=schem, which is not among the losses")
+        self.refuse_hidden_images()
+        self.loss = self.setup.objective.losses["schem"]
+        self.labels = self.setup.store.labels.to(self.setup.hardware.device)
+        self.source = self.batches(self.steps, n_way=1)
+        self.register_bank()
+
+    def compute_loss(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        bank: Any = self.state.bank
+        if self.step == 0:
+            bank.copy_(self.embed_all())
+        anchors = torch.from_numpy(self.source.batch(self.step).flat())
+        negatives = hard_negatives(
+            bank,
+            self.labels,
+            self.loss.signatures.detach(),
+            anchors.to(bank.device),
+            n_classes=self.classes_per_batch - 1,
+            pool=self.candidates,
+        )
+        items = torch.cat([anchors, negatives.cpu()])
+        loss, accuracies, embeddings = self.loss_of_batch(items, generator)
+        bank[items] = embeddings
+        return loss, accuracies

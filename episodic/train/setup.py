@@ -1,0 +1,144 @@
+"""From a configuration to a training procedure at step 0."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from omegaconf import DictConfig, OmegaConf
+
+from episodic.assemble.learner import Parts, build_label_swap
+from episodic.assemble.task import build_sampler, is_incremental, load_split, training_masks
+from episodic.config.compose import ConfigError
+from episodic.config.instantiate import arguments_of, make
+from episodic.core.losses.loss import AbstractPairLoss
+from episodic.data.dataset import AbstractDataset
+from episodic.learners.learner import AbstractLearner
+from episodic.semi.wrapper import AbstractWrapper, unwrapped
+from episodic.train.objective import Objective
+from episodic.train.procedure import AbstractProcedure, Setup
+
+OWN = "cross_entropy"  # the option that a learner's own loss is among the losses
+
+
+def build_procedure(cfg: DictConfig, parts: Parts) -> AbstractProcedure:
+    """The training procedure of `cfg.trainer`, given everything that a step needs.
+
+    **Raises:** `ConfigError` for parts that do not go together, or could have no effect.
+    """
+    trust = {"allow_any_target": cfg.allow_any_target}
+    check_wrappers(cfg, parts.learner)
+    task = cfg.task
+    store = load_split(parts.dataset, task, "train")
+    seen, labeled = training_masks(task, store.labels.numpy())
+    if is_incremental(task):
+        store = dataclasses.replace(store, n_base=len(store.class_names))
+    mask = None if labeled.all() else labeled
+
+    def episodes(count: int, per_step: int):
+        drawn = {"seed": cfg.seed, "stream": "train", "episodes": count, "episodes_per_batch": per_step}
+        return build_sampler(task, store, shape=task.train, labeled=mask, **drawn)
+
+    setup = Setup(
+        learner=parts.learner,
+        store=store,
+        normalize=parts.normalize,
+        optimizer=lambda groups: make(cfg.optimizer, groups, **trust),
+        hardware=parts.hardware,
+        episodes=episodes,
+        objective=build_objective(cfg, parts.learner, parts.dataset).to(parts.hardware.device),
+        augment=make(cfg.augment, **trust),
+        schedule=make(cfg.schedule, **trust),
+        seed=cfg.seed,
+        labeled=mask,
+        seen=None if seen.all() else seen,
+    )
+    return make(cfg.trainer, setup, **trust)
+
+
+def build_objective(cfg: DictConfig, learner: AbstractLearner, dataset: AbstractDataset) -> Objective:
+    """The losses of `cfg.loss`, those of pairs in the memory of `cfg.memory`, those with a table under `cfg.sse`.
+
+    **Raises:** `ConfigError` for a memory or an exchange of rows that nothing could use.
+    """
+    trust = {"allow_any_target": cfg.allow_any_target}
+    weights = {name: node.weight for name, node in cfg.loss.items()}
+    nodes = {name: node for name, node in cfg.loss.items() if name != OWN}
+    dim = math.prod(learner.backbone.shape) if nodes and hasattr(learner, "backbone") else 0
+    losses, tables = {}, "label_swap" in arguments_of(cfg.learner)
+    for name, node in nodes.items():
+        settings = OmegaConf.to_container(node, resolve=True)
+        settings = {key: value for key, value in settings.items() if key not in ("weight", "lr_multiplier")}
+        wanted = arguments_of(node)
+        given = {"dim": dim} if "dim" in wanted else {}
+        if "label_swap" in wanted:
+            given["label_swap"], tables = build_label_swap(cfg, dataset), True
+        losses[name] = make(OmegaConf.create(settings), **given, **trust)
+        if isinstance(losses[name], AbstractPairLoss):
+            losses[name] = make(cfg.memory, losses[name], dim=dim, **trust)
+    if is_chosen(cfg.memory) and not any(hasattr(loss, "memory") for loss in losses.values()):
+        raise ConfigError(
+            f"memory= shows past batches to losses of pairs, and {'+'.join(cfg.loss)} is none: choose one, such as "
+            "loss=contrastive, or leave memory= out"
+        )
+    if is_chosen(cfg.sse) and not tables:
+        raise ConfigError(
+            "sse= exchanges rows of a table with a row for each training class, and nothing here has one: choose a learner or "
+            "a loss that has, such as loss=classifier or learner=base_classifier, or leave sse= out"
+        )
+    multipliers = {name: node.lr_multiplier for name, node in nodes.items() if "lr_multiplier" in node}
+    return Objective(losses, {name: weights[name] for name in losses}, weights.get(OWN), multipliers)
+
+
+def is_chosen(node: DictConfig) -> bool:
+    """Whether a part of a configuration is another than `none`, which has no settings."""
+    return len(node) > 1
+
+
+def check_wrappers(cfg: DictConfig, learner: AbstractLearner) -> None:
+    """**Raises:** `ConfigError` for wrappers in an order that cannot train, or without anything to use."""
+    layers = unwrapped(learner)
+    if any(inner.capabilities.n_views > 1 for inner in layers[1:]):
+        raise ConfigError(
+            "mean_teacher trains what it wraps, so in training it comes last: semi=[...,mean_teacher]. In evaluation other "
+            "wrappers can be put around it: semi=[saved,...]"
+        )
+    if any(inner.capabilities.trainer for inner in layers[1:]):
+        raise ConfigError("pseudo_labels trains on its own, without another wrapper around it: semi=pseudo_labels")
+    shapes = OmegaConf.to_container(cfg.task, resolve=True)
+    if any(shape["n_unlabeled"] not in (0, [0, 0]) for shape in (shapes, shapes["train"])):
+        return
+    for layer in layers:
+        idle = isinstance(layer, AbstractWrapper) and not layer.works_without_unlabeled
+        idle = idle or bool(getattr(layer, "weight", 0) and layer.capabilities.n_views > 1)
+        if idle and layer.capabilities.uses_unlabeled:
+            raise ConfigError(
+                f"semi={'+'.join(cfg.semi)} uses unlabeled items, and episodes of this task have none: give task.n_unlabeled, or "
+                "take task=*_semi_*"
+            )
+
+
+def check_effects(cfg: DictConfig, overrides: list[str], procedure: AbstractProcedure) -> None:
+    """Refuse settings that were given by hand and that nothing in the chosen parts reads.
+
+    A procedure says so in `unread`, any other part in an attribute `without_effect`: setting -> what it would take.
+
+    **Raises:** `ConfigError` that names the first such setting and the reason.
+    """
+    learner = procedure.setup.learner
+    layers = unwrapped(learner)
+    wrappers = [name for name in cfg.semi if name != "supervised"]
+    backbone = getattr(layers[-1], "backbone", None)
+    parts = {f"semi.{name}": layer for name, layer in zip(wrappers, reversed(layers[:-1]), strict=True)}
+    parts |= {"learner": layers[-1], "trainer": procedure, "head": backbone, "augment": procedure.setup.augment}
+    parts |= {"backbone": getattr(backbone, "body", backbone)}
+    for name, loss in procedure.setup.objective.losses.items():
+        parts[f"loss.{name}"] = getattr(loss, "loss", loss)
+    idle = dict(procedure.unread)
+    for prefix, part in parts.items():
+        idle |= {f"{prefix}.{key}": reason for key, reason in getattr(part, "without_effect", {}).items()}
+    for override in overrides:
+        key = override.partition("=")[0].lstrip("+~")
+        for name, reason in idle.items():
+            if key == name or key.startswith(f"{name}."):
+                raise ConfigError(f"{key} would have no effect here: {reason}")
