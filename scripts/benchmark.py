@@ -9,7 +9,7 @@ said. What is compared, and how both sides are seen to find the same, is told in
 
 - `indices`: drawing episodes, as indices and as tensors (benchmark_episodes.py);
 - `evaluation`: from miniImageNet's files to the accuracy of many episodes (benchmark_evaluation.py);
-- `training`, `omniglot`: optimiser steps of Prototypical Networks at 84 x 84 and 28 x 28 (benchmark_training.py);
+- `training`, `omniglot`: optimizer steps of Prototypical Networks at 84 x 84 and 28 x 28 (benchmark_training.py);
 - `propagation`: label propagation in episodes (benchmark_propagation.py);
 - `cross_attention`: attention and losses of CAN, pair by pair (benchmark_cross_attention.py);
 - `learners`: a forward and backward pass of each learner, without a peer (benchmark_learners.py);

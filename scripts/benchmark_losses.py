@@ -185,15 +185,15 @@ def batch(items: int, dim: int, per_class: int) -> tuple[torch.Tensor, torch.Ten
     """The same embeddings, which overlap, in every process."""
     generator = torch.Generator().manual_seed(0)
     y = torch.arange(items // per_class).repeat_interleave(per_class)
-    centres = torch.randn(items // per_class, dim, generator=generator)
-    x = 4 / dim**0.5 * centres[y] + torch.randn(items, dim, generator=generator)
+    centers = torch.randn(items // per_class, dim, generator=generator)
+    x = 4 / dim**0.5 * centers[y] + torch.randn(items, dim, generator=generator)
     return x / dim**0.5, y
 
 
 def with_proxies(loss: Any) -> Any:
     """The loss with the same proxies, ours in rows and theirs in whatever order they keep them."""
     for parameter in loss.parameters() if isinstance(loss, torch.nn.Module) else ():
-        # ours: [class, dim] or [class, centre, dim]; theirs the same, or [dim, class * centre]
+        # ours: [class, dim] or [class, center, dim]; theirs the same, or [dim, class * center]
         generator = torch.Generator().manual_seed(1)
         theirs = type(loss).__module__.startswith("pytorch_metric_learning")
         flipped = theirs and type(loss).__name__ == "SoftTripleLoss"

@@ -107,7 +107,7 @@ def ready(way: int, query: int, channels: int, side: int, hardware: Hardware) ->
     learner.backbone.forward = ranged("forward, rest", learner.backbone.forward)
     sampler.batch = ranged("data", sampler.batch)
     normalize = Normalize([0.5] * channels, [0.25] * channels)
-    normalize.forward = ranged("normalise", normalize.forward)
+    normalize.forward = ranged("normalize", normalize.forward)
     adam = torch.optim.Adam(learner.parameters(), lr=0.001)
     return Training(learner, store, sampler, normalize, Augment(), adam, constant(), Trainer(steps=10**9), hardware)
 
@@ -178,7 +178,7 @@ def stage_of(operation: str, around: str) -> str | None:
     if operation.startswith("stage: "):
         return operation.removeprefix("stage: ")
     if operation.startswith("Optimizer."):
-        return "optimiser"
+        return "optimizer"
     if operation.startswith(BACKWARD):
         return f"backward, {kind(operation.removeprefix(BACKWARD)) or 'rest'}"
     if around == "forward, rest" and (found := kind(operation)):

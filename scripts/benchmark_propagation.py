@@ -67,19 +67,19 @@ def peer_rate(row: str, seconds: float) -> float:
 
 
 def episodes() -> Task:
-    """The same random features in every process: Gaussian classes around Gaussian centres."""
+    """The same random features in every process: Gaussian classes around Gaussian centers."""
     generator = torch.Generator().manual_seed(0)
-    centres = torch.randn(EPISODES, WAY, 1, DIM, generator=generator)
+    centers = torch.randn(EPISODES, WAY, 1, DIM, generator=generator)
 
     def draw(n: int) -> torch.Tensor:
-        return (centres + 0.7 * torch.randn(EPISODES, WAY, n, DIM, generator=generator)).flatten(1, 2)
+        return (centers + 0.7 * torch.randn(EPISODES, WAY, n, DIM, generator=generator)).flatten(1, 2)
 
     return Task(draw(1), torch.arange(WAY).repeat(EPISODES, 1), draw(QUERY), WAY, draw(UNLABELED))
 
 
 def ours(row: str, hardware: Hardware) -> Callable[[int], torch.Tensor]:
     """Number of a batch -> the queries' distributions over classes."""
-    settings = {**CASES[row][0], "gamma": GAMMA, "scale_neighbour": 0, "neighbours": 0}
+    settings = {**CASES[row][0], "gamma": GAMMA, "scale_neighbor": 0, "neighbors": 0}
     wrapper = LabelPropagation(Prototypical(nn.Identity()), **settings).eval()
     task = episodes()
     roles = [role.to(hardware.device) for role in (task.support, task.support_y, task.query, task.unlabeled)]

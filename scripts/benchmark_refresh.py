@@ -1,7 +1,7 @@
 """What new pseudo-labels for a whole data set cost, stage by stage: the rows `refresh` of benchmark.py.
 
 miniImageNet's 38,400 training images, 10 % of them labeled, as Iscen et al. label them before each epoch (Conv4 with random
-weights, 50 neighbours, alpha 0.99, 20 iterations), each stage once, in seconds. The peers: scikit-learn's exact neighbours, SciPy's
+weights, 50 neighbors, alpha 0.99, 20 iterations), each stage once, in seconds. The peers: scikit-learn's exact neighbors, SciPy's
 conjugate gradients class after class. They must find the same to 0.1 %.
 """
 
@@ -27,7 +27,7 @@ from episodic.evaluate.tables import table
 from episodic.run.device import Hardware
 from episodic.run.embed import embed
 
-FRACTION, NEIGHBOURS, ALPHA, ITERATIONS = 0.1, 50, 0.99, 20
+FRACTION, NEIGHBORS, ALPHA, ITERATIONS = 0.1, 50, 0.99, 20
 HEADER = ["refresh of {:,} items", "ours, s", "scikit-learn / SciPy, s", "ratio"]
 
 
@@ -43,11 +43,11 @@ def refresh(args: argparse.Namespace) -> tuple[list[dict[str, Any]], str]:
     known = np.where(labeled_mask(labels, FRACTION, 0), labels, -1)
 
     features, embedding = timed(lambda: embed(backbone, store, normalize, hardware).flatten(1), hardware)
-    graph, searching = timed(lambda: diffusion.neighbour_graph(features, NEIGHBOURS), hardware)
+    graph, searching = timed(lambda: diffusion.neighbor_graph(features, NEIGHBORS), hardware)
     (ours, _), spreading = timed(lambda: diffusion.diffuse(graph, known, n_classes, ALPHA, ITERATIONS), hardware)
 
     x = torch.nn.functional.normalize(features.cpu()).numpy()
-    found, peer_searching = timed(lambda: kneighbors_graph(x, NEIGHBOURS, metric="cosine", n_jobs=-1), hardware)
+    found, peer_searching = timed(lambda: kneighbors_graph(x, NEIGHBORS, metric="cosine", n_jobs=-1), hardware)
     system = (eye_array(len(labels)) - ALPHA * graph).tocsr()
     theirs, peer_spreading = timed(lambda: one_by_one(system, known, n_classes), hardware)
     edges = (found.multiply(graph != 0)).nnz / found.nnz

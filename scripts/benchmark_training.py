@@ -1,7 +1,7 @@
-"""Optimiser steps of Prototypical Networks on images in memory: the rows `training` and `omniglot` of benchmark.py.
+"""Optimizer steps of Prototypical Networks on images in memory: the rows `training` and `omniglot` of benchmark.py.
 
-A step is one episode, Conv4 and Adam. Ours: `Training.advance`, which draws the episode, gathers uint8 images and normalises
-them. The peers, in float32, have images that are normalised and episodes that are drawn before the clock starts:
+A step is one episode, Conv4 and Adam. Ours: `Training.advance`, which draws the episode, gathers uint8 images and normalizes
+them. The peers, in float32, have images that are normalized and episodes that are drawn before the clock starts:
 
 - `training`: 84 x 84, 5-way 1-shot 15-query, the computation of learn2learn's example with its backbone;
 - `omniglot`: 28 x 28, 60-way 1-shot 5-query (360 images), the same loop with a backbone in plain torch: convolution, batch norm,
@@ -48,7 +48,7 @@ SETTINGS = {
 
 
 def training(args: argparse.Namespace, hardware: Hardware, row: str = "training") -> Iterator[Comparison]:
-    """Optimiser steps on random images in memory."""
+    """Optimizer steps on random images in memory."""
     setting, data = SETTINGS[row], training_data(row)
     loss = ready(row, data, Hardware(hardware.device, torch.float32)).advance()[0].item()
     peer_loss, _ = in_child(peer_training, row, str(hardware.device), 0.0)

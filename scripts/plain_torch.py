@@ -43,10 +43,10 @@ def predict(weights: str, support: str, query: str) -> list[tuple[str, str, floa
     model, prototypes = network(weights), {}
     for folder in sorted(Path(support).iterdir()):
         prototypes[folder.name] = torch.stack([embed(model, file) for file in sorted(folder.iterdir())]).mean(0)
-    names, centres = list(prototypes), torch.stack(list(prototypes.values()))
+    names, centers = list(prototypes), torch.stack(list(prototypes.values()))
     answers = []
     for file in sorted(Path(query).iterdir()):
-        probabilities = (-(embed(model, file) - centres).square().sum(1)).softmax(0)
+        probabilities = (-(embed(model, file) - centers).square().sum(1)).softmax(0)
         answers.append((file.name, names[int(probabilities.argmax())], float(probabilities.max())))
     return answers
 
@@ -60,10 +60,10 @@ def evaluate(weights: str, table: str, images: str, episodes: str) -> float:
     right = 0
     for _ in range(int(episodes)):
         ways = [draw.sample(classes[name], 16) for name in draw.sample(sorted(classes), 5)]
-        centres = torch.stack([embed(model, files[0]) for files in ways])
+        centers = torch.stack([embed(model, files[0]) for files in ways])
         for label, files in enumerate(ways):
             for file in files[1:]:
-                right += int((embed(model, file) - centres).square().sum(1).argmin()) == label
+                right += int((embed(model, file) - centers).square().sum(1).argmin()) == label
     return right / (75 * int(episodes))
 
 

@@ -73,7 +73,7 @@ def test_reads_a_real_meta_dataset_and_gives_tasks_like_its_own():
     )
 
 
-class Labelled(Torch):
+class Labeled(Torch):
     """The same as easyfsl wants it."""
 
     def get_labels(self):
@@ -90,8 +90,8 @@ def episode_of(items, n_way, n_shot, n_query):
 
 
 def test_easyfsls_five_parts_are_the_items_that_were_drawn():
-    sampler = TaskSampler(Labelled(), n_way=3, n_shot=2, n_query=4, n_tasks=6)
-    loader = DataLoader(Labelled(), batch_sampler=sampler, collate_fn=sampler.episodic_collate_fn)
+    sampler = TaskSampler(Labeled(), n_way=3, n_shot=2, n_query=4, n_tasks=6)
+    loader = DataLoader(Labeled(), batch_sampler=sampler, collate_fn=sampler.episodic_collate_fn)
     drawn = list(sampler)
     sampler.set_epoch(0)
     assert len(loader) == len(drawn) == 6
@@ -105,7 +105,7 @@ def test_easyfsls_five_parts_are_the_items_that_were_drawn():
 
 
 def test_task_sampler_draws_the_episodes_of_the_sampler_and_others_each_time():
-    sampler = TaskSampler(Labelled(), 2, 1, 3, 4, seed=7)
+    sampler = TaskSampler(Labeled(), 2, 1, 3, 4, seed=7)
     first, second = list(sampler), list(sampler)
     sampler.set_epoch(0)
     assert list(sampler) == first != second
@@ -139,10 +139,10 @@ def test_collates_as_easyfsl_does(names):
 
 def test_a_network_of_easyfsl_reads_our_tasks():
     methods = pytest.importorskip("easyfsl.methods", reason="easyfsl is not installed")
-    sampler = TaskSampler(Labelled(), 3, 2, 4, 5)
+    sampler = TaskSampler(Labeled(), 3, 2, 4, 5)
     network = methods.PrototypicalNetworks(torch.nn.Identity())
     for images, labels, queries, answers, class_ids in DataLoader(
-        Labelled(), batch_sampler=sampler, collate_fn=sampler.episodic_collate_fn
+        Labeled(), batch_sampler=sampler, collate_fn=sampler.episodic_collate_fn
     ):
         of_class = [part[:, 1:] for part in (images, queries)]  # the second number of an item is its class
         network.process_support_set(of_class[0], labels)

@@ -20,13 +20,13 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator, Predictor):
     **Arguments:**
 
     - `model`: a run's folder, whose backbone, learner, wrapper and form of images are used; a file that `save` wrote, likewise; a
-      module `[n, C, H, W]` (normalised floats) -> embeddings, which is copied; a configuration as of `conf/predict.yaml`; or
+      module `[n, C, H, W]` (normalized floats) -> embeddings, which is copied; a configuration as of `conf/predict.yaml`; or
       None (default): X are features `[n, d]`, which the learner compares as they are.
     - `semi`: wrappers that use unlabeled items, a name of `conf/semi` or several, the last outermost. Default: those of the model.
     - `learner`: a name of `conf/learner`, without weights of its own. Default: that of the model, or `"prototypical"`.
     - `options`: settings of the two, or of the model's own, as on the command line, e.g. `("learner.temperature=64",)`.
-    - `pictures`: the form of images for a module; by default its `in_channels` and `image_size`, else 3 and 224, normalised as for
-      ImageNet. `invert`: turn grey values around, for pictures dark on bright where the model knows bright on dark; by default not.
+    - `pictures`: the form of images for a module; by default its `in_channels` and `image_size`, else 3 and 224, normalized as for
+      ImageNet. `invert`: turn gray values around, for pictures dark on bright where the model knows bright on dark; by default not.
     - `abstain`: 0, never (the default); a probability; or `"auto"`: the smallest such that of the support items, each left out in
       turn and asked about alone, those answered with it or more are wrong in at most the share `max_error` (default 0.1). That is so of
       these items; of few of them it says little, and less of a transductive learner, which sees several queries at once.

@@ -1,4 +1,4 @@
-"""From uint8 images to what a backbone reads: random changes in training, then normalisation; on the images' device."""
+"""From uint8 images to what a backbone reads: random changes in training, then normalization; on the images' device."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class Augment:
-    """Random crop, horizontal flip and colour jitter, each drawn anew for every item, vectorised over all items.
+    """Random crop, horizontal flip and color jitter, each drawn anew for every item, vectorized over all items.
 
     **Arguments** (the defaults change nothing):
 
@@ -20,7 +20,7 @@ class Augment:
       this order.
 
     With 8 (84 x 84) or 4 (32 x 32), true and 0.4 it is the augmentation of Lee et al. (MetaOptNet, CVPR 2019,
-    https://arxiv.org/abs/1904.03758); departure: the three colour changes come in a fixed order.
+    https://arxiv.org/abs/1904.03758); departure: the three color changes come in a fixed order.
     """
 
     def __init__(self, crop_padding: int = 0, flip: bool = False, jitter: float = 0.0):
@@ -51,11 +51,11 @@ class Augment:
             low, high = 1 - self.jitter, 1 + self.jitter
             factor = torch.empty(3, n, 1, 1, 1).uniform_(low, high, generator=generator).to(device)
             images = (images * factor[0]).clamp(0, 1)
-            grey = _luma(images).mean((2, 3), keepdim=True)
-            images = (grey + (images - grey) * factor[1]).clamp(0, 1)
+            gray = _luma(images).mean((2, 3), keepdim=True)
+            images = (gray + (images - gray) * factor[1]).clamp(0, 1)
             if channels == 3:
-                grey = _luma(images)
-                images = (grey + (images - grey) * factor[2]).clamp(0, 1)
+                gray = _luma(images)
+                images = (gray + (images - gray) * factor[2]).clamp(0, 1)
         return images
 
 
@@ -82,7 +82,7 @@ class Normalize(nn.Module):
 
 
 def _luma(images: Tensor) -> Tensor:
-    """Grey value of each pixel (ITU-R 601) `[item, 1, H, W]`."""
+    """Gray value of each pixel (ITU-R 601) `[item, 1, H, W]`."""
     if images.shape[1] != 3:
         return images.mean(1, keepdim=True)
     weights = images.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)

@@ -30,9 +30,9 @@ LAYOUT = "expected <folder>/<class name>/<picture>"
 class PictureForm:
     """What a model expects of pictures.
 
-    - `channels`: 3 for colour (default), 1 for grey. `size`: side in pixels, 224 by default.
+    - `channels`: 3 for color (default), 1 for gray. `size`: side in pixels, 224 by default.
     - `mean`, `std`: one number a channel on the scale 0..1; None (default) for ImageNet's, for one channel their averages.
-    - `resize`: `"crop"` (default) scales the short side and cuts the centre, `"squash"` scales both sides.
+    - `resize`: `"crop"` (default) scales the short side and cuts the center, `"squash"` scales both sides.
 
     **Raises:** `ValueError` for other values.
     """
@@ -50,9 +50,9 @@ class PictureForm:
             raise ValueError(f"size must be a number of pixels, at least 1, got {self.size!r}")
         if self.resize not in ("crop", "squash"):
             raise ValueError(f"resize must be 'crop' or 'squash', got {self.resize!r}")
-        for name, colour, grey in (("mean", IMAGENET_MEAN, 0.449), ("std", IMAGENET_STD, 0.226)):
+        for name, color, gray in (("mean", IMAGENET_MEAN, 0.449), ("std", IMAGENET_STD, 0.226)):
             given = getattr(self, name)
-            values = (colour if self.channels == 3 else (grey,)) if given is None else tuple(map(float, given))
+            values = (color if self.channels == 3 else (gray,)) if given is None else tuple(map(float, given))
             if len(values) != self.channels:
                 raise ValueError(f"{name} must have a number for each of {self.channels} channels, got {list(values)}")
             object.__setattr__(self, name, values)
@@ -65,7 +65,7 @@ class PictureForm:
 
 
 def is_inverted(form: PictureForm, mean: float) -> bool:
-    """Whether grey pictures of that `mean`, on the scale 0..1, are clearly dark where the model's own are bright, or vice versa."""
+    """Whether gray pictures of that `mean`, on the scale 0..1, are clearly dark where the model's own are bright, or vice versa."""
     known = form.mean[0]
     return form.channels == 1 and abs(1 - mean - known) + 0.25 < abs(mean - known)
 
@@ -196,8 +196,8 @@ def _kind(array: Tensor | np.ndarray) -> str:
 def decode_image(source, *, channels: int, size: int, resize: str = "squash") -> np.ndarray:
     """An image file (path or file object) as uint8 `[channels, size, size]`.
 
-    EXIF rotation is applied; grey, CMYK, alpha and 16-bit images are converted. `resize="squash"` scales both sides to
-    `size` (as miniImageNet's makers did); `"crop"` scales the short side and cuts the centre. Bilinear with antialiasing.
+    EXIF rotation is applied; gray, CMYK, alpha and 16-bit images are converted. `resize="squash"` scales both sides to
+    `size` (as miniImageNet's makers did); `"crop"` scales the short side and cuts the center. Bilinear with antialiasing.
 
     **Raises:** `OSError`, `ValueError` or `SyntaxError` from Pillow where the bytes are no whole image.
     """

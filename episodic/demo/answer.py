@@ -54,7 +54,7 @@ class Demo:
         compares, embeds = (config[part]["_target_"].split(".")[-1] for part in ("learner", "backbone"))
         self.about = (
             f"{cfg.run or cfg.model or 'pretrained'}: {compares} on {embeds}, "
-            f"unlabeled pictures by {self.wrapper}; {form.size} × {form.size} {'grey' if form.channels == 1 else 'colour'}"
+            f"unlabeled pictures by {self.wrapper}; {form.size} × {form.size} {'gray' if form.channels == 1 else 'color'}"
         )
 
     def answer(self, question: Question) -> dict[str, Any]:
@@ -175,12 +175,12 @@ def answered(
 
 
 def polarity(form: PictureForm, pixels: Tensor, invert: bool) -> list[str]:
-    """A note where grey pictures are dark on bright and the model knows bright on dark, or the other way round."""
+    """A note where gray pictures are dark on bright and the model knows bright on dark, or the other way round."""
     seen = pixels.float().mean().item() / 255
     seen = 1 - seen if invert else seen
     if not is_inverted(form, seen):
         return []
     return [
-        f"The examples' mean grey is {seen:.2f}, that of the model's own pictures {form.mean[0]:.2f}: "
-        f"{'do not turn' if invert else 'turn'} grey values around (see Settings)."
+        f"The examples' mean gray is {seen:.2f}, that of the model's own pictures {form.mean[0]:.2f}: "
+        f"{'do not turn' if invert else 'turn'} gray values around (see Settings)."
     ]

@@ -177,5 +177,5 @@ def check_duplicates(stores: dict[str, ImageStore], near: int | None) -> Iterato
         yield Finding("duplicates", mark, text, [dict(zip(PAIR, item, strict=True)) for item in items])
     flat = [dict(zip(PAIR, ("flat", *names[i], *["-"] * 5), strict=True)) for i in found.flat]
     yield found_or_ok(
-        "duplicates", "warning", f"{len(flat):,} images are of one colour", "no image is of one colour", flat
+        "duplicates", "warning", f"{len(flat):,} images are of one color", "no image is of one color", flat
     )

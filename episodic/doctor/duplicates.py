@@ -16,12 +16,12 @@ from tqdm import tqdm
 
 SIDE = 32  # pixels of the thumbnails that all comparisons but that of identical pixels work on
 CHUNK = 1024  # images, or pairs, at once
-FLAT = 2.0  # standard deviation of a thumbnail, in grey levels of 256, below which there is nothing to compare
+FLAT = 2.0  # standard deviation of a thumbnail, in gray levels of 256, below which there is nothing to compare
 MOST = 5_000_000  # pairs of nearly equal hashes; more are no faults of a data set, but frames of films
 # Measured on miniImageNet (48,000 images of train and val, 1.2 billion pairs), Omniglot with rotations (129,840, 8.4 billion) and
 # glyphs (25,360): 21, 24,000 and 3,000 pairs are within NEAR bits. Of these COPIES are 9, all of them right; 21, all inside one
 # split, strokes that a turn brings upon others; and none. With 8 bits there would be 14 wrong ones across the splits of Omniglot.
-# Of changed copies of 3,000 images of miniImageNet are found: JPEG of quality 30, gamma 0.7 or half the size 99%, 40 grey levels
+# Of changed copies of 3,000 images of miniImageNet are found: JPEG of quality 30, gamma 0.7 or half the size 99%, 40 gray levels
 # lighter 98%, 1.3 times as bright (which clips) 91%. ALIKE adds copies moved by a pixel of 84 (67% of them) or cut by 2% (52%), but
 # also 480 pairs of Omniglot's simplest drawings. A difference hash would have some 80 wrong pairs in miniImageNet at 0 bits.
 NEAR = 6  # of 64 bits
@@ -36,7 +36,7 @@ class Duplicates:
 
     - `pairs [P, 2]`: `i < j`. Of several images with identical pixels, the first with each of the others.
     - `identical [P]`: whether the pixels are; `bits [P]`: of 64, in which the hashes differ; `correlation [P]` of thumbnails.
-    - `flat [F]`: images of a single colour, nearly; they are compared by their pixels only.
+    - `flat [F]`: images of a single color, nearly; they are compared by their pixels only.
     """
 
     pairs: Int64[np.ndarray, "pair two"]
@@ -99,14 +99,14 @@ def identical_pairs(groups: Int64[np.ndarray, " item"]) -> Int64[np.ndarray, "pa
 
 
 def thumbnails(parts: Parts) -> UInt8[np.ndarray, "item side side"]:
-    """`[N, 32, 32]`: the images of all `parts`, one after the other, in grey (the mean of the channels) and small."""
+    """`[N, 32, 32]`: the images of all `parts`, one after the other, in gray (the mean of the channels) and small."""
     small = np.empty((sum(map(len, parts)), SIDE, SIDE), dtype=np.uint8)
     chunks = [chunk for part in parts for chunk in part.split(CHUNK)]
     done = 0
     with tqdm(total=len(small), desc="thumbnails", unit="img", disable=None, leave=False) as bar:
         for chunk in chunks:
-            grey = chunk.to(torch.float32).mean(dim=1, keepdim=True)
-            scaled = interpolate(grey, size=(SIDE, SIDE), mode="bilinear", antialias=True).round().clamp(0, 255)
+            gray = chunk.to(torch.float32).mean(dim=1, keepdim=True)
+            scaled = interpolate(gray, size=(SIDE, SIDE), mode="bilinear", antialias=True).round().clamp(0, 255)
             small[done : done + len(chunk)] = scaled[:, 0].to(torch.uint8)
             done += len(chunk)
             bar.update(len(chunk))
@@ -178,7 +178,7 @@ def near_pairs(
 def correlation(
     small: UInt8[np.ndarray, "item side side"], pairs: Int64[np.ndarray, "pair two"]
 ) -> Float32[np.ndarray, " pair"]:
-    """`[P]`: Pearson's correlation of the pixels of two thumbnails, for each of `pairs [P, 2]`; 0 where one has one colour."""
+    """`[P]`: Pearson's correlation of the pixels of two thumbnails, for each of `pairs [P, 2]`; 0 where one has one color."""
     values = np.empty(len(pairs), dtype=np.float32)
     for start in range(0, len(pairs), CHUNK):
         pixels = small[pairs[start : start + CHUNK]].reshape(-1, 2, SIDE * SIDE).astype(np.float32)

@@ -96,7 +96,7 @@ class EpisodeSampler(Sampler[list[int]]):
       all ways to share them out.
     - `super_classes`: `[n_classes]`, the super-class of each label value; then all classes of an episode (distractors
       too) come from one super-class, drawn uniformly among those with enough classes.
-    - `labeled`: `[N]` booleans; then support and query come from labelled items, unlabeled ones from the rest (Ren et al.,
+    - `labeled`: `[N]` booleans; then support and query come from labeled items, unlabeled ones from the rest (Ren et al.,
       2018). Without it all come from one pool.
     - `too_small`: `"error"` refuses classes with too few items for the episode, `"drop"` leaves them out.
     - `rank`, `world_size`: this process takes every `world_size`-th batch.
@@ -173,7 +173,7 @@ class EpisodeSampler(Sampler[list[int]]):
             shown = ", ".join(f"class {class_ids[c]} has {' + '.join(map(str, counts[:, c]))}" for c in few[:5])
             raise ValueError(
                 f"{len(few)} of {len(class_ids)} classes have too few items for an episode, which takes "
-                f"{' labelled + '.join(map(str, need))}{' unlabelled' * (len(need) > 1)} of a class "
+                f"{' labeled + '.join(map(str, need))}{' unlabeled' * (len(need) > 1)} of a class "
                 f"(n_shot={most['n_shot']}, n_query={most['n_query']}, n_unlabeled={most['n_unlabeled']}): {shown}"
                 f"{', ...' * (len(few) > 5)}. Ask for fewer, or leave such classes out with too_small='drop' (task.too_small=drop)."
             )
@@ -349,7 +349,7 @@ class _Uniform:
 def _distinct(random: _Uniform, n: np.ndarray, m: int) -> np.ndarray:
     """`m` distinct integers below each of `n [E, ...]`, in uniformly random order: `[E, ..., m]`.
 
-    Floyd's algorithm gives a uniform set at a cost that does not grow with `n`, but late positions favour large numbers;
+    Floyd's algorithm gives a uniform set at a cost that does not grow with `n`, but late positions favor large numbers;
     the shuffle (Fisher-Yates, all rows at once) makes every order equally likely.
     """
     shape = (m, *n.shape)

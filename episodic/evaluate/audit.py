@@ -15,13 +15,13 @@ from episodic.episodes.source import Episodes
 def audit(predict: Callable, episodes: Episodes, count: int = 20, seed: int = 0) -> dict[str, float]:
     """How much log-probabilities `l` of queries change where nothing that an inductive learner may see has changed.
 
-    Re-runs `count` episodes with the queries permuted, with one query at a time, with the classes relabelled (and the
+    Re-runs `count` episodes with the queries permuted, with one query at a time, with the classes relabeled (and the
     answers mapped back), and with the unlabeled items permuted; gives the largest `|change| / (1 + |l|)` of each. It is
     rounding for an inductive learner that treats classes alike; a change under the first two means that queries see each
     other: transductive, or batch statistics that leak. `predict` (see `predictor`) should work in float32.
     """
     random = np.random.Generator(np.random.Philox(seed))
-    checks = ("queries permuted", "one query at a time", "classes relabelled", "unlabeled permuted")
+    checks = ("queries permuted", "one query at a time", "classes relabeled", "unlabeled permuted")
     worst = dict.fromkeys(checks, 0.0)
     for i in range(min(count, episodes.episodes)):
         indices = episodes[i : i + 1]
@@ -39,9 +39,9 @@ def audit(predict: Callable, episodes: Episodes, count: int = 20, seed: int = 0)
         alone = [answer(query=indices.query[:, [q]], query_y=indices.query_y[:, [q]]) for q in range(len(order))]
         name = random.permutation(indices.n_way)
         name = np.concatenate([name, np.arange(indices.n_way, indices.n_way + indices.n_base)])
-        relabelled = answer(support_y=name[indices.support_y], query_y=name[indices.query_y])
+        relabeled = answer(support_y=name[indices.support_y], query_y=name[indices.query_y])
         shuffled = answer(unlabeled=indices.unlabeled[:, random.permutation(indices.unlabeled.shape[1])])
-        again = (permuted - before[:, order], torch.cat(alone, dim=1) - before, relabelled[..., name] - before)
+        again = (permuted - before[:, order], torch.cat(alone, dim=1) - before, relabeled[..., name] - before)
         again, sizes = (*again, shuffled - before), (before[:, order], before, before, before)
         for key, change, size in zip(worst, again, sizes, strict=True):
             worst[key] = max(worst[key], float((change.abs() / (1 + size.abs())).nan_to_num(nan=torch.inf).max()))
@@ -55,7 +55,7 @@ def verdict(changes: dict[str, float], declared: bool) -> str:
     sees_queries = max(changes["queries permuted"], changes["one query at a time"]) > tolerance
     kind = "transductive" if sees_queries else "inductive"
     warning = f" It declares itself {'transductive' if declared else 'inductive'}." if sees_queries != declared else ""
-    if changes["classes relabelled"] > tolerance:
+    if changes["classes relabeled"] > tolerance:
         warning += " Its answer depends on how the classes are numbered."
     if changes["unlabeled permuted"] > tolerance:
         warning += " Its answer depends on the order of the unlabeled items."

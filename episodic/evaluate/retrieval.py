@@ -104,7 +104,7 @@ def retrieval(
     # Filled in place: small results kept between large tensors would break up the heap, which then grows by the chunk.
     values = {name: np.empty(len(counted)) for name in (*(f"recall@{k}" for k in ks), "r_precision", "map@r")}
     with _exact(embeddings.device):
-        items, queries = _centred(gallery, None if alone else embeddings, normalize)
+        items, queries = _centerd(gallery, None if alone else embeddings, normalize)
         lengths = items.norm(dim=1)
         rows = max(1, CHUNK_BYTES // (items.element_size() * len(items) + 64 * members.largest))
         for start in range(0, len(counted), rows):
@@ -122,21 +122,21 @@ def retrieval(
 
 def _check(embeddings: Tensor, labels: Tensor, gallery: Tensor, gallery_labels: Tensor, ks: Sequence[int]) -> None:
     if any(k < 1 for k in ks):
-        raise ValueError(f"ks must be numbers of neighbours, at least 1, got {list(ks)}")
+        raise ValueError(f"ks must be numbers of neighbors, at least 1, got {list(ks)}")
     for name, x, y in (("embeddings", embeddings, labels), ("gallery", gallery, gallery_labels)):
         if len(x) != len(y) or len(x) == 0:
             raise ValueError(f"{name} must be some vectors with a label each, got {len(x)} vectors and {len(y)} labels")
         if not x.isfinite().all():
-            raise ValueError(f"{name} must be finite to have neighbours; has training diverged?")
+            raise ValueError(f"{name} must be finite to have neighbors; has training diverged?")
 
 
-def _centred(gallery: Tensor, embeddings: Tensor | None, normalize: bool) -> tuple[Tensor, Tensor]:
+def _centerd(gallery: Tensor, embeddings: Tensor | None, normalize: bool) -> tuple[Tensor, Tensor]:
     """Items and queries less the mean of the items: distances do not depend on it, but how much of them is rounding does."""
     place = unit if normalize else upcast
     items = place(gallery)
-    centre = items.mean(0)
-    items = items - centre
-    return items, items if embeddings is None else place(embeddings) - centre
+    center = items.mean(0)
+    items = items - center
+    return items, items if embeddings is None else place(embeddings) - center
 
 
 def _found(
@@ -188,7 +188,7 @@ class _Members:
 
 @contextlib.contextmanager
 def _exact(device: torch.device) -> Iterator[None]:
-    """Matrix products in full float32, whatever autocast or the precision for training say: neighbours differ by little."""
+    """Matrix products in full float32, whatever autocast or the precision for training say: neighbors differ by little."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:

@@ -13,7 +13,7 @@ from episodic.core.functional.pairs import unit, upcast
 
 @dataclasses.dataclass(frozen=True)
 class Density:
-    """Mean cosine distance within classes (`intra`), between the centres of classes (`inter`), and `ratio`, intra by inter."""
+    """Mean cosine distance within classes (`intra`), between the centers of classes (`inter`), and `ratio`, intra by inter."""
 
     intra: float
     inter: float
@@ -22,7 +22,7 @@ class Density:
 
 @torch.no_grad()
 def density(embeddings: Float[Tensor, "item dim"], labels: Int64[Tensor, " item"]) -> Density:
-    """How little classes are compressed, for the embeddings of the training set: what is compressed less generalises better.
+    """How little classes are compressed, for the embeddings of the training set: what is compressed less generalizes better.
 
         intra = mean over classes of the mean of 1 - cos(x, y) over pairs of different items of the class
         inter = mean of 1 - cos(a, b) over pairs of different classes, a and b the means of their vectors of length 1
@@ -37,9 +37,9 @@ def density(embeddings: Float[Tensor, "item dim"], labels: Int64[Tensor, " item"
     squares = x.new_zeros(len(classes)).index_add_(0, place, x.square().sum(1))
     several = counts > 1
     intra = float(_mean_distance(sums, squares, counts)[several].mean())
-    centres = unit(sums)
+    centers = unit(sums)
     n = torch.tensor(len(classes), device=x.device)
-    inter = float(_mean_distance(centres.sum(0), centres.square().sum(), n)) if len(classes) > 1 else float("nan")
+    inter = float(_mean_distance(centers.sum(0), centers.square().sum(), n)) if len(classes) > 1 else float("nan")
     return Density(intra, inter, intra / inter if inter else float("nan"))
 
 
@@ -55,7 +55,7 @@ def spectral_decay(embeddings: Float[Tensor, "item dim"], skip: int = 0) -> floa
 
         rho = -(1/D) sum_i log(D s_i)
 
-    Roth et al., 2020, https://arxiv.org/abs/2002.08473, for the training set, without centring. `skip`: how many of the largest
+    Roth et al., 2020, https://arxiv.org/abs/2002.08473, for the training set, without centering. `skip`: how many of the largest
     values are left out first (the authors' `rho_spectrum@k` skips k - 1). A share below the rounding of the largest value counts
     as that, so that an unused direction costs much but not infinity; NaN where no more than rounding is left.
     """

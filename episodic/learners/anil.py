@@ -26,7 +26,7 @@ class ANIL(AbstractMetricLearner):
     classes are numbered, unless W starts at zero. As in `maml`, learn2learn adapts one episode after the other.
 
     Departure: evaluation with the running statistics of batch norm; in MAML's code, which the paper builds on, the queries
-    are normalised together, which is transductive.
+    are normalized together, which is transductive.
 
     **Arguments:** the defaults are those of learn2learn's example. `n_way`: of every task, as the head has a row for each
     class.

@@ -32,7 +32,7 @@ class MAML(AbstractLearner):
     hence a Python loop over the episodes of a batch, whose graphs are all kept until the backward pass.
 
     Transductive with `batch_norm="batch"`, as published: batch norm goes by the items it sees together, the support, then all
-    queries, in evaluation too. With `"running"` evaluation goes by the running statistics and is inductive, but normalises as
+    queries, in evaluation too. With `"running"` evaluation goes by the running statistics and is inductive, but normalizes as
     the inner loop never did in training, and may be much worse. Training is the same. Evaluation changes no statistics.
 
     The answer depends on how the classes are numbered, since each has its own row of the head.

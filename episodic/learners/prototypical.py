@@ -32,5 +32,5 @@ class Prototypical(AbstractMetricLearner):
 
     def classify(self, features: Task) -> Prediction:
         support, query = features.support.flatten(2).float(), features.query.flatten(2).float()
-        centres = prototypes(support, features.support_y, features.n_way)
-        return Prediction(-squared_euclidean(query, centres) / self.temperature)
+        centers = prototypes(support, features.support_y, features.n_way)
+        return Prediction(-squared_euclidean(query, centers) / self.temperature)

@@ -18,10 +18,10 @@ class TPN(AbstractMetricLearner):
     """Spreads the labels of the support to all queries at once, along a graph whose length scales are learned.
 
         e_i = f(x_i) / sigma_i,    W_ij = exp(-mean of (e_i - e_j)^2 over the D features / 2)
-        S = D^-1/2 W D^-1/2 of the `neighbours` heaviest edges a row,    F = (I - alpha S)^-1 Y
+        S = D^-1/2 W D^-1/2 of the `neighbors` heaviest edges a row,    F = (I - alpha S)^-1 Y
 
     Y is one-hot for the support and 0 for the queries; the rows of F are the logits as they are. An item is its own first
-    neighbour, and an edge stays if either end keeps it. `sigma_i` is computed from the map of an item: see `LengthScale`.
+    neighbor, and an edge stays if either end keeps it. `sigma_i` is computed from the map of an item: see `LengthScale`.
     Trained by the cross-entropy of support and queries, a mean over all of them.
 
     Liu, Lee, Park, Kim, Kim, Yang, Yang: *Learning to Propagate Labels: Transductive Propagation Network for Few-shot
@@ -31,15 +31,15 @@ class TPN(AbstractMetricLearner):
 
     capabilities = Capabilities(transductive=True)
 
-    def __init__(self, backbone: nn.Module, neighbours: int = 20, alpha: float = 0.99):
+    def __init__(self, backbone: nn.Module, neighbors: int = 20, alpha: float = 0.99):
         super().__init__()
-        if neighbours < 1:
-            raise ValueError(f"neighbours, of which an item is its own first, must be at least 1, got {neighbours}")
+        if neighbors < 1:
+            raise ValueError(f"neighbors, of which an item is its own first, must be at least 1, got {neighbors}")
         if not 0 <= alpha < 1:
             raise ValueError(f"alpha must be at least 0 (nothing spreads) and below 1, got {alpha}")
         self.backbone = backbone
         self.length_scale = LengthScale(*map_shape(backbone, "TPN"))
-        self.neighbours = neighbours
+        self.neighbors = neighbors
         self.alpha = alpha
 
     def classify(self, features: Task) -> Prediction:
@@ -47,7 +47,7 @@ class TPN(AbstractMetricLearner):
         sigma = self.length_scale(maps.flatten(0, 1)).unflatten(0, maps.shape[:2])
         scaled = maps.flatten(2) / sigma[..., None]
         weights = gaussian_affinities(scaled, gamma=0.5 / scaled.shape[-1])
-        graph = normalized(keep_nearest(weights, self.neighbours))
+        graph = normalized(keep_nearest(weights, self.neighbors))
         n_support, n_query = features.support.shape[1], features.query.shape[1]
         known = nn.functional.pad(one_hot(features.support_y, features.n_way), (0, 0, 0, n_query))
         scores = propagate(graph, known, self.alpha)

@@ -110,9 +110,9 @@ def note_on_polarity(classifier: Predictor, files: list[Path]) -> None:
     form = classifier.form_
     if form.channels != 1:
         return
-    grey = float(read_pictures(files[:READ], 1, form.size, resize=form.resize)[0].mean()) / 255
+    gray = float(read_pictures(files[:READ], 1, form.size, resize=form.resize)[0].mean()) / 255
     inverted = classifier.setting("invert")
-    seen = 1 - grey if inverted else grey
+    seen = 1 - gray if inverted else gray
     if is_inverted(form, seen):
         print(
             f"Note: the pictures' mean is {seen:.2f}, that of the model's own images {form.mean[0]:.2f}: "

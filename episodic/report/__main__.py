@@ -28,7 +28,7 @@ from episodic.report.facts import caution, facts, protocols, summary
 from episodic.report.measurements import Measurements, measure
 from episodic.report.page import Report, build_page
 from episodic.report.plane import Plane, plane
-from episodic.report.plots import CLASS_COLOURS
+from episodic.report.plots import CLASS_COLORS
 from episodic.run.files import write_atomically
 from episodic.run.run import Run
 from episodic.run.tensorboard import read_curves
@@ -97,7 +97,7 @@ def measured_by(parts: Parts, store: ImageStore, episodes: Episodes) -> Measurem
 def plane_of(parts: Parts, store: ImageStore, found: Measurements) -> Plane | None:
     """Embeddings of up to ten classes, at even ranks from the hardest to the easiest."""
     order = found.tally.hardest
-    ranks = np.linspace(0, len(order) - 1, min(len(CLASS_COLOURS), len(order))).round().astype(int)
+    ranks = np.linspace(0, len(order) - 1, min(len(CLASS_COLORS), len(order))).round().astype(int)
     return plane(parts.learner, store, order[ranks].tolist(), parts.normalize, parts.hardware)
 
 

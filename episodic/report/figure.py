@@ -104,7 +104,7 @@ def shown_rows(rows: list[Row]) -> list[Row]:
 
 
 def strip(theme: Theme, rows: list[Row], store: ImageStore) -> Figure:
-    """`rows` of an episode; right and wrong by colour, by sign and by the frame's width."""
+    """`rows` of an episode; right and wrong by color, by sign and by the frame's width."""
     from matplotlib.figure import Figure
 
     wide = {role: min(most, max(len(row.marks[role]) for row in rows)) for role, most in MOST.items()}
@@ -145,12 +145,12 @@ def tile(ax: Axes, theme: Theme, store: ImageStore, mark: Mark, x: float, y: flo
     image = store.gather(torch.tensor([mark.item]))[0].cpu().permute(1, 2, 0).numpy()
     image = image[..., 0] if image.shape[-1] != 3 else image
     ax.imshow(image, extent=(x + 0.06, x + 0.94, y + 0.94, y + 0.06), cmap="gray", vmin=0, vmax=255, aspect="auto")
-    colour = {True: theme.ours, False: theme.theirs, None: theme.muted}[mark.right]
+    color = {True: theme.ours, False: theme.theirs, None: theme.muted}[mark.right]
     line = {True: 1.3, False: 2.4, None: 0.8}[mark.right]
-    frame = Rectangle((x + 0.06, y + 0.06), 0.88, 0.88, fill=False, edgecolor=colour, linewidth=line)
+    frame = Rectangle((x + 0.06, y + 0.06), 0.88, 0.88, fill=False, edgecolor=color, linewidth=line)
     frame.set_linestyle((0, (2, 1.5)) if distractor else "-")
     ax.add_patch(frame)
-    ax.text(x + 0.5, y + 1.17, mark.text, fontsize=6.5, ha="center", va="center", color=colour)
+    ax.text(x + 0.5, y + 1.17, mark.text, fontsize=6.5, ha="center", va="center", color=color)
 
 
 def in_words(scene: EpisodeExample, rows: list[Row]) -> str:

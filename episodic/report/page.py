@@ -319,7 +319,7 @@ def embeddings(report: Report, drawn: Callable) -> list[str]:
     made = drawn("embeddings", alt, lambda theme: plots.embedding(theme, plane, names))
     said = (
         f"{len(plane.labels)} images of {len(shown)} classes, at even ranks from the hardest to the easiest ({plane.method}). "
-        "Neighbours are near each other in the embedding too; distances between groups say little."
+        "Neighbors are near each other in the embedding too; distances between groups say little."
     )
     return [figure(made, said)]
 

@@ -28,7 +28,7 @@ SHOWN = 20  # of more classes, how many at each end
 
 @dataclasses.dataclass(frozen=True)
 class Theme:
-    """Colours, those of data from Okabe and Ito's palette for the colour-blind."""
+    """Colors, those of data from Okabe and Ito's palette for the color-blind."""
 
     text: str
     muted: str
@@ -41,7 +41,7 @@ class Theme:
 
 LIGHT = Theme("#1d1d1f", "#5f6368", "#dcdcdc", "#ffffff", "#0072b2", "#d55e00", "#e07b3a")
 DARK = Theme("#e8e8ea", "#a3a6ab", "#3c3e43", "#17181b", "#56b4e9", "#e69f00", "#a85400")
-CLASS_COLOURS = (
+CLASS_COLORS = (
     "#0072b2",
     "#e69f00",
     "#009e73",
@@ -74,12 +74,12 @@ def picture(name: str, alt: str, draw: Callable[[Theme], Figure]) -> Picture:
 
     made = []
     for theme in (LIGHT, DARK):
-        colours = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), theme.text)
-        colours |= dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), theme.muted)
+        colors = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), theme.text)
+        colors |= dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), theme.muted)
         style = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "grid.color": theme.grid}
         style |= {"text.parse_math": False, "legend.frameon": False, "axes.grid": True, "axes.axisbelow": True}
         file = io.BytesIO()
-        with rc_context(colours | style), warnings.catch_warnings():
+        with rc_context(colors | style), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph .* missing")  # class names may be in any script
             figure = draw(theme)
             figure.savefig(file, format="png", dpi=DPI, transparent=True, pil_kwargs={"compress_level": 0})
@@ -89,7 +89,7 @@ def picture(name: str, alt: str, draw: Callable[[Theme], Figure]) -> Picture:
 
 
 def smaller(png: io.BytesIO) -> bytes:
-    """The picture with a palette of 256 colours, a quarter of the bytes."""
+    """The picture with a palette of 256 colors, a quarter of the bytes."""
     file = io.BytesIO()
     Image.open(png).quantize(256, method=Image.Quantize.FASTOCTREE).save(file, "png", optimize=True)
     return file.getvalue()
@@ -161,13 +161,11 @@ def spread(theme: Theme, accuracies: dict[str, np.ndarray]) -> Figure:
     width = finest * max(1, round((highest - lowest) / 30 / finest))
     edges = np.arange(highest + width / 2, lowest - 1.5 * width, -width)[::-1]
     looks = zip(accuracies.items(), (theme.ours, theme.theirs), ("-", "--"), strict=False)
-    for (name, values), colour, line in looks:
+    for (name, values), color, line in looks:
         weights = np.full(len(values), 100 / len(values))
-        ax.hist(100 * values, 100 * edges, weights=weights, color=colour, alpha=0.25)
-        ax.hist(
-            100 * values, 100 * edges, weights=weights, histtype="step", color=colour, linestyle=line, linewidth=1.6
-        )
-        ax.axvline(100 * values.mean(), color=colour, linestyle=line, linewidth=1.6, label=f"{name}, mean")
+        ax.hist(100 * values, 100 * edges, weights=weights, color=color, alpha=0.25)
+        ax.hist(100 * values, 100 * edges, weights=weights, histtype="step", color=color, linestyle=line, linewidth=1.6)
+        ax.axvline(100 * values.mean(), color=color, linestyle=line, linewidth=1.6, label=f"{name}, mean")
     ax.set_xlabel("accuracy of an episode, %")
     ax.set_ylabel("share of episodes, %")
     ax.set_xlim(100 * edges[0], 100 * edges[-1])
@@ -183,7 +181,7 @@ def training(theme: Theme, curves: dict[str, Curve], protocols: dict[str, str]) 
         "train/accuracy": (axes[1], 100, f"training, {protocols['train/accuracy']}", theme.ours),
         "val/accuracy": (axes[1], 100, f"validation, {protocols['val/accuracy']}", theme.theirs),
     }
-    for tag, (ax, scale, name, colour) in looks.items():
+    for tag, (ax, scale, name, color) in looks.items():
         if tag not in curves:
             continue
         steps, values = curves[tag]
@@ -191,14 +189,14 @@ def training(theme: Theme, curves: dict[str, Curve], protocols: dict[str, str]) 
             reach = curves.get("val/ci95", (steps, np.zeros(len(steps))))[1]
             fits = len(reach) == len(steps) and np.isfinite(reach).all()
             ax.errorbar(
-                steps, scale * values, yerr=scale * reach if fits else None, color=colour, marker="o", label=name
+                steps, scale * values, yerr=scale * reach if fits else None, color=color, marker="o", label=name
             )
             continue
-        ax.plot(steps, scale * values, color=colour, alpha=0.3, linewidth=0.8)
+        ax.plot(steps, scale * values, color=color, alpha=0.3, linewidth=0.8)
         window = max(1, len(values) // 25)
         means = np.convolve(values, np.full(window, 1 / window), mode="valid")
         ax.plot(
-            steps[window - 1 :], scale * means, color=colour, linewidth=1.8, label=f"{name}, mean of {window} points"
+            steps[window - 1 :], scale * means, color=color, linewidth=1.8, label=f"{name}, mean of {window} points"
         )
     for ax, label in zip(axes, ("loss", "accuracy %"), strict=True):
         ax.set_ylabel(label)
@@ -251,12 +249,12 @@ def reliability(theme: Theme, calibrations: dict[str, Calibration]) -> Figure:
     figure, [ax, below] = figure_of(4.6, 5.2, 2)
     ax.plot([0, 100], [0, 100], color=theme.muted, linestyle=":", label="as sure as right")
     looks = zip(calibrations.items(), (theme.ours, theme.theirs), ("o-", "s--"), strict=False)
-    for (name, found), colour, line in looks:
+    for (name, found), color, line in looks:
         held = found.counts > 0
-        ax.plot(100 * found.confidence[held], 100 * found.accuracy[held], line, color=colour, label=name, markersize=5)
+        ax.plot(100 * found.confidence[held], 100 * found.accuracy[held], line, color=color, label=name, markersize=5)
         edges = 100 * np.arange(len(found.counts) + 1) / len(found.counts)
         below.stairs(
-            100 * found.counts / max(found.counts.sum(), 1), edges, color=colour, linestyle=line[1:], linewidth=1.6
+            100 * found.counts / max(found.counts.sum(), 1), edges, color=color, linestyle=line[1:], linewidth=1.6
         )
     ax.set_ylabel("accuracy %")
     ax.set_xlim(0, 100)
@@ -269,14 +267,12 @@ def reliability(theme: Theme, calibrations: dict[str, Calibration]) -> Figure:
 
 
 def embedding(theme: Theme, found: Plane, names: Sequence[str]) -> Figure:
-    """Embeddings in two dimensions, a colour and a marker a class."""
+    """Embeddings in two dimensions, a color and a marker a class."""
     figure, [ax] = figure_of(5.2, 5.4)
     classes = list(dict.fromkeys(found.labels.tolist()))
-    for c, colour, marker in zip(classes, CLASS_COLOURS, MARKERS, strict=False):
+    for c, color, marker in zip(classes, CLASS_COLORS, MARKERS, strict=False):
         x, y = found.points[found.labels == c].T
-        ax.scatter(
-            x, y, s=22, color=colour, marker=marker, edgecolors=theme.page, linewidths=0.4, label=short(names[c])
-        )
+        ax.scatter(x, y, s=22, color=color, marker=marker, edgecolors=theme.page, linewidths=0.4, label=short(names[c]))
     ax.set_xticks([])
     ax.set_yticks([])
     for spine in ax.spines.values():

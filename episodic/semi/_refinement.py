@@ -47,20 +47,20 @@ class AbstractRefinement(AbstractWrapper):
         support, unlabeled = features.support.flatten(2), features.unlabeled.flatten(2)
         member = one_hot(features.support_y, features.n_way)
         sums, counts = member.mT @ support, member.sum(1)[..., None]
-        centres = sums / counts.clamp(min=1)
-        initial = squared_euclidean(unlabeled, centres) / self.temperature
+        centers = sums / counts.clamp(min=1)
+        initial = squared_euclidean(unlabeled, centers) / self.temperature
         distances = initial
         for step in range(self.steps):
             if step:
-                distances = squared_euclidean(unlabeled, centres) / self.temperature
+                distances = squared_euclidean(unlabeled, centers) / self.temperature
             weights = self.weights(distances, unlabeled, initial)
             weights = weights.detach() if self.detach else weights
             total = counts + weights.sum(1)[..., None]
-            centres = (sums + weights.mT @ unlabeled) / torch.where(total > 0, total, 1)
+            centers = (sums + weights.mT @ unlabeled) / torch.where(total > 0, total, 1)
         refined = dataclasses.replace(
             features,
-            support=centres.unflatten(-1, features.support.shape[2:]),
-            support_y=torch.arange(features.n_way, device=centres.device).expand(len(centres), -1),
+            support=centers.unflatten(-1, features.support.shape[2:]),
+            support_y=torch.arange(features.n_way, device=centers.device).expand(len(centers), -1),
             unlabeled=None,
         )
         return dataclasses.replace(self.learner.classify(refined), unlabeled=weights)

@@ -42,9 +42,9 @@ class SoftWeighting(nn.Module):
         support_y: Int64[Tensor, "episode support"],
         n_way: int,
     ) -> Float[Tensor, "episode unlabeled way"]:
-        centres = prototypes(support.flatten(2), support_y, n_way)
+        centers = prototypes(support.flatten(2), support_y, n_way)
         of_item, of_class = self.first.weight.chunk(2, dim=1)
-        items, classes = self._first(unlabeled.flatten(2), of_item), self._first(centres, of_class)
+        items, classes = self._first(unlabeled.flatten(2), of_item), self._first(centers, of_class)
         # Batch norm needs all pairs at once in training; evaluation takes a large episode in pieces.
         piece = items.shape[1] if self.training else max(1, PAIRS // classes.shape[:2].numel())
         scores = []

@@ -31,12 +31,12 @@ SMALLEST_TOTAL = 1e-24  # of the scores of an item that a label reaches
 class LabelPropagation(AbstractWrapper):
     """Spreads the labels of the support along a graph of support and unlabeled items, and answers queries from there.
 
-        W_ij = exp(-gamma ||f(x_i) - f(x_j)||^2 / (s_i s_j)),    W_ii = 0,    s_i = distance to the `scale_neighbour`-th nearest
-        S = D^-1/2 W D^-1/2 of the `neighbours` heaviest edges of each item,    F = (I - alpha S)^-1 Y
+        W_ij = exp(-gamma ||f(x_i) - f(x_j)||^2 / (s_i s_j)),    W_ii = 0,    s_i = distance to the `scale_neighbor`-th nearest
+        S = D^-1/2 W D^-1/2 of the `neighbors` heaviest edges of each item,    F = (I - alpha S)^-1 Y
         logit[q, c] = log of F_qc / sum over c of F_qc
 
     Y is one-hot for the support and 0 elsewhere. The learner gives its embedding, and with `alpha` = 0 its answer. A query
-    joins the finished graph by its own `neighbours` heaviest edges; scales and edges of the others, and what of D stands
+    joins the finished graph by its own `neighbors` heaviest edges; scales and edges of the others, and what of D stands
     between them, stay:
 
         F_q = alpha sum over j of S_qj F_j,    S_qj = W_qj / (D_q (D_j + W_qj))^1/2
@@ -45,17 +45,17 @@ class LabelPropagation(AbstractWrapper):
     and q. `transductive` has all queries in the graph instead; then labels spread even without unlabeled items.
 
     Zhou, Bousquet, Lal, Weston, Schölkopf: *Learning with Local and Global Consistency*, NeurIPS 2003,
-    https://papers.nips.cc/paper/2506-learning-with-local-and-global-consistency. Transductive, with `scale_neighbour` = 0
-    (then s = 1) and `neighbours` = 0 (then all edges stay), it is scikit-learn's `LabelSpreading(kernel="rbf")`. With `clamp`
+    https://papers.nips.cc/paper/2506-learning-with-local-and-global-consistency. Transductive, with `scale_neighbor` = 0
+    (then s = 1) and `neighbors` = 0 (then all edges stay), it is scikit-learn's `LabelSpreading(kernel="rbf")`. With `clamp`
     the support keeps its labels exactly: S = D^-1 W with rows of 0 for the support, S_qj = W_qj / D_q; as alpha nears 1 that is
     scikit-learn's `LabelPropagation` and, where not transductive, its `predict_proba`.
 
-    Departures: the scales (see `length_scales`), by which gamma is a pure number, and the neighbours. The paper has alpha =
+    Departures: the scales (see `length_scales`), by which gamma is a pure number, and the neighbors. The paper has alpha =
     0.99, but on a small dense graph alpha near 1 gives every item the label with the largest degree. TPN's semi-supervised
     variant (Liu et al., ICLR 2019) builds the whole graph anew for each query: about the same answers, for a solution each.
 
     **Arguments:** `alpha`: in [0, 1), how much an item passes on; 0 is the learner itself. `gamma`: how fast an edge loses
-    weight with distance. `scale_neighbour`: the neighbour whose distance is an item's scale; 0 for none. `neighbours`: edges
+    weight with distance. `scale_neighbor`: the neighbor whose distance is an item's scale; 0 for none. `neighbors`: edges
     that an item keeps; 0 for all.
     """
 
@@ -64,8 +64,8 @@ class LabelPropagation(AbstractWrapper):
         learner: AbstractLearner,
         alpha: float = 0.8,
         gamma: float = 8.0,
-        scale_neighbour: int = 5,
-        neighbours: int = 20,
+        scale_neighbor: int = 5,
+        neighbors: int = 20,
         transductive: bool = False,
         clamp: bool = False,
     ):
@@ -74,14 +74,14 @@ class LabelPropagation(AbstractWrapper):
             raise ValueError(f"alpha must be at least 0 (the learner itself) and below 1, got {alpha}")
         if not gamma > 0:
             raise ValueError(f"gamma must be positive, got {gamma}")
-        for name, value in (("scale_neighbour", scale_neighbour), ("neighbours", neighbours)):
+        for name, value in (("scale_neighbor", scale_neighbor), ("neighbors", neighbors)):
             if not isinstance(value, int) or value < 0:
                 raise ValueError(f"{name} must be an integer, at least 0, got {value!r}")
         self.learner = metric(learner, "label_propagation")
         self.alpha = alpha
         self.gamma = gamma
-        self.scale_neighbour = scale_neighbour
-        self.neighbours = neighbours
+        self.scale_neighbor = scale_neighbor
+        self.neighbors = neighbors
         self.joint = self.works_without_unlabeled = transductive
         self.changes = {"uses_unlabeled": True, "incremental": False}
         if transductive and alpha > 0:
@@ -98,10 +98,10 @@ class LabelPropagation(AbstractWrapper):
         labels = pad(one_hot(features.support_y, features.n_way), (0, 0, 0, items.shape[1] - n_support))
 
         distances = squared_euclidean(items, items)
-        scales = self.scales(distances, self.scale_neighbour + 1)  # the first is the item itself
+        scales = self.scales(distances, self.scale_neighbor + 1)  # the first is the item itself
         weights = without_self_loops(self.affinities(distances, scales, scales))
-        if self.neighbours:
-            weights = keep_nearest(weights, self.neighbours)
+        if self.neighbors:
+            weights = keep_nearest(weights, self.neighbors)
         spread = clamped(weights, n_support) if self.clamp else normalized(weights)
         scores = propagate(spread, labels, self.alpha)
 
@@ -109,17 +109,17 @@ class LabelPropagation(AbstractWrapper):
             answers = scores[:, n_known:]
         else:
             across = squared_euclidean(query, items)
-            edges = self.affinities(across, self.scales(across, self.scale_neighbour), scales)
-            if self.neighbours:
-                edges = edges.masked_fill(~nearest(edges, self.neighbours), 0)
+            edges = self.affinities(across, self.scales(across, self.scale_neighbor), scales)
+            if self.neighbors:
+                edges = edges.masked_fill(~nearest(edges, self.neighbors), 0)
             if not self.clamp:
                 edges = edges * (weights.sum(-1)[:, None] + edges).clamp(min=SMALLEST_DEGREE).rsqrt()
             answers = edges @ scores
         taken = None if features.unlabeled is None else shares(scores[:, n_support:n_known])
         return Prediction((shares(answers) + LEAST).log(), unlabeled=taken)
 
-    def scales(self, distances: Float[Tensor, "episode m n"], neighbour: int) -> Float[Tensor, "episode m"]:
-        return length_scales(distances, neighbour) if self.scale_neighbour else torch.ones_like(distances[..., 0])
+    def scales(self, distances: Float[Tensor, "episode m n"], neighbor: int) -> Float[Tensor, "episode m"]:
+        return length_scales(distances, neighbor) if self.scale_neighbor else torch.ones_like(distances[..., 0])
 
     def affinities(
         self,

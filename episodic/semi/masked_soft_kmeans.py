@@ -64,9 +64,9 @@ def statistics(distances: Float[Tensor, "episode unlabeled way"]) -> Float[Tenso
     """Minimum, maximum, variance, skewness and excess kurtosis over the unlabeled items, of the population; the last two are
     0 and -3 where all are equal.
     """
-    centred = distances - distances.mean(1, keepdim=True)
-    variance = centred.square().mean(1)
+    centerd = distances - distances.mean(1, keepdim=True)
+    variance = centerd.square().mean(1)
     scale = torch.where(variance > 0, variance, 1)
-    skewness = (centred**3).mean(1) / scale**1.5
-    kurtosis = (centred**4).mean(1) / scale**2 - 3
+    skewness = (centerd**3).mean(1) / scale**1.5
+    kurtosis = (centerd**4).mean(1) / scale**2 - 3
     return torch.stack([distances.amin(1), distances.amax(1), variance, skewness, kurtosis], dim=-1)

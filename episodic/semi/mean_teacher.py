@@ -35,7 +35,7 @@ class MeanTeacher(Wrapping, AbstractLearner):
     tested. `python -m episodic.evaluate run=<run> semi=supervised` scores the student.
 
     The teacher starts as a copy of the student. All that the student has, weights and batch-norm statistics, is averaged by
-    the same rule; what is counted is copied. In training the teacher normalises by its own batch.
+    the same rule; what is counted is copied. In training the teacher normalizes by its own batch.
 
     Tarvainen, Valpola: *Mean teachers are better role models: Weight-averaged consistency targets improve semi-supervised deep
     learning results*, NeurIPS 2017, https://arxiv.org/abs/1703.01780, there for one classifier of fixed classes. Departures:

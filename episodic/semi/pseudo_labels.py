@@ -17,7 +17,7 @@ class PseudoLabels(AbstractWrapper):
 
     Before every epoch, all training images are embedded, joined to a graph and given labels (`core.functional.diffusion`):
 
-        S: graph of the `neighbours` nearest by cosine, weights cos^gamma;   Z = (I - alpha S)^-1 Y
+        S: graph of the `neighbors` nearest by cosine, weights cos^gamma;   Z = (I - alpha S)^-1 Y
         y_i = argmax_c Z_ic,   w_i = 1 - entropy(Z_i / sum of Z_i) / log(n_classes), over the largest of them
         labeled: the true label, 1
         zeta_c = 1 / (number of items with the label or pseudo-label c), scaled to a mean of 1
@@ -50,7 +50,7 @@ class PseudoLabels(AbstractWrapper):
     def __init__(
         self,
         learner: AbstractLearner,
-        neighbours: int = 50,
+        neighbors: int = 50,
         gamma: float = 3.0,
         alpha: float = 0.99,
         iterations: int = 20,
@@ -66,10 +66,10 @@ class PseudoLabels(AbstractWrapper):
                 "semi=pseudo_labels trains a classifier of the training classes: it takes learner=base_classifier, got "
                 f"{type(learner).__name__}"
             )
-        if neighbours < 1 or gamma <= 0 or iterations < 1 or not 0 <= alpha < 1:
+        if neighbors < 1 or gamma <= 0 or iterations < 1 or not 0 <= alpha < 1:
             raise ValueError(
-                "need neighbours and iterations of at least 1, a positive gamma and alpha in [0, 1), got "
-                f"{neighbours}, {iterations}, {gamma} and {alpha}"
+                "need neighbors and iterations of at least 1, a positive gamma and alpha in [0, 1), got "
+                f"{neighbors}, {iterations}, {gamma} and {alpha}"
             )
         if not 1 <= labeled_per_batch < batch:
             raise ValueError(f"labeled_per_batch must be at least 1 and below batch={batch}, got {labeled_per_batch}")
@@ -78,7 +78,7 @@ class PseudoLabels(AbstractWrapper):
         if unlabeled_weight < 0:
             raise ValueError(f"unlabeled_weight must be at least 0 (labeled images alone), got {unlabeled_weight}")
         self.learner = learner
-        self.neighbours = neighbours
+        self.neighbors = neighbors
         self.gamma = gamma
         self.alpha = alpha
         self.iterations = iterations

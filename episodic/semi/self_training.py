@@ -49,7 +49,7 @@ class SelfTraining(AbstractWrapper):
       logits are linear in x up to a constant a query, that is the linear classifier of the prototypes.
     - The fit depends neither on the scale of the embeddings nor on that of the logits. x is counted from the mean of the
       episode's support and unlabeled items, in units of their root mean square distance to it, so that no direction that all
-      items share lets W favour whole classes; there is no bias for the same reason. s is the root mean square deviation of
+      items share lets W favor whole classes; there is no bias for the same reason. s is the root mean square deviation of
       their g from its mean over classes: a learner that is sure of every label leaves the cross-entropy of g itself nothing
       to fit.
     - The loss is a mean (code: a sum divided by the shots). The first labels come after as many steps as the others

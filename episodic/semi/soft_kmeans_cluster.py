@@ -23,7 +23,7 @@ class SoftKMeansCluster(AbstractRefinement):
     Ren et al.: *Meta-Learning for Semi-Supervised Few-Shot Classification*, ICLR 2018, https://arxiv.org/abs/1803.00676. The
     paper's form. The authors' code differs: it halves the distances, moves the last cluster to the mean of what it takes, and
     lets queries be answered with it as well, which then counts as wrong. The origin is far from all items only where embeddings
-    are not normalised.
+    are not normalized.
 
     **Arguments:** `steps`: 1 in the paper; 0 is the learner itself. `radius`: of the last cluster at the start (100 in the
     code).

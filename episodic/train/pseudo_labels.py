@@ -117,7 +117,7 @@ class PseudoLabelTraining(AbstractProcedure):
         features = embed(wrapper.backbone, self.images, setup.normalize, setup.hardware)
         wrapper.train()
         times.append(time.perf_counter())
-        graph = diffusion.neighbour_graph(features.flatten(1), wrapper.neighbours, wrapper.gamma)
+        graph = diffusion.neighbor_graph(features.flatten(1), wrapper.neighbors, wrapper.gamma)
         times.append(time.perf_counter())
         found = diffusion.pseudo_labels(
             graph,

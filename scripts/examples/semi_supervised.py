@@ -40,7 +40,7 @@ def main() -> None:
     print(f"with unlabeled images: {percent(spread.interval)} %")
     difference = paired_interval(spread.accuracies, alone.accuracies)
     print(f"difference on the same tasks: {percent(difference)} %")
-    print(f"unlabeled images labelled rightly: {percent(mean_interval(spread.details['unlabeled accuracy']))} %")
+    print(f"unlabeled images labeled rightly: {percent(mean_interval(spread.details['unlabeled accuracy']))} %")
 
 
 if __name__ == "__main__":

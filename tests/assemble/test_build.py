@@ -420,7 +420,7 @@ def test_a_start_that_saw_labels_which_are_hidden_now_is_refused(config, tmp_pat
 
 
 @pytest.mark.realdata
-def test_two_drawings_in_twelve_are_labelled():
+def test_two_drawings_in_twelve_are_labeled():
     if not (REAL / "omniglot").is_dir():
         pytest.skip("needs omniglot in ../shared/data")
     cfg = compose_config("train", ["experiment=pseudo_labels_omniglot", f"data_dir={REAL}"])

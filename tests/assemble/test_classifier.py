@@ -261,8 +261,8 @@ def test_a_module_of_ones_own_is_copied_and_left_as_it_is():
     images = (STORE.images.float() / 255 - 0.5) / 0.25
     with torch.no_grad():
         z = backbone.eval()(images)
-        centres = torch.stack([z[SUPPORT][STORE.labels[SUPPORT] == c].mean(0) for c in range(3)])
-        wanted = -(z[QUERY][:, None] - centres).square().sum(-1) / 64
+        centers = torch.stack([z[SUPPORT][STORE.labels[SUPPORT] == c].mean(0) for c in range(3)])
+        wanted = -(z[QUERY][:, None] - centers).square().sum(-1) / 64
         before = classifier.decision_function(STORE.images[QUERY])
         np.testing.assert_allclose(before, wanted, rtol=1e-3, atol=1e-3)
         for weight in backbone.parameters():

@@ -44,7 +44,7 @@ def test_jitter_equals_torchvisions_three_changes_in_order():
         expected = peer.adjust_brightness(images[i], factor[0, i].item())
         expected = peer.adjust_contrast(expected, factor[1, i].item())
         expected = peer.adjust_saturation(expected, factor[2, i].item())
-        torch.testing.assert_close(jittered[i], expected, atol=2e-3, rtol=0)  # theirs rounds the weights of grey
+        torch.testing.assert_close(jittered[i], expected, atol=2e-3, rtol=0)  # theirs rounds the weights of gray
 
 
 def test_same_generator_same_result():

@@ -11,7 +11,7 @@ from PIL import Image
 from episodic.data.image import PictureForm, as_pictures, class_folders, pictures_in, read_pictures
 
 RANDOM = np.random.default_rng(0)
-COLOUR = RANDOM.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+COLOR = RANDOM.integers(0, 256, (20, 30, 3), dtype=np.uint8)
 FORM = PictureForm(3, 12, resize="squash")
 
 
@@ -23,23 +23,23 @@ def save(folder: Path, name: str, image: Image.Image, **options) -> Path:
 
 
 def test_pictures_of_every_mode_are_converted(tmp_path):
-    colour, grey = Image.fromarray(COLOUR), Image.fromarray(COLOUR[..., 0])
+    color, gray = Image.fromarray(COLOR), Image.fromarray(COLOR[..., 0])
     turned = Image.Exif()
     turned[0x0112] = 3  # by 180 degrees
     paths = [
-        save(tmp_path, "plain.png", colour),
-        save(tmp_path, "alpha.png", Image.merge("RGBA", [*colour.split(), Image.new("L", colour.size, 255)])),
-        save(tmp_path, "clear.png", Image.new("RGBA", colour.size, (0, 0, 0, 0))),
-        save(tmp_path, "cmyk.tif", colour.convert("CMYK")),
-        save(tmp_path, "deep.png", Image.fromarray(COLOUR[..., 0].astype(np.uint16) * 257)),
-        save(tmp_path, "turned.png", colour.transpose(Image.Transpose.ROTATE_180), exif=turned),
+        save(tmp_path, "plain.png", color),
+        save(tmp_path, "alpha.png", Image.merge("RGBA", [*color.split(), Image.new("L", color.size, 255)])),
+        save(tmp_path, "clear.png", Image.new("RGBA", color.size, (0, 0, 0, 0))),
+        save(tmp_path, "cmyk.tif", color.convert("CMYK")),
+        save(tmp_path, "deep.png", Image.fromarray(COLOR[..., 0].astype(np.uint16) * 257)),
+        save(tmp_path, "turned.png", color.transpose(Image.Transpose.ROTATE_180), exif=turned),
         save(tmp_path, "tiny.png", Image.new("RGB", (1, 1), (9, 8, 7))),
         save(tmp_path, "long.png", Image.new("L", (1, 900), 50)),
     ]
     pictures, kept, failed = read_pictures(paths, 3, 12)
     assert (kept, failed, pictures.shape) == (paths, {}, (8, 3, 12, 12))
-    resized = np.asarray(colour.resize((12, 12), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
-    deep = np.asarray(grey.resize((12, 12), Image.Resampling.BILINEAR))
+    resized = np.asarray(color.resize((12, 12), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+    deep = np.asarray(gray.resize((12, 12), Image.Resampling.BILINEAR))
     for row, wanted in ((0, resized), (1, resized), (2, 255), (5, resized), (7, 50)):
         np.testing.assert_array_equal(pictures[row], np.broadcast_to(wanted, (3, 12, 12)))
     np.testing.assert_array_equal(pictures[4], np.broadcast_to(deep, (3, 12, 12)))
@@ -48,8 +48,8 @@ def test_pictures_of_every_mode_are_converted(tmp_path):
 
 
 def test_what_is_no_picture_is_left_out_with_its_reason(tmp_path, monkeypatch):
-    good = save(tmp_path, "good.png", Image.fromarray(COLOUR))
-    whole = save(tmp_path, "whole.jpg", Image.fromarray(COLOUR)).read_bytes()
+    good = save(tmp_path, "good.png", Image.fromarray(COLOR))
+    whole = save(tmp_path, "whole.jpg", Image.fromarray(COLOR)).read_bytes()
     (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) * 2 // 3])
     (tmp_path / "empty.png").touch()
     (tmp_path / "text.png").write_text("no picture")
@@ -107,21 +107,21 @@ def test_a_folder_without_classes_is_refused(tmp_path, files, message):
 
 
 def test_arrays_images_and_files_give_the_same(tmp_path):
-    path = save(tmp_path, "1.png", Image.fromarray(COLOUR))
+    path = save(tmp_path, "1.png", Image.fromarray(COLOR))
     read = torch.from_numpy(read_pictures([path], 3, 12)[0])
     for items in (
         [path],
         [str(path)],
-        [Image.fromarray(COLOUR)],
-        [COLOUR],
-        COLOUR[None],
+        [Image.fromarray(COLOR)],
+        [COLOR],
+        COLOR[None],
         np.array([path], dtype=object),
     ):
         assert torch.equal(as_pictures(items, FORM), read)
-    cmyk = Image.fromarray(COLOUR).convert("CMYK")
+    cmyk = Image.fromarray(COLOR).convert("CMYK")
     assert torch.equal(as_pictures([cmyk], FORM), as_pictures([cmyk.convert("RGB")], FORM))
-    grey = as_pictures([COLOUR[..., 0], COLOUR[..., :1]], FORM)
-    assert torch.equal(grey[0], grey[1])
+    gray = as_pictures([COLOR[..., 0], COLOR[..., :1]], FORM)
+    assert torch.equal(gray[0], gray[1])
     exact = RANDOM.integers(0, 256, (2, 12, 12, 3), dtype=np.uint8)
     assert torch.equal(as_pictures(exact, FORM), torch.from_numpy(exact.transpose(0, 3, 1, 2)))
     assert torch.equal(as_pictures(as_pictures(exact, FORM), FORM), as_pictures(list(exact), FORM))
@@ -132,10 +132,10 @@ def test_arrays_images_and_files_give_the_same(tmp_path):
     [
         ("one.png", "must be a list, got one str"),
         ([], "the list is empty"),
-        ([COLOUR / 255], "picture 0: an array must be uint8 on the scale 0..255, got float64"),
-        ([COLOUR[..., :2]], r"with 1, 3 or 4 channels, got uint8 \[20, 30, 2\]"),
-        ([COLOUR[:0]], r"got uint8 \[0, 30, 3\]"),
-        ([COLOUR, 3], "1 of 2 pictures cannot be read: picture 1: neither a path"),
+        ([COLOR / 255], "picture 0: an array must be uint8 on the scale 0..255, got float64"),
+        ([COLOR[..., :2]], r"with 1, 3 or 4 channels, got uint8 \[20, 30, 2\]"),
+        ([COLOR[:0]], r"got uint8 \[0, 30, 3\]"),
+        ([COLOR, 3], "1 of 2 pictures cannot be read: picture 1: neither a path"),
         (["gone.png"], "gone.png: No such file"),
         (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), r"uint8 \[n, 3, 12, 12\], got torch.uint8 \[2, 3, 8, 8\]"),
         (torch.zeros(2, 3, 12, 12), r"got torch.float32"),

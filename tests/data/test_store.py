@@ -158,7 +158,7 @@ def saved(tmp_path, image, name, **how):
 
 
 def test_pictures_of_every_mode_are_decoded(tmp_path):
-    grey = Image.fromarray(np.full((6, 6), 100, np.uint8))
+    gray = Image.fromarray(np.full((6, 6), 100, np.uint8))
     for mode, name in (
         ("L", "g.png"),
         ("RGB", "c.png"),
@@ -167,7 +167,7 @@ def test_pictures_of_every_mode_are_decoded(tmp_path):
         ("LA", "la.png"),
         ("1", "b.png"),
     ):
-        array = decode_image(saved(tmp_path, grey.convert(mode), name), channels=3, size=4)
+        array = decode_image(saved(tmp_path, gray.convert(mode), name), channels=3, size=4)
         assert array.shape == (3, 4, 4)
         assert array.dtype == np.uint8
         if mode not in ("1", "CMYK"):

@@ -32,7 +32,7 @@ from episodic.data.image import PictureForm, as_pictures
 from episodic.run.run import Run
 from tests.test_classifier import SMALL
 
-TONES = {"dark": 40, "grey": 128, "bright": 220}
+TONES = {"dark": 40, "gray": 128, "bright": 220}
 CHROMIUM = shutil.which("chromium")
 
 
@@ -400,12 +400,12 @@ def test_a_warning_of_the_classifier_becomes_a_note(server):
 
 
 def test_dark_on_bright_is_noted_for_a_model_of_bright_on_dark():
-    ink, colour = PictureForm(1, 4, (0.1,), (1.0,)), PictureForm(3, 4, (0.1,) * 3, (1.0,) * 3)
+    ink, color = PictureForm(1, 4, (0.1,), (1.0,)), PictureForm(3, 4, (0.1,) * 3, (1.0,) * 3)
     paper = torch.full((2, 1, 4, 4), 240, dtype=torch.uint8)
-    assert "mean grey is 0.94" in demo.polarity(ink, paper, False)[0]
+    assert "mean gray is 0.94" in demo.polarity(ink, paper, False)[0]
     assert demo.polarity(ink, paper, True) == demo.polarity(ink, 255 - paper, False) == []
-    assert demo.polarity(ink, 255 - paper, True)[0].endswith("do not turn grey values around (see Settings).")
-    assert demo.polarity(colour, paper.expand(2, 3, 4, 4), False) == []
+    assert demo.polarity(ink, 255 - paper, True)[0].endswith("do not turn gray values around (see Settings).")
+    assert demo.polarity(color, paper.expand(2, 3, 4, 4), False) == []
 
 
 def called(monkeypatch, capsys, *options):
@@ -433,7 +433,7 @@ def test_the_command_says_where_the_page_is_and_ends_by_ctrl_c_with_a_line(run, 
         signal.signal(signal.SIGINT, before)
     assert code == 0
     assert re.fullmatch(
-        rf"{run}: Prototypical on Conv4, unlabeled pictures by label_propagation; 16 × 16 grey\.\n"
+        rf"{run}: Prototypical on Conv4, unlabeled pictures by label_propagation; 16 × 16 gray\.\n"
         r"Open http://127\.0\.0\.1:\d+/ in a browser on this machine\. Ctrl-C ends it\.\n\nStopped\.\n", printed
     )  # fmt: skip
 

@@ -32,7 +32,7 @@ SMALL = ["task.n_way=3", "task.n_query=3", "task.train.n_way=3", "task.train.n_q
 
 
 def picture(seed):
-    """A smooth random colour image of 40 x 40."""
+    """A smooth random color image of 40 x 40."""
     random = np.random.default_rng(seed)
     coarse = Image.fromarray(random.integers(0, 256, size=(14, 14, 3)).astype(np.uint8))
     return coarse.resize((40, 40), Image.Resampling.BICUBIC)

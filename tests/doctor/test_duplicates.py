@@ -22,7 +22,7 @@ from episodic.doctor.duplicates import (
 
 
 def photographs(count, seed=0, size=84):
-    """Colour images, amplitudes falling with the frequency as in photographs: uint8 `[N, 3, size, size]`."""
+    """Color images, amplitudes falling with the frequency as in photographs: uint8 `[N, 3, size, size]`."""
     random = np.random.default_rng(seed)
     frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None])
     frequency[0, 0] = np.inf
@@ -66,7 +66,7 @@ CHANGES = {
     "darker": lambda images: lit(images, 0.6, 0),
     "lighter, less contrast": lambda images: lit(images, 0.7, 60),
     "half the size": lambda images: scaled(images, 42),
-    "grey": lambda images: images.float().mean(1, keepdim=True).expand_as(images).byte(),
+    "gray": lambda images: images.float().mean(1, keepdim=True).expand_as(images).byte(),
     "noisy": lambda images: lit(images, 1, 8 * torch.randn(images.shape, generator=torch.Generator().manual_seed(0))),
 }
 
@@ -125,7 +125,7 @@ def test_a_copy_is_compared_with_identical_images_of_every_class_but_once_in_a_c
 
 
 def test_blank_pages_are_listed_and_not_taken_for_copies_of_each_other():
-    shade = torch.arange(28).outer(torch.arange(28)).div(200, rounding_mode="floor").byte()  # 0 to 3 grey levels
+    shade = torch.arange(28).outer(torch.arange(28)).div(200, rounding_mode="floor").byte()  # 0 to 3 gray levels
     blank = torch.stack([shade[None] + 200 + i for i in range(30)])
     blank[7] = blank[3]
     one_dot = torch.full((1, 1, 28, 28), 255, dtype=torch.uint8)
@@ -139,7 +139,7 @@ def test_blank_pages_are_listed_and_not_taken_for_copies_of_each_other():
 def test_near_pairs_are_those_of_a_loop_over_all(near):
     random = np.random.default_rng(near)
     codes = random.integers(0, 2**64, size=150, dtype=np.uint64)
-    for i in range(100):  # neighbours at all distances up to 20 bits
+    for i in range(100):  # neighbors at all distances up to 20 bits
         flips = random.choice(64, size=i % 21, replace=False).astype(np.uint64)
         codes[i] = codes[100 + i // 10] ^ np.bitwise_or.reduce(np.uint64(1) << flips, initial=np.uint64(0))
     wanted = {

@@ -182,7 +182,7 @@ def test_ranges_are_drawn_a_block():
         (dict(n_shot=5, n_query=4), "takes 9 of a class .* class 0 has 8"),
         (dict(n_way=0), "n_way must be an integer >= 1"),
         (dict(n_shot=(3, 2)), "n_shot must be"),
-        (dict(n_query=2, labeled=np.arange(80) < 40), "labelled"),
+        (dict(n_query=2, labeled=np.arange(80) < 40), "labeled"),
         (dict(n_query=2, episodes=0), "episodes must be an integer, at least 1"),
         (dict(n_query=2, too_small="maybe"), "too_small"),
         (dict(n_query=2, rank=2, world_size=2), "rank must be"),

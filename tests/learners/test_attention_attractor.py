@@ -50,7 +50,7 @@ def where_it_pulls(attractor, keys, base, mask=None):
     return torch.stack(rows)
 
 
-def test_answers_minimise_the_inner_problem_written_out():
+def test_answers_minimize_the_inner_problem_written_out():
     """Joint cross-entropy, weight decay and attractor for one episode at a time, by torch's L-BFGS."""
     learner, task = attractor_network(weight_decay=0.01), incremental_task(imbalanced=True)
     logits = learner.classify(task).logits

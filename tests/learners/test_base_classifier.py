@@ -38,7 +38,7 @@ def test_few_shot_answers_are_those_of_scikit_learns_logistic_regression():
         np.testing.assert_allclose(logits[e].log_softmax(-1).detach().numpy(), expected, atol=1e-4)
 
 
-def test_incremental_answers_minimise_the_joint_loss_written_out():
+def test_incremental_answers_minimize_the_joint_loss_written_out():
     learner, task = base_classifier(), dataclasses.replace(random_task(), n_base=7)
     logits = learner.classify(task).logits
     assert logits.shape == (3, 5, 4 + 7)

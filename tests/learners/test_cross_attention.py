@@ -74,8 +74,8 @@ def test_maps_that_are_constant_over_positions_give_even_attention_and_plain_cos
     on_class, on_query = learner.attention(task.support.flatten(3), task.query.flatten(3))
     torch.testing.assert_close(on_class, torch.full_like(on_class, 1 + 1 / 12))
     torch.testing.assert_close(on_query, torch.full_like(on_query, 1 + 1 / 12))
-    centres = task.support[..., 0, 0].unflatten(1, (4, 2)).mean(2)
-    plain = 7 * torch.cosine_similarity(task.query[:, :, None, :, 0, 0], centres[:, None], dim=-1)
+    centers = task.support[..., 0, 0].unflatten(1, (4, 2)).mean(2)
+    plain = 7 * torch.cosine_similarity(task.query[:, :, None, :, 0, 0], centers[:, None], dim=-1)
     torch.testing.assert_close(learner.classify(task).logits, plain)
 
 

@@ -29,10 +29,10 @@ def test_equals_an_explicit_loop():
     logits = Prototypical(nn.Identity(), temperature=3.0).classify(task).logits
     for e in range(3):
         for n in range(4):
-            centre = task.support[e][task.support_y[e] == n].mean(0)
+            center = task.support[e][task.support_y[e] == n].mean(0)
             for q in range(5):
                 torch.testing.assert_close(
-                    logits[e, q, n], -((task.query[e, q] - centre) ** 2).sum() / 3, atol=1e-4, rtol=1e-4
+                    logits[e, q, n], -((task.query[e, q] - center) ** 2).sum() / 3, atol=1e-4, rtol=1e-4
                 )
 
 
@@ -47,8 +47,8 @@ def test_decides_as_scikit_learns_nearest_centroid():
 def test_same_softmax_as_the_linear_form():
     task = random_task()
     logits = Prototypical(nn.Identity()).classify(task).logits
-    centres = torch.stack([task.support[:, 2 * n : 2 * n + 2].mean(1) for n in range(4)], dim=1)
-    linear = 2 * task.query @ centres.mT - centres.square().sum(-1)[:, None]
+    centers = torch.stack([task.support[:, 2 * n : 2 * n + 2].mean(1) for n in range(4)], dim=1)
+    linear = 2 * task.query @ centers.mT - centers.square().sum(-1)[:, None]
     torch.testing.assert_close(logits.softmax(-1), linear.softmax(-1))
 
 

@@ -31,10 +31,10 @@ def tpn(shape=MAP, sigma=None, **settings):
     return learner
 
 
-@pytest.mark.parametrize("neighbours", [4, 20])
-def test_laws(neighbours):
+@pytest.mark.parametrize("neighbors", [4, 20])
+def test_laws(neighbors):
     # Not at the default alpha: its solution magnifies rounding up to 199 times.
-    check_laws(tpn(alpha=0.5, neighbours=neighbours), item=MAP, transductive=True, twins_matter=True)
+    check_laws(tpn(alpha=0.5, neighbors=neighbors), item=MAP, transductive=True, twins_matter=True)
 
 
 def test_hand_computed_example():
@@ -49,7 +49,7 @@ def test_loss_is_the_cross_entropy_of_support_and_queries():
     task = random_task(item=MAP, imbalanced=True)
     query_y = torch.tensor([[0, 3, 1, 1, 2], [1, 1, 1, 1, 1], [3, 2, 1, 0, 0]])
     episode = Episode(task, query_y, torch.arange(4).expand(3, -1))
-    learner = tpn(alpha=0.8, neighbours=3).requires_grad_(False)
+    learner = tpn(alpha=0.8, neighbors=3).requires_grad_(False)
     together = dataclasses.replace(task, query=torch.cat([task.support, task.query], 1))
     sigma = learner.length_scale(together.query.flatten(0, 1)).view(3, -1, 1)
     x = together.query.flatten(2) / sigma
@@ -70,21 +70,21 @@ def test_loss_is_the_cross_entropy_of_support_and_queries():
         torch.testing.assert_close(prediction.loss(episode)[e], loss)
 
 
-@pytest.mark.parametrize("neighbours", [4, 100])
-def test_with_one_length_scale_for_all_it_is_scikit_learns_label_spreading(neighbours):
+@pytest.mark.parametrize("neighbors", [4, 100])
+def test_with_one_length_scale_for_all_it_is_scikit_learns_label_spreading(neighbors):
     # scikit-learn drops self-loops. On the graph's bipartite double cover, where an item has two copies and each edge goes
     # from the first copy of one end to the second of the other, a self-loop is an edge like any other.
     task = random_task(item=MAP, episodes=1, n_query=9)
     x = torch.cat([task.support, task.query], 1)[0].flatten(1).double().numpy()
     weights = rbf_kernel(x / 0.8, gamma=0.5 / 54)
     rank = (-weights).argsort(1).argsort(1)
-    weights = weights * (np.minimum(rank, rank.T) < neighbours)
+    weights = weights * (np.minimum(rank, rank.T) < neighbors)
     none = np.zeros_like(weights)
     cover = np.block([[none, weights], [weights, none]])
     y = np.concatenate([task.support_y[0].numpy(), np.full(9, -1)])
     peer = LabelSpreading(kernel=lambda a, b: cover.copy(), alpha=0.9, max_iter=100_000, tol=1e-10)
     theirs = peer.fit(np.arange(2 * len(y))[:, None], np.concatenate([y, y])).label_distributions_[len(y) - 9 : len(y)]
-    ours = tpn(sigma=0.8, alpha=0.9, neighbours=neighbours).classify(task).logits[0]
+    ours = tpn(sigma=0.8, alpha=0.9, neighbors=neighbors).classify(task).logits[0]
     ours = ours / ours.sum(-1, keepdim=True)
     torch.testing.assert_close(ours, torch.from_numpy(theirs).float(), atol=1e-5, rtol=0)
 
@@ -94,7 +94,7 @@ def test_with_alpha_zero_no_query_learns_anything():
     assert torch.equal(tpn(alpha=0.0).classify(task).logits, torch.zeros(3, 5, 4))
 
 
-def test_a_query_that_repeats_a_support_item_gets_its_class_and_its_scores_where_both_are_labelled_alike():
+def test_a_query_that_repeats_a_support_item_gets_its_class_and_its_scores_where_both_are_labeled_alike():
     task = random_task(item=MAP, n_shot=1, n_query=4)
     repeated = dataclasses.replace(task, query=task.support)
     logits = tpn(alpha=0.5, sigma=0.3).classify(repeated).logits
@@ -120,7 +120,7 @@ def test_training_reaches_the_backbone_and_the_length_scale():
 
 @pytest.mark.parametrize("g", [-1e4, -30.0, 0.0, 30.0, 1e4])
 def test_answers_and_gradients_are_finite_whatever_the_length_scale(g):
-    learner = tpn(neighbours=4)
+    learner = tpn(neighbors=4)
     for items in (random_task(item=MAP), random_task(item=MAP).map(torch.ones_like)):
         nn.init.constant_(learner.length_scale.layers[-1].bias, g)
         leaf = items.query.clone().requires_grad_()
@@ -155,7 +155,7 @@ def test_needs_maps():
         TPN(Conv4(1, 28))
 
 
-@pytest.mark.parametrize(("setting", "value"), [("neighbours", 0), ("alpha", 1.0), ("alpha", -0.5)])
+@pytest.mark.parametrize(("setting", "value"), [("neighbors", 0), ("alpha", 1.0), ("alpha", -0.5)])
 def test_settings_are_checked(setting, value):
     with pytest.raises(ValueError, match=f"{setting}.* must be at least"):
         TPN(Features(*MAP), **{setting: value})

@@ -35,9 +35,9 @@ def pictures(folder: Path, n: int, tone: int) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """Three classes that differ in their grey, a run of few weights, and all that can be wrong with files."""
+    """Three classes that differ in their gray, a run of few weights, and all that can be wrong with files."""
     folder = tmp_path_factory.mktemp("place")
-    for name, tone in (("dark", 40), ("grey", 128), ("bright", 220)):
+    for name, tone in (("dark", 40), ("gray", 128), ("bright", 220)):
         pictures(folder / "shots" / name, 3, tone)
         pictures(folder / "one" / name, 1, tone)
         pictures(folder / "photos" / name, 4, tone)
@@ -46,7 +46,7 @@ def place(tmp_path_factory):
     pictures(folder / "loose", 2, 40)
     for name in ("empty", "emptyclass/a", "text", "ruined/a", "ruined/b"):
         (folder / name).mkdir(parents=True)
-    for name in ("text/a.png", "ruined/a/1.png", "ruined/b/1.png", "photos/broken.png", "shots/grey/broken.jpg"):
+    for name in ("text/a.png", "ruined/a/1.png", "ruined/b/1.png", "photos/broken.png", "shots/gray/broken.jpg"):
         (folder / name).write_text("no picture")
     (folder / "foreign.safetensors").write_text("foreign")
     cfg = compose_config("train", [*SMALL, "run=trained"])
@@ -58,7 +58,7 @@ def place(tmp_path_factory):
     features = RANDOM.normal(size=(4, 3))
     FewShotClassifier(device="cpu").fit(features, [1, 1, 2, 2]).save(folder / "features.safetensors")
     FewShotClassifier(str(run.folder), device="cpu").fit(
-        [folder / "one" / name / "0.png" for name in ("dark", "grey")], ["dark", "grey"]
+        [folder / "one" / name / "0.png" for name in ("dark", "gray")], ["dark", "gray"]
     ).save(folder / "fitted.safetensors")
     return folder
 
@@ -100,7 +100,7 @@ def test_the_table_lines_up_and_out_says_the_same(predict, place):
         assert record["class"] == Path(record["file"]).parent.name
     assert printed.count("1 picture could not be read") == 2
     assert "  photos/broken.png: it is not an image" in printed
-    assert "  shots/grey/broken.jpg: it is not an image" in printed
+    assert "  shots/gray/broken.jpg: it is not an image" in printed
 
 
 def test_answers_are_those_of_the_classifier(predict, place):

@@ -65,7 +65,7 @@ def test_of_many_classes_those_with_most_mistakes_are_drawn():
     assert [int(r.name) for r in shown_rows([row(wrong) for wrong in range(30)])] == list(range(29, 19, -1))
 
 
-def test_right_and_wrong_differ_by_sign_frame_and_colour():
+def test_right_and_wrong_differ_by_sign_frame_and_color():
     marks = [unlabeled_mark(0, 0, np.array(taken)) for taken in ([1.0, 0.0], [0.0, 1.0])]
     figure = strip(LIGHT, [Row("A", "a", {"support": [], "queries": marks, "unlabeled": []})], random_store())
     frames = figure.axes[0].patches

@@ -23,7 +23,7 @@ def needs(package):
 
 @pytest.fixture
 def benchmark(monkeypatch):
-    monkeypatch.syspath_prepend(SCRIPT.parent)  # for its neighbours, as where it is run
+    monkeypatch.syspath_prepend(SCRIPT.parent)  # for its neighbors, as where it is run
     spec = importlib.util.spec_from_file_location("benchmark", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -240,7 +240,7 @@ def refresh(benchmark, monkeypatch):
 
     monkeypatch.setattr(benchmark_refresh, "MiniImageNet", Random)
     monkeypatch.setattr(benchmark_refresh, "Conv4", lambda: benchmark_refresh.torch.nn.Flatten())
-    monkeypatch.setattr(benchmark_refresh, "NEIGHBOURS", 10)
+    monkeypatch.setattr(benchmark_refresh, "NEIGHBORS", 10)
     return benchmark_refresh
 
 

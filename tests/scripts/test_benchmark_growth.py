@@ -186,10 +186,10 @@ def slow(function):
     ("stage", "where"),
     [
         ("data", lambda t: (t.store.__class__, "gather")),
-        ("normalise", lambda t: (t.augment.__class__, "__call__")),
+        ("normalize", lambda t: (t.augment.__class__, "__call__")),
         ("forward, rest", lambda t: (t.learner.backbone.blocks, "forward")),
         ("head and loss", lambda t: (t.learner, "classify")),
-        ("optimiser", lambda t: (t.optimizer, "step")),
+        ("optimizer", lambda t: (t.optimizer, "step")),
         ("Python between", lambda t: (t.learner, "after_step")),
     ],
 )
@@ -197,7 +197,7 @@ def test_time_counts_for_the_stage_it_is_spent_in(training, monkeypatch, stage, 
     import benchmark_profile as profile
 
     owner, name = where(training)
-    if stage == "optimiser":
+    if stage == "optimizer":
         training.optimizer.register_step_pre_hook(lambda *_: time.sleep(0.1))
     else:
         monkeypatch.setattr(owner, name, slow(getattr(owner, name)))
@@ -223,7 +223,7 @@ def test_layers_and_their_gradients_are_parts_of_a_step(training):
         training.advance = timed
         steps = profile.profiled_steps(training, 3)
     layers = {f"{way}, {kind}" for way in ("forward", "backward") for kind in ("conv", "norm", "pool", "ReLU", "rest")}
-    rest = {"data", "normalise", "head and loss", "optimiser", "Python between"}
+    rest = {"data", "normalize", "head and loss", "optimizer", "Python between"}
     assert all(set(parts) == layers | rest for parts in steps)
     for parts, seconds in zip(steps, elapsed, strict=True):
         assert 0.98 * seconds < parts.total() < 1.3 * seconds
@@ -255,6 +255,6 @@ def test_a_profile_says_its_largest_parts_and_how_near_the_limit_convolutions_ar
 def test_a_sum_far_from_the_plain_step_is_said(plain, trusted):
     import benchmark_profile as profile
 
-    parts = {"forward, conv": 0.7, "data": 0.2, "optimiser": 0.1}
+    parts = {"forward, conv": 0.7, "data": 0.2, "optimizer": 0.1}
     _, text = profile.describe("a", parts, plain, {}, 1.0)
     assert ("trust no share" in text) is not trusted

@@ -25,7 +25,7 @@ LEAST = {
         "support alone": 60,
         "with unlabeled images": 65,
         "difference on the same tasks": 2,
-        "unlabeled images labelled rightly": 60,
+        "unlabeled images labeled rightly": 60,
     },
 }
 
@@ -69,7 +69,7 @@ def test_the_learner_from_outside_passes_its_own_test(place):
 
 
 def test_the_files_of_an_own_learner_are_three_of_one_stem():
-    stem = "soft_neighbours"
+    stem = "soft_neighbors"
     for name in (f"{stem}.py", f"conf/learner/{stem}.yaml", f"test_{stem}.py"):
         assert (EXAMPLES / "own_learner" / name).is_file()
 

@@ -20,7 +20,7 @@ from tests.semi.laws import check_gradients, check_wrapper_laws
 
 ALPHAS = [0.2, 0.5, 0.9, 0.99]
 EXACT = {"tol": 1e-12, "max_iter": 100_000}
-PLAIN = {"gamma": 0.15, "scale_neighbour": 0, "neighbours": 0}  # the graph of scikit-learn's kernel="rbf"
+PLAIN = {"gamma": 0.15, "scale_neighbor": 0, "neighbors": 0}  # the graph of scikit-learn's kernel="rbf"
 
 
 def wrapped(learner: type[AbstractMetricLearner] = Prototypical, **settings) -> LabelPropagation:
@@ -37,12 +37,12 @@ def labels(task: Task, e: int, n: int) -> np.ndarray:
     return np.concatenate([task.support_y[e].numpy(), np.full(n - task.support_y.shape[1], -1)])
 
 
-def graph_by_loops(x, gamma, scale_neighbour, neighbours) -> np.ndarray:
+def graph_by_loops(x, gamma, scale_neighbor, neighbors) -> np.ndarray:
     n = len(x)
     d = [[sum((a - b) ** 2) for b in x] for a in x]
-    s = [sorted(d[i][j] for j in range(n) if j != i)[scale_neighbour - 1] ** 0.5 for i in range(n)]
+    s = [sorted(d[i][j] for j in range(n) if j != i)[scale_neighbor - 1] ** 0.5 for i in range(n)]
     w = np.array([[(i != j) * np.exp(-gamma * d[i][j] / (s[i] * s[j])) for j in range(n)] for i in range(n)])
-    near = [set(np.argsort(-row)[:neighbours]) for row in w]
+    near = [set(np.argsort(-row)[:neighbors]) for row in w]
     return np.array([[w[i, j] * (j in near[i] or i in near[j]) for j in range(n)] for i in range(n)])
 
 
@@ -82,9 +82,9 @@ def test_transductive_it_is_scikit_learns_label_spreading(alpha):
 
 @pytest.mark.parametrize("alpha", ALPHAS)
 @pytest.mark.parametrize("transductive", [False, True])
-def test_scales_and_neighbours_equal_loops_and_scikit_learns_label_spreading(alpha, transductive):
+def test_scales_and_neighbors_equal_loops_and_scikit_learns_label_spreading(alpha, transductive):
     task = random_task(seed=2, n_unlabeled=9)
-    settings = {"gamma": 1.5, "scale_neighbour": 3, "neighbours": 4}
+    settings = {"gamma": 1.5, "scale_neighbor": 3, "neighbors": 4}
     prediction = wrapped(alpha=alpha, transductive=transductive, **settings).classify(task)
     for e in range(3):
         x = nodes(task, e, "support", "unlabeled", *["query"] * transductive)
@@ -104,24 +104,24 @@ def test_without_unlabeled_items_the_queries_alone_make_the_graph_where_it_is_tr
 
 
 @pytest.mark.parametrize("alpha", ALPHAS)
-@pytest.mark.parametrize("neighbours", [0, 4])
-def test_a_query_solves_the_system_of_the_others_and_itself(alpha, neighbours):
+@pytest.mark.parametrize("neighbors", [0, 4])
+def test_a_query_solves_the_system_of_the_others_and_itself(alpha, neighbors):
     """Query by query the whole system of 18 items, in which the 17 others keep the block that they had."""
     task = random_task(n_unlabeled=9)
-    settings = {"gamma": 1.5, "scale_neighbour": 3, "neighbours": neighbours}
+    settings = {"gamma": 1.5, "scale_neighbor": 3, "neighbors": neighbors}
     found = wrapped(alpha=alpha, **settings).classify(task).logits.softmax(-1)
     y = np.zeros((18, 4))
     y[range(8), task.support_y[0]] = 1
     for e in range(3):
         x, queries = nodes(task, e, "support", "unlabeled"), nodes(task, e, "query")
-        w = graph_by_loops(x, 1.5, 3, neighbours or 17)
+        w = graph_by_loops(x, 1.5, 3, neighbors or 17)
         d = w.sum(1)
         squared = np.square(x[:, None] - x).sum(-1)
         s = np.sort(squared, axis=1)[:, 3] ** 0.5
         for q, query in enumerate(queries):
             to_query = np.square(x - query).sum(-1)
             edges = np.exp(-1.5 * to_query / (np.sort(to_query)[2] ** 0.5 * s))
-            edges[np.argsort(-edges)[neighbours or 17 :]] = 0
+            edges[np.argsort(-edges)[neighbors or 17 :]] = 0
             row = edges / np.sqrt(edges.sum() * (d + edges))
             system = np.block([[w / np.sqrt(d[:, None] * d), row[:, None]], [row, np.zeros((1, 1))]])
             expected = np.linalg.inv(np.eye(18) - alpha * system)[-1] @ y
@@ -142,11 +142,11 @@ def test_a_query_is_answered_much_as_by_a_graph_that_is_built_anew_with_it():
 
 
 def blobs(n_unlabeled, n_query) -> Task:
-    """4 overlapping classes of one labelled item."""
+    """4 overlapping classes of one labeled item."""
     generator = torch.Generator().manual_seed(0)
-    centres = 2 * torch.randn(3, 4, 6, generator=generator)
+    centers = 2 * torch.randn(3, 4, 6, generator=generator)
     y = [torch.arange(4), torch.arange(n_unlabeled) % 4, torch.arange(n_query) % 4]
-    parts = [centres[:, of] + torch.randn(3, len(of), 6, generator=generator) for of in y]
+    parts = [centers[:, of] + torch.randn(3, len(of), 6, generator=generator) for of in y]
     return Task(parts[0], y[0].expand(3, -1), parts[2], 4, parts[1])
 
 
@@ -169,7 +169,7 @@ def test_clamped_it_is_scikit_learns_label_propagation_and_its_predictions_of_ne
 
 
 def test_labels_reach_along_a_chain_what_the_learner_gives_to_the_other_class():
-    """Two classes that each begin at a labelled item and lead away from it; the query at the end of the first is nearer to
+    """Two classes that each begin at a labeled item and lead away from it; the query at the end of the first is nearer to
     the label of the second.
     """
     chain = torch.arange(1, 9) / 2.0
@@ -183,7 +183,7 @@ def test_labels_reach_along_a_chain_what_the_learner_gives_to_the_other_class():
     )
     learner = Prototypical(Features(2))
     assert learner.classify(task).logits.argmax() == 1
-    prediction = LabelPropagation(learner, scale_neighbour=2).classify(task)
+    prediction = LabelPropagation(learner, scale_neighbor=2).classify(task)
     assert prediction.logits.argmax() == 0
     assert prediction.unlabeled[0].argmax(-1).tolist() == [0] * 8 + [1] * 8
 
@@ -250,8 +250,8 @@ def test_unlabeled_items_are_learned_from_also_where_items_are_equal_or_far():
         ({"alpha": 1.0}, r"alpha must be at least 0 \(the learner itself\) and below 1, got 1.0"),
         ({"alpha": -0.1}, "alpha must be at least 0"),
         ({"gamma": 0.0}, "gamma must be positive, got 0.0"),
-        ({"scale_neighbour": -1}, "scale_neighbour must be an integer, at least 0, got -1"),
-        ({"neighbours": -2}, "neighbours must be an integer, at least 0, got -2"),
+        ({"scale_neighbor": -1}, "scale_neighbor must be an integer, at least 0, got -1"),
+        ({"neighbors": -2}, "neighbors must be an integer, at least 0, got -2"),
     ],
 )
 def test_settings_that_make_no_sense(settings, message):

@@ -38,7 +38,7 @@ def test_labels_are_part_of_a_checkpoint_once_there_are_any():
 
 
 def test_the_loss_by_hand():
-    """Items 3, 0 labelled; 1, 2, 4 not, and of these 4 without a pseudo-label. Cross-entropies from the definition."""
+    """Items 3, 0 labeled; 1, 2, 4 not, and of these 4 without a pseudo-label. Cross-entropies from the definition."""
     wrapper = PseudoLabels(classifier(), unlabeled_weight=0.5)
     labels, weights, zeta = np.array([2, 0, 1, 0, -1]), np.array([1, 0.7, 0.2, 1, 0]), np.array([0.5, 2.0, 1.5])
     wrapper.take(Found(labels, weights, zeta, 0.0))
@@ -56,8 +56,8 @@ def test_the_loss_by_hand():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"neighbours": 0}, "neighbours and iterations of at least 1"),
-        ({"iterations": 0}, "neighbours and iterations of at least 1"),
+        ({"neighbors": 0}, "neighbors and iterations of at least 1"),
+        ({"iterations": 0}, "neighbors and iterations of at least 1"),
         ({"gamma": 0}, "a positive gamma"),
         ({"alpha": 1.0}, r"alpha in \[0, 1\)"),
         ({"labeled_per_batch": 100}, "below batch=100, got 100"),

@@ -43,14 +43,14 @@ def test_laws_on_maps():
 def slow(wrapper: SelfTraining, task: Task, e: int, weights: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
     """Episode `e` by itself: W with autograd and SGD, selection class by class."""
     support, y, unlabeled, query = task.support[e], task.support_y[e], task.unlabeled[e], task.query[e]
-    centres = torch.stack([support[y == c].mean(0) for c in range(4)])
+    centers = torch.stack([support[y == c].mean(0) for c in range(4)])
     items = torch.cat([support, unlabeled])
     scale = (items - items.mean(0)).square().sum(-1).mean().sqrt()
-    g = -(torch.cdist(items, centres) ** 2)
+    g = -(torch.cdist(items, centers) ** 2)
     spread = (g - g.mean(-1, keepdim=True)).square().mean().sqrt()
 
     def f(x, w):
-        return -(torch.cdist(x, centres) ** 2) + spread * ((x - items.mean(0)) / scale) @ w
+        return -(torch.cdist(x, centers) ** 2) + spread * ((x - items.mean(0)) / scale) @ w
 
     def fit(labels):
         w = nn.Parameter(torch.zeros(6, 4))
@@ -120,7 +120,7 @@ def test_without_steps_it_labels_by_the_learner_and_leaves_its_answers():
 
 
 def test_an_undecided_network_weighs_all_classes_alike():
-    """Then the logits of pseudo-labelled items are divided by n_way: 0.8020 for (2, 1, 0), which would be 0.4076."""
+    """Then the logits of pseudo-labeled items are divided by n_way: 0.8020 for (2, 1, 0), which would be 0.4076."""
     network = SoftWeighting((6,)).eval()
     nn.init.zeros_(network.rest[-1].weight)
     task = random_task(n_way=3, n_unlabeled=4)
@@ -238,21 +238,21 @@ def test_neither_offset_nor_scale_of_the_embeddings_matters():
 class Linear(ClassifierMixin, BaseEstimator):
     """The classifier of one episode in NumPy: gradient descent on W with all rows, then with the first, the support."""
 
-    def __init__(self, centres, mean, scale, spread, n_support, steps, lr):
-        self.centres, self.mean, self.scale, self.spread = centres, mean, scale, spread
+    def __init__(self, centers, mean, scale, spread, n_support, steps, lr):
+        self.centers, self.mean, self.scale, self.spread = centers, mean, scale, spread
         self.n_support, self.steps, self.lr = n_support, steps, lr
 
     def _start(self, x):
-        g = -((x[:, None] - self.centres) ** 2).sum(-1) / self.spread
+        g = -((x[:, None] - self.centers) ** 2).sum(-1) / self.spread
         return g, (x - self.mean) / self.scale
 
     def fit(self, x, y):
-        self.classes_ = np.arange(len(self.centres))
+        self.classes_ = np.arange(len(self.centers))
         g, z = self._start(x)
-        self.w_ = np.zeros((x.shape[1], len(self.centres)))
+        self.w_ = np.zeros((x.shape[1], len(self.centers)))
         for n, steps in ((len(x), self.steps[0]), (self.n_support, self.steps[1])):
             for _ in range(steps):
-                residual = self._softmax((g + z @ self.w_)[:n]) - np.eye(len(self.centres))[y[:n]]
+                residual = self._softmax((g + z @ self.w_)[:n]) - np.eye(len(self.centers))[y[:n]]
                 self.w_ -= self.lr * z[:n].T @ residual / n
         return self
 
@@ -281,12 +281,12 @@ def test_with_a_threshold_it_is_self_training_of_scikit_learn():
                     x[e].double().numpy() if x.is_floating_point() else x[e].numpy()
                     for x in (task.support, task.support_y, task.unlabeled, task.query)
                 )
-                items, centres = np.concatenate([support, unlabeled]), support.reshape(4, 2, 6).mean(1)
-                g = -((items[:, None] - centres) ** 2).sum(-1)
+                items, centers = np.concatenate([support, unlabeled]), support.reshape(4, 2, 6).mean(1)
+                g = -((items[:, None] - centers) ** 2).sum(-1)
                 scale = np.sqrt(((items - items.mean(0)) ** 2).sum(-1).mean())
                 spread = np.sqrt(((g - g.mean(-1, keepdims=True)) ** 2).mean())
                 theirs = SelfTrainingClassifier(
-                    Linear(centres, items.mean(0), scale, spread, len(support), (15, 5), 3.0),
+                    Linear(centers, items.mean(0), scale, spread, len(support), (15, 5), 3.0),
                     threshold=threshold,
                     max_iter=stages,
                 ).fit(items, np.concatenate([y, np.full(len(unlabeled), -1)]))

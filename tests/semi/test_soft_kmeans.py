@@ -35,18 +35,18 @@ def test_steps_go_on_from_the_latest_prototypes():
     """Against a plain loop over classes and items."""
     task = random_task(episodes=1, n_unlabeled=9, imbalanced=True)
     support, y, unlabeled = task.support[0], task.support_y[0], task.unlabeled[0]
-    centres = [support[y == c].mean(0) for c in range(4)]
+    centers = [support[y == c].mean(0) for c in range(4)]
     for _ in range(3):
         weights = []
         for u in unlabeled:
-            scores = torch.stack([-((u - p) ** 2).sum() / 7 for p in centres])
+            scores = torch.stack([-((u - p) ** 2).sum() / 7 for p in centers])
             weights.append(scores.exp() / scores.exp().sum())
-        centres = [
+        centers = [
             (support[y == c].sum(0) + sum(w[c] * u for w, u in zip(weights, unlabeled, strict=True)))
             / ((y == c).sum() + sum(w[c] for w in weights))
             for c in range(4)
         ]
-    expected = torch.stack([-((q - p) ** 2).sum() for q in task.query[0] for p in centres]).view(1, 5, 4)
+    expected = torch.stack([-((q - p) ** 2).sum() for q in task.query[0] for p in centers]).view(1, 5, 4)
     found = SoftKMeans(Prototypical(Features(6)), steps=3, temperature=7).classify(task).logits
     torch.testing.assert_close(found, expected)
 
@@ -54,9 +54,9 @@ def test_steps_go_on_from_the_latest_prototypes():
 def test_items_that_sit_on_prototypes_far_apart_do_not_move_them():
     task = random_task()
     task = dataclasses.replace(task, support=task.support * 30)
-    centres = task.support.view(3, 4, 2, 6).mean(2)
+    centers = task.support.view(3, 4, 2, 6).mean(2)
     learner = Prototypical(Features(6))
-    refined = SoftKMeans(learner).classify(dataclasses.replace(task, unlabeled=centres)).logits
+    refined = SoftKMeans(learner).classify(dataclasses.replace(task, unlabeled=centers)).logits
     torch.testing.assert_close(refined, learner.classify(task).logits, atol=1e-3, rtol=1e-5)
 
 
@@ -78,8 +78,8 @@ def test_other_learners_see_the_refined_prototypes_as_their_support():
     learner = Matching(Features(6)).eval()
     taken = SoftKMeans(learner).classify(task).unlabeled
     sums = task.support + taken.mT @ task.unlabeled
-    centres = sums / (1 + taken.sum(1)[..., None])
-    expected = learner.classify(dataclasses.replace(task, support=centres, unlabeled=None)).logits
+    centers = sums / (1 + taken.sum(1)[..., None])
+    expected = learner.classify(dataclasses.replace(task, support=centers, unlabeled=None)).logits
     torch.testing.assert_close(SoftKMeans(learner).classify(task).logits, expected)
 
 

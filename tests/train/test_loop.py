@@ -81,8 +81,8 @@ def test_evaluation_equals_an_explicit_loop():
     for i in range(len(result.accuracies)):
         indices = sampler[i]
         z = learner.backbone.eval()(PLAIN(store.images[np.concatenate([indices.support[0], indices.query[0]])]))
-        centres = torch.stack([z[:6][indices.support_y[0] == n].mean(0) for n in range(3)])
-        right = torch.cdist(z[6:], centres).argmin(1).numpy() == indices.query_y[0]
+        centers = torch.stack([z[:6][indices.support_y[0] == n].mean(0) for n in range(3)])
+        right = torch.cdist(z[6:], centers).argmin(1).numpy() == indices.query_y[0]
         assert result.accuracies[i] == pytest.approx(right.mean())
     assert result.episodes_hash == episodes_hash(sampler)
     assert np.array_equal(result.class_ids[7], sampler[7].class_ids[0])
@@ -129,7 +129,7 @@ def test_audit_tells_inductive_from_transductive():
         with torch.inference_mode():
             changes = audit(predict, sampler_of(store, 5))
         assert (changes["one query at a time"] > 1e-3) is leaks, changes
-        assert changes["classes relabelled"] < 1e-5
+        assert changes["classes relabeled"] < 1e-5
 
 
 def test_audit_refuses_answers_that_are_not_numbers():

@@ -24,11 +24,11 @@ from tests.test_train import equal_weights, place, run  # noqa: F401 - a fixture
 
 FP32 = Hardware.choose("cpu", "fp32")
 PLAIN = Normalize([0.5], [0.25])
-SMALL = {"neighbours": 5, "batch": 12, "labeled_per_batch": 5, "refresh_every": 4}
+SMALL = {"neighbors": 5, "batch": 12, "labeled_per_batch": 5, "refresh_every": 4}
 
 
 def training_of(store=None, *, seed=0, steps=10, weights=0, augment=None, **settings):
-    """4 of 20 images of each of 8 classes labelled, 4 not to be seen."""
+    """4 of 20 images of each of 8 classes labeled, 4 not to be seen."""
     store = store or random_store(separation=2.0)
     labels = random_store().labels.numpy()
     seen = labeled_mask(labels, 0.8, seed=1)
@@ -65,7 +65,7 @@ def test_labels_are_spread_by_the_features_of_now():
     known, labels = training.labeled[seen], training.store.labels[seen].numpy()
     images = training.store.images[seen]
     features = embed(wrapper.backbone, restricted(training.store, training.seen), PLAIN, FP32)
-    graph = diffusion.neighbour_graph(features, 5)
+    graph = diffusion.neighbor_graph(features, 5)
     expected = diffusion.pseudo_labels(graph, np.where(known, labels, -1), 8, relative=True)
     before = copy.deepcopy(wrapper)
     loss, correct = training.outcome(torch.Generator())
@@ -101,7 +101,7 @@ def test_labels_that_are_given_stay_and_others_get_better_than_chance():
 
 
 def test_hidden_labels_are_never_used():
-    """Other true labels of the unlabelled images, and other images that may not be seen: the same weights."""
+    """Other true labels of the unlabeled images, and other images that may not be seen: the same weights."""
     plain = training_of()
     store, random = random_store(separation=2.0), np.random.default_rng(0)
     hidden = np.flatnonzero(plain.seen & ~plain.labeled)
@@ -146,7 +146,7 @@ def test_another_seed_is_another_training():
     assert not equal(a.learner, b.learner)
 
 
-def test_without_weight_only_labelled_images_are_seen():
+def test_without_weight_only_labeled_images_are_seen():
     """They fill the batch, nothing is spread, and the other images, here blackened, leave no trace in batch norm either."""
     plain = training_of(unlabeled_weight=0.0)
     store = random_store(separation=2.0)
@@ -166,7 +166,7 @@ def test_without_weight_only_labelled_images_are_seen():
     assert both.outcome(generator)[1].shape == (5,)
 
 
-def test_an_epoch_is_a_pass_over_the_unlabelled_images():
+def test_an_epoch_is_a_pass_over_the_unlabeled_images():
     assert training_of(refresh_every=None).refresh_every == 14  # 96 images in sevens
     training, spread = training_of(refresh_every=None, labeled_per_batch=4), []
     training.refresh = lambda: spread.append(training.step)
@@ -196,7 +196,7 @@ def test_the_command_line_end_to_end(place):  # noqa: F811 - the fixture
     """Two stages; stopped between two refreshes and resumed; evaluated as the learner itself."""
     task = ["learner=base_classifier", "task.base_way=4", "task.base_query=1", "task.held_out=0.5", "task.train.n_query=1",
             "task.labeled_fraction=0.5", "schedule=constant"]  # fmt: skip
-    small = [f"semi.pseudo_labels.{s}" for s in ("neighbours=3", "batch=8", "labeled_per_batch=4", "refresh_every=5")]
+    small = [f"semi.pseudo_labels.{s}" for s in ("neighbors=3", "batch=8", "labeled_per_batch=4", "refresh_every=5")]
     second = ["semi=pseudo_labels", "init_from=few", *task, *small]
     run(place, "train", "run=few", "trainer.steps=10", *task)
     output = run(place, "train", "run=whole_pseudo", "trainer.steps=12", *second)

@@ -23,7 +23,7 @@ def check_rate(argument: str, value: float) -> None:
 def check_input(backbone: str, in_channels: int, image_size: int, smallest: int = 1) -> None:
     """Refuse images that `backbone` cannot be built for: no channels, or fewer than `smallest` pixels a side."""
     if in_channels < 1:
-        raise ValueError(f"in_channels must be at least 1 (3 for colour, 1 for grey images), got {in_channels}")
+        raise ValueError(f"in_channels must be at least 1 (3 for color, 1 for gray images), got {in_channels}")
     if image_size < smallest:
         raise ValueError(
             f"{backbone} needs image_size of at least {smallest}, or its pooling leaves nothing, got {image_size}; "

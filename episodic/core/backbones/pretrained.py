@@ -28,15 +28,15 @@ class Pretrained(nn.Module):
     `resnet50` (23.5 million parameters), `googlenet` (5.6) and `densenet201` (18.1) are those of metric learning. BN-Inception,
     which many of its papers use, is in neither library; `googlenet` is Inception v1 with batch norm. Images are expected with
     ImageNet's mean and standard deviation; GoogLeNet and Inception v3 of torchvision, which come from TensorFlow and want
-    another, change it themselves, with random weights too. Grey images are seen as colour images of three equal channels, which
-    is what summing the first convolution's weights over the colours gives.
+    another, change it themselves, with random weights too. Gray images are seen as color images of three equal channels, which
+    is what summing the first convolution's weights over the colors gives.
 
     Weights of ImageNet have seen the classes of mini- and tieredImageNet, and some of CUB's birds: not for few-shot numbers there.
 
     **Arguments:**
 
     - `name`, `source`: a model of `torchvision` (classification) or `timm` (to be installed: `pip install "episodic[timm]"`).
-    - `in_channels`, `image_size`: of the square images; 3 channels, or 1 for grey ones.
+    - `in_channels`, `image_size`: of the square images; 3 channels, or 1 for gray ones.
     - `weights`: None for random ones; `"default"` for the library's (downloaded once); one of torchvision's names, as
       `"IMAGENET1K_V1"`, the one that papers before 2022 mean; or a file, `.pth`, `.pt` or `.safetensors`, with the names of the
       library, a classifier in it is left out.
@@ -66,9 +66,7 @@ class Pretrained(nn.Module):
         check_choice("source", source, ("torchvision", "timm"))
         check_choice("pooling", pooling, ("avg", "avg_max"))
         if in_channels not in (1, 3):
-            raise ValueError(
-                f"in_channels must be 3 (colour) or 1 (grey), as the network sees three, got {in_channels}"
-            )
+            raise ValueError(f"in_channels must be 3 (color) or 1 (gray), as the network sees three, got {in_channels}")
         file = Path(weights).expanduser() if weights is not None and weights.endswith(FILES) else None
         if file is not None and not file.is_file():
             raise FileNotFoundError(f"weights: there is no file {file}")

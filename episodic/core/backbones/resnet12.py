@@ -81,7 +81,7 @@ class ResNet12(nn.Module):
       second convolution and in the shortcut, no dropout. 8,037,696 parameters. Hou et al., 2019,
       https://arxiv.org/abs/1910.07677.
 
-    Convolutions start from N(0, 2 / (k^2 * channels out)) in both: MetaOptNet's Kaiming initialisation leaves the slope
+    Convolutions start from N(0, 2 / (k^2 * channels out)) in both: MetaOptNet's Kaiming initialization leaves the slope
     at 0, which makes it the same.
 
     Departures: DropBlock's counter (see there). FEAT's average has a window of 5 and so serves 84 pixels only; here it

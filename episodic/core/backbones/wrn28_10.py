@@ -26,7 +26,7 @@ class WRN28_10(nn.Module):
     where the width changes. Source: Zagoruyko and Komodakis, 2016, https://arxiv.org/abs/1605.07146, in two variants:
 
     - `"feat"` (also learn2learn's): convolutions with bias, stride in the second convolution of a block, dropout after
-      the first, projection of x as it is; PyTorch's initialisation; made for 84 pixels. 36,482,880 parameters.
+      the first, projection of x as it is; PyTorch's initialization; made for 84 pixels. 36,482,880 parameters.
       Ye et al., 2020, https://arxiv.org/abs/1812.03664.
     - `"s2m2"`: no bias, stride in the first convolution, dropout before the second, projection of relu(bn(x)); weights
       start from N(0, 2 / (k^2 * channels out)); made for 80 and 32 pixels. 36,472,784 parameters.

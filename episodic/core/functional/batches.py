@@ -59,7 +59,7 @@ def frechet_gaps(candidates: Float[Tensor, "candidate group item dim"]) -> Float
 
         |m - m'|^2 + tr S + tr S' - 2 tr (S^1/2 S' S^1/2)^1/2
 
-    The last trace is the sum of the singular values of `A B^T`, for centred items A and B with S = A^T A and S' = B^T B.
+    The last trace is the sum of the singular values of `A B^T`, for centerd items A and B with S = A^T A and S' = B^T B.
     """
     items = candidates.flatten(1, 2)
     everything = items.flatten(0, 1)

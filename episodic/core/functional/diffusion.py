@@ -19,8 +19,8 @@ COLUMNS = 32  # classes spread at once: a block that stays in the processor's ca
 class PseudoLabels:
     """What a diffusion says of the items of a data set.
 
-    - `labels [n]`: the true label of a labelled item, else the likeliest class; -1 where no label arrives.
-    - `weights [n]`: 1 for a labelled item, else 1 - entropy / log(n_classes), 0 where no label arrives.
+    - `labels [n]`: the true label of a labeled item, else the likeliest class; -1 where no label arrives.
+    - `weights [n]`: 1 for a labeled item, else 1 - entropy / log(n_classes), 0 where no label arrives.
     - `class_weights [n_classes]`: see `class_weights`.
     - `residual`: how far the diffusion is from its end, see `diffuse`.
     """
@@ -31,28 +31,26 @@ class PseudoLabels:
     residual: float
 
 
-def neighbour_graph(
-    features: Float[Tensor, "n dim"], neighbours: int = 50, gamma: float = 3.0
-) -> scipy.sparse.csr_array:
-    """The graph `S = D^-1/2 W D^-1/2` of items and their nearest neighbours by the cosine of their features.
+def neighbor_graph(features: Float[Tensor, "n dim"], neighbors: int = 50, gamma: float = 3.0) -> scipy.sparse.csr_array:
+    """The graph `S = D^-1/2 W D^-1/2` of items and their nearest neighbors by the cosine of their features.
 
-        A_ij = max(cos(f_i, f_j), 0)^gamma where j is among the `neighbours` nearest items of i, not i itself;  W = A + A^T
+        A_ij = max(cos(f_i, f_j), 0)^gamma where j is among the `neighbors` nearest items of i, not i itself;  W = A + A^T
 
     D holds the sums of W's rows; the row of an item without edges is 0. The search is exact, in the type and on the device of
     `features`. It is a matrix product and `topk`: scikit-learn's brute force takes as long for 64-dimensional features, and 1.7
     times as long for 1600-dimensional ones (38,400 items, one thread).
 
-    **Raises:** `ValueError` for fewer than one neighbour, or a gamma that is not positive.
+    **Raises:** `ValueError` for fewer than one neighbor, or a gamma that is not positive.
     """
-    if neighbours < 1 or gamma <= 0:
-        raise ValueError(f"neighbours must be at least 1 and gamma positive, got {neighbours} and {gamma}")
+    if neighbors < 1 or gamma <= 0:
+        raise ValueError(f"neighbors must be at least 1 and gamma positive, got {neighbors} and {gamma}")
     x = torch.nn.functional.normalize(features.detach(), dim=1)
     n, found = len(x), []
     for start in range(0, n, ROWS):
         similarity = x[start : start + ROWS] @ x.T
         # By name, not as the first hit: copies of an item are as near as the item itself.
         similarity.diagonal(start).fill_(-torch.inf)
-        found.append(similarity.topk(min(neighbours, n - 1), dim=1))
+        found.append(similarity.topk(min(neighbors, n - 1), dim=1))
     weights, columns = (torch.cat(part).cpu().numpy() for part in zip(*found, strict=True))
     rows = np.repeat(np.arange(n), columns.shape[1])
     directed = scipy.sparse.coo_array(
@@ -107,7 +105,7 @@ def pseudo_labels(
 ) -> PseudoLabels:
     """Labels for the items that have none, -1 in `labels`, from those that have one; how they are spread, see `diffuse`.
 
-    `relative`: the weights of unlabelled items are divided by the largest of them.
+    `relative`: the weights of unlabeled items are divided by the largest of them.
     """
     if n_classes < 2:
         raise ValueError(f"pseudo-labels need at least 2 classes, got {n_classes}")

@@ -1,7 +1,7 @@
-"""Propagation on graphs of items: weights, neighbours, normalisation, closed form. All functions accept any leading axes.
+"""Propagation on graphs of items: weights, neighbors, normalization, closed form. All functions accept any leading axes.
 
 A graph is a symmetric matrix of weights `W [..., n, n]`, 0 where there is no edge. What is kept of it makes the method:
-TPN propagates with self-loops, to few neighbours; label spreading (Zhou et al., *Learning with Local and Global Consistency*,
+TPN propagates with self-loops, to few neighbors; label spreading (Zhou et al., *Learning with Local and Global Consistency*,
 NeurIPS 2003) without self-loops, in scikit-learn to all.
 """
 
@@ -22,7 +22,7 @@ def gaussian_affinities(x: Float[Tensor, "*axes n dim"], gamma: float) -> Float[
 
 
 def without_self_loops(weights: Float[Tensor, "*axes n n"]) -> Float[Tensor, "*axes n n"]:
-    """The graph with a diagonal of 0; take it before `keep_nearest`, where an item would count as its own neighbour."""
+    """The graph with a diagonal of 0; take it before `keep_nearest`, where an item would count as its own neighbor."""
     loop = torch.eye(weights.shape[-1], dtype=torch.bool, device=weights.device)
     return weights.masked_fill(loop, 0)
 
@@ -78,7 +78,7 @@ def clamped(weights: Float[Tensor, "*axes n n"], n_labeled: int) -> Float[Tensor
 def propagate(
     transitions: Float[Tensor, "*axes n n"], labels: Float[Tensor, "*axes n way"], alpha: float
 ) -> Float[Tensor, "*axes n way"]:
-    """`F = (I - alpha S)^-1 Y`, the sum of `alpha^t S^t Y` over all t: what flows from `labels` Y along a normalised graph S.
+    """`F = (I - alpha S)^-1 Y`, the sum of `alpha^t S^t Y` over all t: what flows from `labels` Y along a normalized graph S.
 
     `alpha` in [0, 1) is how much of it an item passes on; 0 leaves Y. Rows do not sum to 1: one label gives an item at most
     `1 / (1 - alpha)`, and an item that no label reaches has a row of 0. Iterating `F = alpha S F + (1 - alpha) Y` ends in

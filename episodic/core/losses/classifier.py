@@ -15,7 +15,7 @@ class Classifier(AbstractProxyLoss):
 
     Chen, Liu, Kira, Wang, Huang: *A Closer Look at Few-shot Classification*, ICLR 2019, https://arxiv.org/abs/1904.04232: the
     training stage of their Baseline, and with a `scale` of their Baseline++. The second is Proxy-NCA in its variant `probability` with
-    half the scale, and the normalised softmax of temperature `1 / scale` (Zhai, Wu, BMVC 2019).
+    half the scale, and the normalized softmax of temperature `1 / scale` (Zhai, Wu, BMVC 2019).
 
     **Arguments:** `dim`: of the embeddings. `n_classes`: training classes. `label_smoothing`: PyTorch's. `scale`: of cosines; None
     for a linear layer with a bias. The authors' code has 2 up to 200 classes and 10 above. `label_swap`: see `AbstractProxyLoss`;

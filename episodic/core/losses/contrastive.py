@@ -14,7 +14,7 @@ VARIANTS = ("hinge", "squared", "xbm")
 
 
 class Contrastive(AbstractPairLoss):
-    """Penalises distances of positive pairs above `positive_margin`, of negative pairs below `negative_margin`.
+    """Penalizes distances of positive pairs above `positive_margin`, of negative pairs below `negative_margin`.
 
         hinge:    [d - positive_margin]+  and  [negative_margin - d]+,  the mean of what is above 0, of each kind, added
         squared:  1/2 [d - positive_margin]+^2  and  1/2 [negative_margin - d]+^2,  the mean over all pairs
@@ -50,7 +50,7 @@ class Contrastive(AbstractPairLoss):
             far = (negative & (1 - matrix.detach() > self.negative_margin)) * (1 - matrix)
             return (positive * matrix + far).sum() / max(len(matrix), 1)
         if self.variant == "hinge":
-            # What is penalised is linear in its distance, so each distance counts by a constant: fewer passes over the matrix.
+            # What is penalized is linear in its distance, so each distance counts by a constant: fewer passes over the matrix.
             fixed = matrix.detach()
             too_far, too_near = positive & (fixed > self.positive_margin), negative & (fixed < self.negative_margin)
             far, near = (mask / mask.sum().clamp(min=1) for mask in (too_far, too_near))

@@ -11,7 +11,7 @@ from episodic.core.distances.euclidean import Euclidean
 from episodic.core.functional.pairs import masked_logsumexp, mean_where
 from episodic.core.losses.loss import AbstractPairLoss, Pairs
 
-VARIANTS = ("pairs", "generalised")
+VARIANTS = ("pairs", "generalized")
 
 
 class LiftedStructure(AbstractPairLoss):
@@ -19,11 +19,11 @@ class LiftedStructure(AbstractPairLoss):
 
         pairs:        1/2 [d(i,j) + log(sum over negatives k of i of exp(margin - d(i,k))
                                       + sum over negatives k of j of exp(margin - d(k,j)))]+^2,    the mean over positive pairs
-        generalised:  [log(sum over positives p of i of exp(d(i,p)))
+        generalized:  [log(sum over positives p of i of exp(d(i,p)))
                        + log(sum over negatives n of i of exp(margin - d(i,n)))]+,                 the mean over anchors with both
 
     Oh Song, Xiang, Jegelka, Savarese: *Deep Metric Learning via Lifted Structured Feature Embedding*, CVPR 2016,
-    https://arxiv.org/abs/1511.06452, has `pairs`, with a margin of 1. `generalised`, for all positives at once, is from Hermans
+    https://arxiv.org/abs/1511.06452, has `pairs`, with a margin of 1. `generalized`, for all positives at once, is from Hermans
     et al., *In Defense of the Triplet Loss for Person Re-Identification*, 2017, https://arxiv.org/abs/1703.07737.
 
     A reference's negatives are sought among the anchors: in a batch against itself these are all of its negatives, as in the paper;
@@ -52,7 +52,7 @@ class LiftedStructure(AbstractPairLoss):
     def of_pairs(self, pairs: Pairs) -> Float[Tensor, ""]:
         matrix, positive, negative = pairs.matrix, pairs.positive, pairs.negative
         near = masked_logsumexp(self.margin - matrix, negative)
-        if self.variant == "generalised":
+        if self.variant == "generalized":
             far = masked_logsumexp(matrix, positive)
             return mean_where((far + near).relu(), positive.any(1) & negative.any(1))
         near_reference = masked_logsumexp(self.margin - matrix.mT, negative.mT)

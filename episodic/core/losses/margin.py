@@ -13,7 +13,7 @@ from episodic.core.losses.miners import make_miner
 
 
 class Margin(AbstractPairLoss):
-    """Penalises the distances of a triplet's positive pair above `beta - alpha`, of its negative pair below `beta + alpha`.
+    """Penalizes the distances of a triplet's positive pair above `beta - alpha`, of its negative pair below `beta + alpha`.
 
         [alpha + d(a,p) - beta]+  and  [alpha - d(a,n) + beta]+,   the sum over triplets of both, and of nu * beta where it is
                                                                    learned, by the number of those of both that are above 0

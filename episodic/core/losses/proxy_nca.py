@@ -14,7 +14,7 @@ VARIANTS = ("original", "probability")
 
 
 class ProxyNCA(AbstractProxyLoss):
-    """Neighbourhood components analysis with one learned vector a class, the proxy p_c, in the place of other items.
+    """Neighborhood components analysis with one learned vector a class, the proxy p_c, in the place of other items.
 
         original:     mean over items of  scale ||x - p_y||^2 + log sum over c != y of exp(-scale ||x - p_c||^2)
         probability:  the same, the sum over all c

@@ -1,4 +1,4 @@
-"""SoftTriple: a softmax over classes, each with several centres."""
+"""SoftTriple: a softmax over classes, each with several centers."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from torch.nn.functional import cross_entropy, one_hot
 from episodic.core.functional.pairs import cosine, unit
 from episodic.core.losses.loss import AbstractProxyLoss
 
-SMALLEST = 1e-5  # added to squared distances of centres, whose root has no slope at 0
+SMALLEST = 1e-5  # added to squared distances of centers, whose root has no slope at 0
 
 
 class SoftTriple(AbstractProxyLoss):
-    """Cross-entropy of how similar an item is to each class, whose `n_centers` centres w_ck share the classes' modes.
+    """Cross-entropy of how similar an item is to each class, whose `n_centers` centers w_ck share the classes' modes.
 
         S_c = sum over k of softmax_k(x . w_ck / gamma) x . w_ck
         mean over items of  CE(scale (S - margin onehot(y)), y)
-        + tau / (C K (K - 1)) * sum over classes c and pairs k < l of its centres of  ||w_ck - w_cl||
+        + tau / (C K (K - 1)) * sum over classes c and pairs k < l of its centers of  ||w_ck - w_cl||
 
-    for x and w of length 1. The second line draws the centres of a class together, so that it keeps as many as it needs: `tau / 2`
+    for x and w of length 1. The second line draws the centers of a class together, so that it keeps as many as it needs: `tau / 2`
     times their mean distance. Qian, Shang, Sun, Hu, Li, Jin: *SoftTriple Loss: Deep Metric Learning Without Triplet Sampling*,
     ICCV 2019, https://arxiv.org/abs/1909.05235.
 
     **Arguments:** `dim`: of the embeddings. `n_classes`: training classes. `n_centers`: K, 2 in the paper where classes are many
-    and small. `scale`: lambda in the paper; its authors advise 10 where the loss diverges. `gamma`: 0 would be the nearest centre,
+    and small. `scale`: lambda in the paper; its authors advise 10 where the loss diverges. `gamma`: 0 would be the nearest center,
     infinity their mean. `margin`: delta in the paper. `tau`: see above. `label_swap`: see `AbstractProxyLoss`; a class is
-    exchanged with all its centres.
+    exchanged with all its centers.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class SoftTriple(AbstractProxyLoss):
         self.gamma = gamma
         self.margin = margin
         self.tau = tau
-        bound = (n_classes * n_centers) ** -0.5  # as the authors': the length matters to an optimiser alone
+        bound = (n_classes * n_centers) ** -0.5  # as the authors': the length matters to an optimizer alone
         self.centers = nn.Parameter(torch.empty(n_classes, n_centers, dim).uniform_(-bound, bound))
 
     def of_classes(self, embeddings: Float[Tensor, "item dim"], labels: Int64[Tensor, " item"]) -> Float[Tensor, ""]:
@@ -64,7 +64,7 @@ class SoftTriple(AbstractProxyLoss):
         return loss + self.tau * self._spread() if self.tau else loss
 
     def _spread(self) -> Float[Tensor, ""]:
-        """Half the mean distance of two centres of a class; 0 where it has one."""
+        """Half the mean distance of two centers of a class; 0 where it has one."""
         centers = unit(self.centers)
         k = self.n_centers
         first, second = torch.triu_indices(k, k, offset=1, device=centers.device)

@@ -20,7 +20,7 @@ LARGEST = 2**23  # triplets at a time in the smooth loss of all of them
 
 
 class Triplet(AbstractPairLoss):
-    """Penalises triplets of an anchor a, a positive p and a negative n that is not farther than p by `margin`.
+    """Penalizes triplets of an anchor a, a positive p and a negative n that is not farther than p by `margin`.
 
         [d(a,p) - d(a,n) + margin]+       or, `smooth`,  log(1 + exp(d(a,p) - d(a,n)))
 

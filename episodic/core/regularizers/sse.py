@@ -73,9 +73,9 @@ class SSE(AbstractLabelSwap):
 
 
 class GraphSSE(AbstractLabelSwap):
-    """SSE-Graph: `p(j, k) / p(j, l) = ratio` for every neighbour k and every other row l that is not one.
+    """SSE-Graph: `p(j, k) / p(j, l) = ratio` for every neighbor k and every other row l that is not one.
 
-    A row with d neighbours, when exchanged, becomes one of them with probability `ratio d / (ratio d + n_rows - 1 - d)`.
+    A row with d neighbors, when exchanged, becomes one of them with probability `ratio d / (ratio d + n_rows - 1 - d)`.
 
     **Arguments:** `edges`: pairs of rows, each for both directions; repeated ones and loops add nothing. `ratio`: at least 1, where
     it is `SSE`.
@@ -85,12 +85,12 @@ class GraphSSE(AbstractLabelSwap):
         super().__init__(n_rows, probability)
         if not 1 <= ratio < math.inf:
             raise ValueError(
-                f"ratio, of a neighbour's probability to another's, must be finite and at least 1, got {ratio}"
+                f"ratio, of a neighbor's probability to another's, must be finite and at least 1, got {ratio}"
             )
         if ((edges < 0) | (edges >= n_rows)).any():
             raise ValueError(f"edges must join rows 0..{n_rows - 1}, got {edges.min()}..{edges.max()}")
         self.ratio = ratio
-        # Each row's neighbours and itself, in order, one row after the other.
+        # Each row's neighbors and itself, in order, one row after the other.
         loops = torch.arange(n_rows, device=edges.device)[:, None].expand(-1, 2)
         row, column = torch.cat([edges, edges.flip(1), loops]).unique(dim=0).unbind(1)
         counts = row.bincount(minlength=n_rows)
@@ -110,17 +110,17 @@ class GraphSSE(AbstractLabelSwap):
         size = torch.where(near, degree, self.n_rows - 1 - degree)
         rank = torch.randint(2**62, indices.shape, device=indices.device) % size.clamp(min=1)
         # A rank that points out of the other set is not used: keep it inside the table.
-        neighbour = self._neighbour(indices, rank.minimum(degree))
-        return torch.where(near, neighbour, self._stranger(indices, rank))
+        neighbor = self._neighbor(indices, rank.minimum(degree))
+        return torch.where(near, neighbor, self._stranger(indices, rank))
 
-    def _neighbour(self, rows: Int64[Tensor, "*axes"], rank: Int64[Tensor, "*axes"]) -> Int64[Tensor, "*axes"]:
-        """The one at `rank` among a row's neighbours and itself; the last, which no rank reaches, where that is itself."""
+    def _neighbor(self, rows: Int64[Tensor, "*axes"], rank: Int64[Tensor, "*axes"]) -> Int64[Tensor, "*axes"]:
+        """The one at `rank` among a row's neighbors and itself; the last, which no rank reaches, where that is itself."""
         start = self.starts[rows]
         drawn = self.columns[start + rank]
         return torch.where(drawn == rows, self.columns[start + self.degrees[rows]], drawn)
 
     def _stranger(self, rows: Int64[Tensor, "*axes"], rank: Int64[Tensor, "*axes"]) -> Int64[Tensor, "*axes"]:
-        """The one at `rank` among the rows that are neither neighbours nor itself.
+        """The one at `rank` among the rows that are neither neighbors nor itself.
 
         The i-th of those left out, c_i, has `c_i - i` strangers before it; as many as have no more than `rank` come before.
         """

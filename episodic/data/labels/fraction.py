@@ -11,7 +11,7 @@ from torch import Tensor
 def labeled_mask(labels: Sequence[int] | np.ndarray | Tensor, fraction: float, seed: int) -> np.ndarray:
     """Which items keep their label: bool `[N]`, `int(fraction * n)` of the `n` items of each class.
 
-    The label split of semi-supervised few-shot learning: support and query sets come from the labelled items of the
+    The label split of semi-supervised few-shot learning: support and query sets come from the labeled items of the
     training classes, unlabeled sets from the rest. Published fractions: 0.1 for Omniglot (2 of 20 drawings) and
     tieredImageNet, 0.4 for miniImageNet; ten splits (seeds) are averaged. Validation and test classes are not split.
 
@@ -29,7 +29,7 @@ def labeled_mask(labels: Sequence[int] | np.ndarray | Tensor, fraction: float, s
     **Raises:** `ValueError` for a fraction outside (0, 1], or labels that are no flat list of integers from 0.
     """
     if not 0 < fraction <= 1:
-        raise ValueError(f"the labelled fraction must be above 0 and at most 1, got {fraction}")
+        raise ValueError(f"the labeled fraction must be above 0 and at most 1, got {fraction}")
     labels = np.asarray(labels)
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or (labels < 0).any():
         raise ValueError(f"labels must be a flat list of integers from 0, got {labels.dtype} of shape {labels.shape}")

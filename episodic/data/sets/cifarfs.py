@@ -7,7 +7,7 @@ from episodic.data.sources.tables import class_lists
 
 
 class CIFARFS(AbstractCIFAR100):
-    """CIFAR-FS, in colour, 32x32: 64/16/20 classes of 600 images, 38,400/9,600/12,000 in all.
+    """CIFAR-FS, in color, 32x32: 64/16/20 classes of 600 images, 38,400/9,600/12,000 in all.
 
     Bertinetto et al., "Meta-learning with differentiable closed-form solvers", 2019, https://arxiv.org/abs/1805.08136.
     The classes were drawn at random, so relatives of a test class are in training (FC100 keeps super-classes apart).

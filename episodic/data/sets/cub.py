@@ -35,7 +35,7 @@ LAYOUT = """\
 
 
 class CUB(AbstractDataset):
-    """Caltech-UCSD Birds-200-2011, in colour: 200 species, 11,788 images.
+    """Caltech-UCSD Birds-200-2011, in color: 200 species, 11,788 images.
 
     Wah et al., "The Caltech-UCSD Birds-200-2011 Dataset", 2011, https://www.vision.caltech.edu/datasets/cub_200_2011/.
 
@@ -52,7 +52,7 @@ class CUB(AbstractDataset):
     They contaminate each other: of the 50 test classes of `"feat"`, 36 are training classes in `"triantafillou"` and 23 in
     `"closerlook"`. Neither figures nor trained weights carry over from one to another.
 
-    Images are squashed to a square; with `"feat"` the short side is scaled and the centre cut, as there (neither keeps
+    Images are squashed to a square; with `"feat"` the short side is scaled and the center cut, as there (neither keeps
     the margin of 10-15% that the papers' code adds before cutting). `mean` and `std` are ImageNet's.
 
     **Arguments:**

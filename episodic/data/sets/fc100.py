@@ -7,7 +7,7 @@ from episodic.data.sources.tables import class_lists
 
 
 class FC100(AbstractCIFAR100):
-    """Fewshot-CIFAR100, in colour, 32x32: 60/20/20 classes of 600 images, 36,000/12,000/12,000 in all.
+    """Fewshot-CIFAR100, in color, 32x32: 60/20/20 classes of 600 images, 36,000/12,000/12,000 in all.
 
     Oreshkin, Rodríguez López, Lacoste, "TADAM: Task dependent adaptive metric for improved few-shot learning", 2018,
     https://arxiv.org/abs/1805.10123. Whole super-classes (CIFAR-100's coarse labels) go to one split, 12/4/4 of them, so

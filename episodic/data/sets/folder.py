@@ -62,8 +62,8 @@ class Folder(AbstractDataset):
 
     - `path`: the folder.
     - `image_size`: side of the images, in pixels. Default 84.
-    - `channels`: 3 for colour (default), 1 for grey.
-    - `resize`: `"crop"` (default) scales the short side and cuts the centre; `"squash"` scales both sides.
+    - `channels`: 3 for color (default), 1 for gray.
+    - `resize`: `"crop"` (default) scales the short side and cuts the center; `"squash"` scales both sides.
     - `fractions`: of the classes for train, val and test, where they are split at random. Default 0.64, 0.16, 0.2.
     - `seed`: of that split. Default 0.
     - `corrupt`: `"error"` or `"skip"` images that cannot be read. Default `"error"`. An image that a table names and that

@@ -53,7 +53,7 @@ class Glyphs(AbstractDataset):
     - val: 220 (17%), Greek 189 and Lao 31;
     - test: 262 (21%), Cyrillic 88, Georgian 116 and Armenian 58.
 
-    Nearest neighbours in pixels are right in 42% of 5-way 1-shot test queries, a ProtoNet on Conv4 in 95%.
+    Nearest neighbors in pixels are right in 42% of 5-way 1-shot test queries, a ProtoNet on Conv4 in 95%.
 
     **Arguments:**
 
@@ -190,7 +190,7 @@ def _font(path: Path) -> ImageFont.FreeTypeFont:
 
 
 def _tight(letter: str, path: Path) -> Image.Image:
-    """The letter cut out along its ink, in grey; one black pixel where it has none."""
+    """The letter cut out along its ink, in gray; one black pixel where it has none."""
     left, top, right, bottom = _font(path).getbbox(letter)
     image = Image.new("L", (max(right - left, 1), max(bottom - top, 1)))
     ImageDraw.Draw(image).text((-left, -top), letter, fill=255, font=_font(path))

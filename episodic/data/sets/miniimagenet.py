@@ -36,7 +36,7 @@ Download it with task.dataset.download=true, or point data_dir=<dir> (or EPISODI
 
 
 class MiniImageNet(AbstractDataset):
-    """miniImageNet in colour, squashed to a square: 64/16/20 classes, 38,400/9,600/12,000 images.
+    """miniImageNet in color, squashed to a square: 64/16/20 classes, 38,400/9,600/12,000 images.
 
     Vinyals et al., "Matching Networks for One Shot Learning", 2016, https://arxiv.org/abs/1606.04080, with the classes
     of Ravi and Larochelle, "Optimization as a Model for Few-Shot Learning", 2017, https://openreview.net/forum?id=rJY0-Kcll.

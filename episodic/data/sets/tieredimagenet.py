@@ -40,7 +40,7 @@ Download it with task.dataset.download=true, or point data_dir=<dir> (or EPISODI
 
 
 class TieredImageNet(AbstractDataset):
-    """tieredImageNet in colour: 351/97/160 classes of 20/6/8 categories, 448,695/124,261/206,209 images.
+    """tieredImageNet in color: 351/97/160 classes of 20/6/8 categories, 448,695/124,261/206,209 images.
 
     Ren et al., "Meta-Learning for Semi-Supervised Few-Shot Classification", 2018, https://arxiv.org/abs/1803.00676.
     No category (`super_classes`) is in two splits. Classes are WordNet ids in every layout: in the pickles, which name
@@ -112,7 +112,7 @@ class TieredImageNet(AbstractDataset):
                 return decode_image(item, channels=3, size=size)
             image = images[item[1]]
             if np.ndim(image) == 3:
-                # OpenCV made these arrays, so their colours are blue, green, red.
+                # OpenCV made these arrays, so their colors are blue, green, red.
                 image = Image.fromarray(image[..., ::-1])
                 return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
             encoded = image if isinstance(image, bytes) else np.asarray(image, dtype=np.uint8).tobytes()

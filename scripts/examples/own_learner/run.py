@@ -1,6 +1,6 @@
 """A learner of your own, in three files outside the package, under the package's own commands.
 
-`soft_neighbours.py` is the learner, `conf/learner/soft_neighbours.yaml` its settings and `test_soft_neighbours.py` its test.
+`soft_neighbors.py` is the learner, `conf/learner/soft_neighbors.yaml` its settings and `test_soft_neighbors.py` its test.
 `hydra.searchpath` says where the settings lie. Runs the two commands that it prints, in this folder, and passes on what they say:
 the 5-way 5-shot accuracy after 100 episodes of training, and the 1-shot accuracy of the same run. Both need
 `allow_any_target=true`, as the class is not the package's.
@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-TRAIN = """episodic.train hydra.searchpath=[file://conf] learner=soft_neighbours allow_any_target=true task=glyphs_5w5s
+TRAIN = """episodic.train hydra.searchpath=[file://conf] learner=soft_neighbors allow_any_target=true task=glyphs_5w5s
     learner.temperature=1 task.train.n_way=10 trainer.steps=100 trainer.validate_every=100 trainer.validation_episodes=100
     episodes=600 optimizer.lr=0.003 backbone.widths=[32,32,32,32]"""
 EVALUATE = "episodic.evaluate allow_any_target=true task.n_shot=1 episodes=600"

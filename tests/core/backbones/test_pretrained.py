@@ -96,7 +96,7 @@ def test_the_maximum_is_added_to_the_average(tmp_path, name):
     assert network.network.state_dict().keys() == average.network.state_dict().keys()
 
 
-def test_grey_images_meet_the_weights_summed_over_the_colours(tmp_path):
+def test_grey_images_meet_the_weights_summed_over_the_colors(tmp_path):
     file, _ = saved(tmp_path)
     network = make(weights=str(file), in_channels=1).eval()
     summed = models.resnet18()

@@ -84,7 +84,9 @@ def test_a_block_is_the_published_one_step_by_step(variant):
 @pytest.mark.parametrize("variant", ["metaoptnet", "can"])
 def test_convolutions_start_from_kaiming_fan_out(variant):
     torch.manual_seed(0)
-    for conv in (m for m in ResNet12(variant=variant, image_size=16).blocks[:3].modules() if isinstance(m, torch.nn.Conv2d)):
+    for conv in (
+        m for m in ResNet12(variant=variant, image_size=16).blocks[:3].modules() if isinstance(m, torch.nn.Conv2d)
+    ):
         wanted = (2 / (conv.kernel_size[0] ** 2 * conv.out_channels)) ** 0.5
         assert conv.weight.std().item() == pytest.approx(wanted, rel=6 / conv.weight.numel() ** 0.5)
 

@@ -64,8 +64,8 @@ def test_a_candidate_that_is_like_all_has_no_frechet_distance():
 def test_with_a_pool_of_one_the_negatives_are_the_nearest_items_of_the_nearest_classes():
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(8).repeat_interleave(5)
-    centres = torch.randn(8, 6, generator=generator)
-    bank = centres[labels] + 0.5 * torch.randn(40, 6, generator=generator)
+    centers = torch.randn(8, 6, generator=generator)
+    bank = centers[labels] + 0.5 * torch.randn(40, 6, generator=generator)
     signatures = torch.stack([bank[labels == c].mean(0) for c in range(8)])
     anchors = torch.tensor([10, 12, 14])
     cosine = lambda a, b: torch.cosine_similarity(a, b, dim=0).item()  # noqa: E731

@@ -7,7 +7,7 @@ from episodic.core.functional.diffusion import (
     certainties,
     class_weights,
     diffuse,
-    neighbour_graph,
+    neighbor_graph,
     normalized,
     pseudo_labels,
 )
@@ -15,7 +15,7 @@ from episodic.core.functional import diffusion
 
 
 def path(weights):
-    """A path graph with these edge weights, normalised."""
+    """A path graph with these edge weights, normalized."""
     n = len(weights) + 1
     w = np.zeros((n, n))
     for i, weight in enumerate(weights):
@@ -25,7 +25,7 @@ def path(weights):
 
 def random_graph(n=30, seed=0):
     features = torch.randn(n, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    return neighbour_graph(features, 4)
+    return neighbor_graph(features, 4)
 
 
 FOUR, ENDS = path([1, 1, 2]), np.array([0, -1, -1, 1])
@@ -97,18 +97,18 @@ def test_cosines_to_the_power_of_gamma():
     x = torch.tensor([[1, 0], [0.8, 0.6], [0, 1], [-0.6, 0.8]], dtype=torch.float64)
     half = np.array([[0, 0.512, 0, 0], [0.512, 0, 0.216, 0], [0, 0.216, 0, 0.512], [0, 0, 0.512, 0]])
     degree = np.array([0.512, 0.728, 0.728, 0.512])
-    found = neighbour_graph(x * torch.tensor([[3.0], [0.1], [1.0], [7.0]]), 3).toarray()
+    found = neighbor_graph(x * torch.tensor([[3.0], [0.1], [1.0], [7.0]]), 3).toarray()
     np.testing.assert_allclose(found, half / np.sqrt(np.outer(degree, degree)), atol=1e-12)
 
 
-def loop(features, neighbours, gamma):
+def loop(features, neighbors, gamma):
     """The graph, item by item."""
     n = len(features)
     unit = [f / np.linalg.norm(f) for f in features]
     a = np.zeros((n, n))
     for i in range(n):
         cosines = {j: unit[i] @ unit[j] for j in range(n) if j != i}
-        for j in sorted(cosines, key=cosines.get, reverse=True)[:neighbours]:
+        for j in sorted(cosines, key=cosines.get, reverse=True)[:neighbors]:
             a[i, j] = max(cosines[j], 0) ** gamma
     w = a + a.T
     degree = w.sum(1)
@@ -120,23 +120,23 @@ def loop(features, neighbours, gamma):
 def test_the_graph_is_that_of_an_explicit_loop(monkeypatch, rows):
     monkeypatch.setattr(diffusion, "ROWS", rows)
     features = torch.randn(40, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    for neighbours, gamma in ((1, 3.0), (5, 2.0), (100, 1.0)):
-        found = neighbour_graph(features, neighbours, gamma)
-        np.testing.assert_allclose(found.toarray(), loop(features.numpy(), neighbours, gamma), atol=1e-12)
-    assert neighbour_graph(features.float(), 5).dtype == np.float32
+    for neighbors, gamma in ((1, 3.0), (5, 2.0), (100, 1.0)):
+        found = neighbor_graph(features, neighbors, gamma)
+        np.testing.assert_allclose(found.toarray(), loop(features.numpy(), neighbors, gamma), atol=1e-12)
+    assert neighbor_graph(features.float(), 5).dtype == np.float32
 
 
-def test_copies_of_an_item_are_its_neighbours_and_the_item_itself_is_not():
-    """Three copies each of four items: with two neighbours, the other two copies, whichever is found first."""
+def test_copies_of_an_item_are_its_neighbors_and_the_item_itself_is_not():
+    """Three copies each of four items: with two neighbors, the other two copies, whichever is found first."""
     features = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)).repeat(3, 1)
-    graph = neighbour_graph(features, 2).toarray()
+    graph = neighbor_graph(features, 2).toarray()
     same = np.arange(12)[:, None] % 4 == np.arange(12) % 4
     np.testing.assert_allclose(graph, np.where(same & ~np.eye(12, dtype=bool), 0.5, 0), atol=1e-6)
 
 
 def test_an_item_without_edges_stays_alone():
     features = torch.tensor([[1.0, 0.0], [0.9, 0.1], [-1.0, 0.0], [0.0, 0.0]])
-    graph = neighbour_graph(features, 3)
+    graph = neighbor_graph(features, 3)
     assert np.isfinite(graph.data).all()
     assert (graph.toarray()[2:] == 0).all()
     found = pseudo_labels(graph, np.array([0, -1, -1, -1]), 2)
@@ -168,8 +168,8 @@ def test_class_weights():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: neighbour_graph(torch.ones(3, 2), 0), "neighbours must be at least 1"),
-        (lambda: neighbour_graph(torch.ones(3, 2), 1, 0.0), "gamma positive"),
+        (lambda: neighbor_graph(torch.ones(3, 2), 0), "neighbors must be at least 1"),
+        (lambda: neighbor_graph(torch.ones(3, 2), 1, 0.0), "gamma positive"),
         (lambda: diffuse(FOUR, ENDS, 2, alpha=1.0), "below 1"),
         (lambda: pseudo_labels(FOUR, ENDS, 1), "at least 2 classes, got 1"),
     ],

@@ -75,7 +75,7 @@ def test_hand_computed_example_on_a_plane():
     torch.testing.assert_close(without, torch.tensor([0.54385, 0.33407]), atol=1e-5, rtol=0)
 
 
-def test_hand_computed_example_on_a_line_where_few_neighbours_mend_what_alpha_near_one_breaks():
+def test_hand_computed_example_on_a_line_where_few_neighbors_mend_what_alpha_near_one_breaks():
     weights = gaussian_affinities(torch.tensor([[0.0], [3.0], [1.0], [2.5]]), gamma=0.5)
     labels = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0], [0.0, 0.0]])
     half = propagate(normalized(weights), labels, 0.5)
@@ -127,7 +127,7 @@ def test_union_of_the_nearest_equals_an_explicit_loop():
     assert torch.equal(kept, kept.mT)
 
 
-def test_keeping_more_neighbours_than_there_are_keeps_all():
+def test_keeping_more_neighbors_than_there_are_keeps_all():
     weights = random_weights()
     assert torch.equal(keep_nearest(weights, 20), weights)
     with pytest.raises(ValueError, match="must be at least 1, got 0"):
@@ -141,7 +141,7 @@ def test_the_gradient_goes_through_the_weights_that_are_kept():
     assert torch.equal(weights.grad, (kept > 0).to(weights.dtype))
 
 
-def test_normalisation_equals_the_product_with_diagonal_matrices():
+def test_normalization_equals_the_product_with_diagonal_matrices():
     weights = without_self_loops(random_weights())
     root = torch.diag_embed(weights.sum(-1) ** -0.5)
     torch.testing.assert_close(normalized(weights), root @ weights @ root)
@@ -149,7 +149,7 @@ def test_normalisation_equals_the_product_with_diagonal_matrices():
     torch.testing.assert_close(largest, torch.ones_like(largest))
 
 
-def test_normalisation_does_not_mind_the_unit_of_the_weights():
+def test_normalization_does_not_mind_the_unit_of_the_weights():
     weights = random_weights(dtype=torch.float32)
     torch.testing.assert_close(normalized(1e-20 * weights), normalized(weights))
 
@@ -199,7 +199,7 @@ def test_path_graph_by_hand():
     most = propagate(normalized(PATH), ends, 0.99)  # every item the label of the heavier end, even the other end
     share = torch.tensor([0.444834, 0.426170, 0.407013, 0.397533])
     torch.testing.assert_close((most / most.sum(-1, keepdim=True))[:, 0].float(), share, atol=1e-5, rtol=0)
-    order = torch.tensor([0, 3, 1, 2])  # labelled items first
+    order = torch.tensor([0, 3, 1, 2])  # labeled items first
     held = propagate(clamped(PATH[order][:, order], 2), ends[order], 1 - 1e-10)
     harmonic = torch.tensor([[1, 0], [0, 1], [0.6, 0.4], [0.2, 0.8]], dtype=torch.float64)
     torch.testing.assert_close(held, harmonic, atol=1e-8, rtol=0)
@@ -208,7 +208,7 @@ def test_path_graph_by_hand():
 @pytest.mark.parametrize("loops", [False, True])
 def test_clamped_equals_scikit_learns_label_propagation_and_the_harmonic_function(loops):
     x, y, labels = two_blobs()
-    order = np.argsort(y == -1, kind="stable")  # labelled items first
+    order = np.argsort(y == -1, kind="stable")  # labeled items first
     x, y, labels = x[order], y[order], labels[order]
     peer = LabelPropagation(kernel="rbf", gamma=0.4, max_iter=100_000, tol=1e-12).fit(x, y)
     weights = torch.from_numpy(rbf_kernel(x, gamma=0.4))
@@ -231,7 +231,7 @@ def test_a_clamped_graph_with_an_item_without_an_edge_has_finite_gradients():
     assert weights.grad.isfinite().all()
 
 
-def test_length_scales_are_distances_to_a_neighbour():
+def test_length_scales_are_distances_to_a_neighbor():
     x = torch.randn(2, 7, 3, generator=torch.Generator().manual_seed(0))
     squared = (x[:, :, None] - x[:, None]).square().sum(-1)
     for k in (1, 3):

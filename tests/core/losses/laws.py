@@ -19,8 +19,8 @@ def batch(classes=5, per_class=4, dim=16, seed=0, dtype=torch.float64) -> tuple[
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(classes).repeat_interleave(per_class)
     labels = labels[torch.randperm(len(labels), generator=generator)]
-    centres = torch.randn(classes, dim, generator=generator, dtype=dtype)
-    return 0.8 * centres[labels] + torch.randn(len(labels), dim, generator=generator, dtype=dtype), labels
+    centers = torch.randn(classes, dim, generator=generator, dtype=dtype)
+    return 0.8 * centers[labels] + torch.randn(len(labels), dim, generator=generator, dtype=dtype), labels
 
 
 def value_and_gradient(loss, embeddings: Tensor, labels: Tensor, *more) -> tuple[Tensor, Tensor]:

@@ -26,7 +26,7 @@ def test_equals_a_linear_layer_and_cross_entropy(smoothing):
     torch.testing.assert_close(ours.linear.bias.grad, layer.bias.grad)
 
 
-def test_of_cosines_equals_normalised_softmax_of_pytorch_metric_learning():
+def test_of_cosines_equals_normalized_softmax_of_pytorch_metric_learning():
     embeddings, labels = batch()
     ours, theirs = Classifier(16, 5, scale=10.0).double(), NormalizedSoftmaxLoss(5, 16, temperature=0.1)
     theirs.W.data = ours.linear.weight.data.T.clone()

@@ -7,7 +7,7 @@ from episodic.core.losses.loss import Pairs
 from episodic.core.losses.lifted_structure import LiftedStructure
 from tests.core.losses.laws import FOUR, FOUR_LABELS, batch, check_equal, check_pair_loss_laws, value_and_gradient
 
-VARIANTS = ("pairs", "generalised")
+VARIANTS = ("pairs", "generalized")
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -18,12 +18,12 @@ def test_laws(variant, settings):
 
 def test_four_vectors_by_hand():
     assert LiftedStructure()(FOUR, FOUR_LABELS).item() == pytest.approx(2.7779944, abs=1e-7)
-    assert LiftedStructure(variant="generalised")(FOUR, FOUR_LABELS).item() == pytest.approx(1.5649160, abs=1e-7)
+    assert LiftedStructure(variant="generalized")(FOUR, FOUR_LABELS).item() == pytest.approx(1.5649160, abs=1e-7)
 
 
 @pytest.mark.parametrize("margin", [0.3, 1.0, 2.0])
 @pytest.mark.parametrize(
-    ("variant", "theirs"), [("pairs", LiftedStructureLoss), ("generalised", GeneralizedLiftedStructureLoss)]
+    ("variant", "theirs"), [("pairs", LiftedStructureLoss), ("generalized", GeneralizedLiftedStructureLoss)]
 )
 def test_equals_pytorch_metric_learning(margin, variant, theirs):
     check_equal(LiftedStructure(margin, variant), theirs(neg_margin=margin), *batch())
@@ -58,7 +58,7 @@ def test_other_references_take_their_negatives_from_the_anchors_in_any_order(var
             negatives = [r for r in range(8) if reference_labels[r] != y[i]]
             positives = [r for r in range(8) if reference_labels[r] == y[i]]
             near = sum((1 - d[i, r]).exp() for r in negatives)
-            if variant == "generalised":
+            if variant == "generalized":
                 each.append((sum(d[i, r].exp() for r in positives).log() + near.log()).relu())
             else:
                 for j in positives:
@@ -95,5 +95,5 @@ def test_a_positive_pair_without_negatives_costs_nothing():
 
 
 def test_odd_settings_are_refused():
-    with pytest.raises(ValueError, match="variant must be one of pairs, generalised, got 'triplets'"):
+    with pytest.raises(ValueError, match="variant must be one of pairs, generalized, got 'triplets'"):
         LiftedStructure(variant="triplets")

@@ -46,7 +46,9 @@ def test_a_wide_epsilon_keeps_all():
 def test_one_positive_and_one_negative():
     similarity = torch.tensor([[0.3, 0.7]], dtype=torch.float64)
     expected = math.log1p(math.exp(2 * 0.2)) / 2 + math.log1p(math.exp(50 * 0.2)) / 50
-    of_pair = MultiSimilarity().of_pairs(Pairs(similarity, torch.tensor([[True, False]]), torch.tensor([[False, True]])))
+    of_pair = MultiSimilarity().of_pairs(
+        Pairs(similarity, torch.tensor([[True, False]]), torch.tensor([[False, True]]))
+    )
     assert of_pair.item() == pytest.approx(expected)
 
 

@@ -18,12 +18,12 @@ def test_laws():
 
 
 def test_four_vectors_by_hand():
-    """Each item is one of the centres of its class."""
+    """Each item is one of the centers of its class."""
     loss = SoftTriple(2, 2, n_centers=2, tau=0.0)
     loss.centers = nn.Parameter(FOUR.view(2, 2, 2).clone())
     assert loss(FOUR, FOUR_LABELS).item() == pytest.approx(0.0415233, abs=1e-7)
     loss.tau = 1.0
-    distances = 1 + math.sqrt(2)  # of the two centres of each class, one pair a class
+    distances = 1 + math.sqrt(2)  # of the two centers of each class, one pair a class
     assert loss(FOUR, FOUR_LABELS).item() - 0.0415233 == pytest.approx(distances / 4, abs=1e-5)
 
 
@@ -49,7 +49,7 @@ def test_equals_pytorch_metric_learning(settings, tau):
     torch.testing.assert_close(ours.centers.grad.flatten(0, 1), theirs.fc.grad.T, atol=atol, rtol=1e-5)
 
 
-def test_regulariser_equals_the_sum_over_pairs_of_centres():
+def test_regularizer_equals_the_sum_over_pairs_of_centers():
     loss = SoftTriple(16, 4, n_centers=3, tau=2.0).double()
     w = loss.centers.detach() / loss.centers.detach().norm(dim=-1, keepdim=True)
     expected = sum(
@@ -59,7 +59,7 @@ def test_regulariser_equals_the_sum_over_pairs_of_centres():
     torch.testing.assert_close(found.detach(), 2 * expected / (4 * 3 * 2))
 
 
-def test_centres_that_coincide_have_a_gradient():
+def test_centers_that_coincide_have_a_gradient():
     loss = SoftTriple(16, 5, n_centers=3)
     loss.centers = nn.Parameter(loss.centers[:, :1].repeat(1, 3, 1))
     embeddings, labels = batch(dtype=torch.float32)
@@ -67,24 +67,24 @@ def test_centres_that_coincide_have_a_gradient():
     assert loss.centers.grad.isfinite().all()
 
 
-def test_one_centre_is_a_softmax_of_cosines():
+def test_one_center_is_a_softmax_of_cosines():
     embeddings, labels = batch()
     loss = SoftTriple(16, 5, n_centers=1, margin=0.0, tau=0.2).double()
     check_equal(loss, lambda x, y: cross_entropy(20 * cosine(x, loss.centers[:, 0]), y), embeddings, labels)
 
 
-@pytest.mark.parametrize(("gamma", "of_centres"), [(1e-5, lambda s: s.amax(-1)), (1e7, lambda s: s.mean(-1))])
-def test_gamma_goes_from_the_nearest_centre_to_their_mean(gamma, of_centres):
+@pytest.mark.parametrize(("gamma", "of_centers"), [(1e-5, lambda s: s.amax(-1)), (1e7, lambda s: s.mean(-1))])
+def test_gamma_goes_from_the_nearest_center_to_their_mean(gamma, of_centers):
     embeddings, labels = batch()
     loss = SoftTriple(16, 5, n_centers=4, gamma=gamma, margin=0.0, tau=0.0).double()
 
     def limit(x, y):
-        return cross_entropy(20 * of_centres(cosine(x, loss.centers.flatten(0, 1)).view(-1, 5, 4)), y)
+        return cross_entropy(20 * of_centers(cosine(x, loss.centers.flatten(0, 1)).view(-1, 5, 4)), y)
 
     check_equal(loss, limit, embeddings, labels, atol=1e-6)
 
 
-def test_the_class_is_exchanged_with_all_its_centres_in_training_only():
+def test_the_class_is_exchanged_with_all_its_centers_in_training_only():
     embeddings, labels = batch(classes=2)
     plain, exchanging = (SoftTriple(16, 2, label_swap=label_swap).double() for label_swap in (None, SSE(2, 1.0)))
     exchanging.centers = plain.centers

@@ -15,7 +15,9 @@ def test_laws(settings):
 def test_six_references_by_hand(k, expected):
     similarity = torch.tensor([[0.9, 0.8, 0.7, 0.6, 0.5, 0.4]], dtype=torch.float64)
     positive = torch.tensor([[1, 0, 0, 1, 1, 0]]).bool()
-    assert TopKPrecision(k).of_pairs(Pairs(similarity, positive, ~positive)).item() == pytest.approx(expected, abs=1e-12)
+    assert TopKPrecision(k).of_pairs(Pairs(similarity, positive, ~positive)).item() == pytest.approx(
+        expected, abs=1e-12
+    )
 
 
 def test_four_vectors_by_hand():

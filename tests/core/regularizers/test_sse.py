@@ -46,7 +46,7 @@ def test_rows_are_exchanged_evenly(n_rows, probability):
 @pytest.mark.parametrize("probability", [0.3, 1.0])
 @pytest.mark.parametrize("ratio", [1.0, 4.0, 100.0])
 @pytest.mark.parametrize("edges", [EDGES, torch.cat([EDGES, torch.tensor([[5, 8]])])], ids=["", "one joined to all"])
-def test_neighbours_are_drawn_more_often(edges, ratio, probability):
+def test_neighbors_are_drawn_more_often(edges, ratio, probability):
     label_swap = GraphSSE(9, probability, edges, ratio)
     expected = law(9, probability, edges, ratio)
     check_frequencies(label_swap, expected)
@@ -149,7 +149,11 @@ def test_padding_is_neither_exchanged_nor_drawn(padding):
 def test_padding_leaves_the_graph_its_rows():
     """Rows of the graph are numbered without padding: 0, 1, 2 are those of the table 0, 2, 3."""
     table = SharedEmbedding(
-        4, 1, padding_idx=1, label_swap=GraphSSE(3, 1.0, torch.tensor([[0, 2]]), 1e6), _weight=torch.arange(4.0)[:, None]
+        4,
+        1,
+        padding_idx=1,
+        label_swap=GraphSSE(3, 1.0, torch.tensor([[0, 2]]), 1e6),
+        _weight=torch.arange(4.0)[:, None],
     )
     torch.manual_seed(0)
     drawn = table(torch.tensor([0, 1, 3]).expand(100, 3))[..., 0]

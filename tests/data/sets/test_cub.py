@@ -26,7 +26,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def write(root, species=range(1, 201)):
-    """A picture a species: a bird in the colour (id, id, id) within a box, on white."""
+    """A picture a species: a bird in the color (id, id, id) within a box, on white."""
     folder = root / "CUB_200_2011"
     images, boxes = [], []
     for n in species:

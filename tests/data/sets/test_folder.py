@@ -124,7 +124,7 @@ def test_open_metric_learning_table(birds):
         write(birds / "images" / f"{i}.png", red=i)
         lines.append(f"{split}-class,images/{i}.png,{split},,")
     (birds / "df.csv").write_text("\n".join(lines))
-    (birds / "attributes.csv").write_text("colour,length\nred,3\n")
+    (birds / "attributes.csv").write_text("color,length\nred,3\n")
     for i, store in enumerate(stores(birds)):
         assert (store.split_name, store.images[:, 0, 0, 0].tolist()) == ("oml", [i])
     (birds / "df.csv").write_text("\n".join([*lines, "x,images/0.png,holdout,,"]))
@@ -193,14 +193,14 @@ def test_crop_squash_and_grey(birds):
         path = birds / split / split / "1.png"
         path.parent.mkdir(parents=True)
         picture = np.zeros((10, 30, 3), np.uint8)
-        picture[:, 8:22] = 200  # the centre square and a little more
+        picture[:, 8:22] = 200  # the center square and a little more
         Image.fromarray(picture).save(path)
     assert stores(birds)[0].images.float().mean() == 200
     squashed = stores(birds, resize="squash")[0].images.float().mean()
     assert squashed == pytest.approx(200 * 14 / 30, abs=3)
-    grey = Folder(str(birds), image_size=8, channels=1)
-    assert grey.store("train").images.shape == (1, 1, 8, 8)
-    assert len(grey.mean) == len(grey.std) == 1
+    gray = Folder(str(birds), image_size=8, channels=1)
+    assert gray.store("train").images.shape == (1, 1, 8, 8)
+    assert len(gray.mean) == len(gray.std) == 1
 
 
 def test_corrupt_images(birds):

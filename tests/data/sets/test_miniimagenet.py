@@ -28,7 +28,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def pixels(name, number):
-    """A coloured gradient of its own for each image."""
+    """A colored gradient of its own for each image."""
     shade = np.linspace(0, 200, 84).astype(np.uint8)
     image = np.stack([np.tile(shade, (84, 1)), np.tile(shade[:, None], 84), np.zeros((84, 84), np.uint8)], axis=-1)
     image[..., 2] = (int(name[1:]) + 40 * number) % 256

@@ -11,12 +11,12 @@ from episodic.core.functional.prototypes import one_hot
 from episodic.learners.learner import AbstractMetricLearner
 
 
-class SoftNeighbours(AbstractMetricLearner):
+class SoftNeighbors(AbstractMetricLearner):
     """Classifies a query by its distances to the support items themselves, not to their means.
 
         logit[q, n] = log of sum over the support s of class n of exp(-||f(x_q) - f(x_s)||^2 / temperature)
 
-    Goldberger, Roweis, Hinton, Salakhutdinov: *Neighbourhood Components Analysis*, NeurIPS 2004; in episodes, Laenen, Bertinetto:
+    Goldberger, Roweis, Hinton, Salakhutdinov: *Neighborhood Components Analysis*, NeurIPS 2004; in episodes, Laenen, Bertinetto:
     *On Episodes, Prototypical Networks, and Few-shot Learning*, NeurIPS 2021, https://arxiv.org/abs/2012.09831. Inductive. With one
     shot it is a prototypical network.
     """

@@ -1,7 +1,7 @@
 """The last of the three files: a learner is held to something outside itself."""
 
 import torch
-from soft_neighbours import SoftNeighbours
+from soft_neighbors import SoftNeighbors
 
 from episodic import Task
 from episodic.learners.prototypical import Prototypical
@@ -15,7 +15,7 @@ def random_task(n_shot: int) -> Task:
 
 def test_shares_are_those_of_an_explicit_loop():
     task = random_task(n_shot=3)
-    shares = SoftNeighbours(torch.nn.Identity(), temperature=2.0).classify(task).logits.softmax(-1)
+    shares = SoftNeighbors(torch.nn.Identity(), temperature=2.0).classify(task).logits.softmax(-1)
     for e in range(3):
         for q in range(5):
             weight = torch.zeros(4)
@@ -26,5 +26,5 @@ def test_shares_are_those_of_an_explicit_loop():
 
 def test_with_one_shot_it_is_a_prototypical_network():
     task = random_task(n_shot=1)
-    ours, theirs = (kind(torch.nn.Identity()).classify(task).logits for kind in (SoftNeighbours, Prototypical))
+    ours, theirs = (kind(torch.nn.Identity()).classify(task).logits for kind in (SoftNeighbors, Prototypical))
     torch.testing.assert_close(ours, theirs)
