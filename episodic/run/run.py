@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -22,6 +22,7 @@ from episodic.run.files import write_atomically
 FREE = ("resume", "run", "episodes", "device", "data_dir")  # what a resumed run may change
 
 
+@runtime_checkable
 class Stateful(Protocol):
     """What has a state to be kept: a training procedure."""
 
