@@ -1,7 +1,7 @@
 """Few-shot and semi-supervised episodic learning: a learner is a function from a task to a prediction."""
 
 from episodic.episodes.collate import EpisodeCollate as EpisodeCollate
-from episodic.episodes.sampler import EpisodeIndices as EpisodeIndices
+from episodic.episodes.indices import EpisodeIndices as EpisodeIndices
 from episodic.episodes.sampler import EpisodeSampler as EpisodeSampler
 from episodic.episodes.task import Episode as Episode
 from episodic.episodes.task import Task as Task

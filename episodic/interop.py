@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from episodic.episodes.collate import EpisodeCollate
-from episodic.episodes.sampler import EpisodeIndices, EpisodeSampler
+from episodic.episodes.indices import EpisodeIndices
+from episodic.episodes.sampler import EpisodeSampler
 
 
 def labels_of(meta_dataset: Any) -> list[int]:

@@ -36,7 +36,8 @@ from episodic.data.augment import Normalize
 from episodic.data.cache import ImageFile, files_stamp
 from episodic.data.sets.miniimagenet import MiniImageNet
 from episodic.data.store import ImageStore, Listing
-from episodic.episodes.sampler import EpisodeIndices, EpisodeSampler
+from episodic.episodes.indices import EpisodeIndices
+from episodic.episodes.sampler import EpisodeSampler
 from episodic.episodes.task import gather_episode
 from episodic.run.device import Hardware
 

@@ -27,7 +27,8 @@ from episodic.assemble.task import load_store
 from episodic.config.compose import compose_config
 from episodic.data.image import class_folders, pictures_in
 from episodic.data.store import ImageStore
-from episodic.episodes.sampler import EpisodeIndices, EpisodeSampler
+from episodic.episodes.indices import EpisodeIndices
+from episodic.episodes.sampler import EpisodeSampler
 from episodic.evaluate.intervals import mean_interval, paired_interval
 from episodic.evaluate.scoring import evaluate
 from episodic.evaluate.tables import percent, table

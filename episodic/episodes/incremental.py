@@ -6,7 +6,38 @@ import dataclasses
 
 import numpy as np
 
-from episodic.episodes.sampler import EpisodeIndices, EpisodeSampler, Numbers
+from episodic.episodes.indices import EpisodeIndices
+from episodic.episodes.sampler import EpisodeSampler, Numbers, items_needed
+
+
+def incremental_items_needed(
+    n_way: int, n_shot: int, n_query: int, base_way: int, base_query: int, *, only_base: bool = False
+) -> tuple[int, int]:
+    """How many items a new class and a base class must have to appear in an incremental episode.
+
+    With `only_base` there are no new classes but base classes in their place, as in training, and both numbers are equal.
+
+    >>> incremental_items_needed(5, 1, 5, base_way=5, base_query=5)
+    (6, 6)
+    >>> incremental_items_needed(5, 5, 5, base_way=5, base_query=10, only_base=True)
+    (15, 15)
+    """
+    of_new, of_base = _shapes(n_way, n_shot, n_query, base_way, base_query, only_base=only_base)
+    return items_needed(of_new)[0], items_needed(of_base)[0]
+
+
+def _shapes(
+    n_way: int, n_shot: int, n_query: int, base_way: int, base_query: int, *, only_base: bool
+) -> tuple[dict[str, int], dict[str, int]]:
+    """What is drawn of new classes and of base classes: one draw of both where base classes play the new ones.
+
+    A base class that is only asked about is drawn with a shot that nobody uses, hence with one item more.
+    """
+    if only_base:
+        both = {"n_way": n_way + base_way, "n_shot": n_shot, "n_query": max(n_query, base_query)}
+        return both, both
+    new = {"n_way": n_way, "n_shot": n_shot, "n_query": n_query}
+    return new, {"n_way": base_way, "n_shot": 1, "n_query": base_query}
 
 
 class IncrementalEpisodes:
@@ -57,17 +88,17 @@ class IncrementalEpisodes:
         self.n_base, self.episodes, self.episodes_per_batch = n_base, episodes, episodes_per_batch
         self._shape = (n_way, n_shot, n_query, base_way, base_query)
         settings = {"episodes": episodes, "seed": seed, "epoch": epoch, "too_small": too_small}
+        of_new, of_base = _shapes(*self._shape, only_base=len(new) == 0)
         if len(new):
-            self._new = _Drawn(new, EpisodeSampler(labels[new], n_way, n_shot, n_query, **settings))
+            self._new = _Drawn(new, EpisodeSampler(labels[new], **of_new, **settings))
             # A stream of its own: from the same one, new and base classes would be drawn at the same places.
             settings["epoch"] = epoch + 2**32
             try:
-                self._base = _Drawn(base, EpisodeSampler(labels[base], base_way, 1, base_query, **settings))
+                self._base = _Drawn(base, EpisodeSampler(labels[base], **of_base, **settings))
             except ValueError as error:
                 raise ValueError(f"base classes (n_way is base_way, n_query is base_query): {error}") from None
         else:
-            most = max(n_query, base_query)
-            self._new = _Drawn(base, EpisodeSampler(labels[base], n_way + base_way, n_shot, most, **settings))
+            self._new = _Drawn(base, EpisodeSampler(labels[base], **of_base, **settings))
             self._base = None
 
     def __getitem__(self, index: int | slice) -> EpisodeIndices:

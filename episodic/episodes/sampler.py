@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from torch import Tensor
 from torch.utils.data import Sampler
+
+from episodic.episodes.indices import EpisodeIndices
 
 BLOCK = 256  # episodes that share one stream of random numbers; part of what (seed, epoch, i) means, so never change it
 AHEAD = 100_000  # items drawn by one call where blocks are read in order; more would leave the processor's cache
@@ -17,57 +17,23 @@ Numbers = Sequence[int] | Sequence[bool] | np.ndarray | Tensor
 Count = int | Sequence[int]  # an int, or an inclusive range (low, high)
 
 
-@dataclasses.dataclass(frozen=True)
-class EpisodeIndices:
-    """Which items make up `E` episodes of one shape. All arrays are int64.
+def items_needed(shape: Mapping[str, Count], *, imbalanced: bool = False, split_pools: bool = False) -> tuple[int, ...]:
+    """How many items an episode takes of one class at most, which is how many a class must have to appear in one.
 
-    - `support [E, S]`, `query [E, Q]`, `unlabeled [E, U]`: indices into the data set, class by class.
-    - `support_y [E, S]`, `query_y [E, Q]`: labels in `0..n_way-1`; `unlabeled_y [E, U]`: the same, −1 for a distractor.
-    - `class_ids [E, n_way]`: the data set's label behind each local label.
-    - `n_base`: in incremental episodes, the classes known before; a query of base class c has the label `n_way + c`.
+    It is one number, or with `split_pools` two: of the labeled items (support and query) and of the others (unlabeled).
+
+    **Arguments:** `shape`: `n_way`, `n_shot`, `n_query` and, where they are not 0, `n_unlabeled`, each an int or a range.
+    `imbalanced`, and `labeled` for `split_pools`: as in `EpisodeSampler`.
+
+    >>> items_needed({"n_way": 5, "n_shot": 1, "n_query": 15, "n_unlabeled": 10})
+    (26,)
+    >>> items_needed({"n_way": 5, "n_shot": (1, 5), "n_query": 15, "n_unlabeled": 10}, split_pools=True)
+    (20, 10)
     """
-
-    support: np.ndarray
-    support_y: np.ndarray
-    query: np.ndarray
-    query_y: np.ndarray
-    unlabeled: np.ndarray
-    unlabeled_y: np.ndarray
-    class_ids: np.ndarray
-    n_base: int = 0
-
-    def __len__(self) -> int:
-        return len(self.support)
-
-    @property
-    def n_way(self) -> int:
-        return self.class_ids.shape[1]
-
-    def flat(self) -> np.ndarray:
-        """`[E * (S + Q + U)]`: episode by episode, support then query then unlabeled."""
-        return np.concatenate([self.support, self.query, self.unlabeled], axis=1).reshape(-1)
-
-    def hash(self) -> str:
-        """Twelve hexadecimal digits that are equal exactly for equal episodes."""
-        state = hashlib.sha256()
-        for name in ARRAYS:
-            array = np.ascontiguousarray(getattr(self, name), dtype="<i8")
-            state.update(repr(array.shape).encode() + array.tobytes())
-        return state.hexdigest()[:12]
-
-    def __getitem__(self, rows: slice | np.ndarray) -> EpisodeIndices:
-        return EpisodeIndices(*(getattr(self, name)[rows] for name in ARRAYS), self.n_base)
-
-    @staticmethod
-    def concatenate(parts: Sequence[EpisodeIndices]) -> EpisodeIndices:
-        """Episodes of equal shape, one after the other."""
-        if len(parts) == 1:
-            return parts[0]
-        joined = {name: np.concatenate([getattr(p, name) for p in parts]) for name in ARRAYS}
-        return dataclasses.replace(parts[0], **joined)
-
-
-ARRAYS = tuple(f.name for f in dataclasses.fields(EpisodeIndices) if f.name != "n_base")
+    most = {name: value if isinstance(value, int | np.integer) else max(value) for name, value in shape.items()}
+    asked = _most_shots(most["n_way"], most["n_shot"], imbalanced) + most["n_query"]
+    unlabeled = most.get("n_unlabeled", 0)
+    return (asked, unlabeled) if split_pools else (asked + unlabeled,)
 
 
 class EpisodeSampler(Sampler[list[int]]):
@@ -156,16 +122,15 @@ class EpisodeSampler(Sampler[list[int]]):
         if too_small not in ("error", "drop"):
             raise ValueError(f"too_small must be 'error' or 'drop', got {too_small!r}")
         most = {k: high for k, (_, high) in self.shape.items()}
-        shots = most["n_way"] * (most["n_shot"] - 1) + 1 if self.imbalanced else most["n_shot"]
+        need = items_needed(self.shape, imbalanced=self.imbalanced, split_pools=labeled is not None)
         class_ids, inverse = np.unique(labels, return_inverse=True)
         if labeled is None:
             pools = [np.ones(len(labels), bool)]
-            need = [shots + most["n_query"] + most["n_unlabeled"]]
         else:
             mask = np.asarray(labeled, dtype=bool)
             if mask.shape != labels.shape:
                 raise ValueError(f"labeled must have one entry a label ({labels.shape}), got {mask.shape}")
-            pools, need = [mask, ~mask], [shots + most["n_query"], most["n_unlabeled"]]
+            pools = [mask, ~mask]
         counts = np.stack([np.bincount(inverse[pool], minlength=len(class_ids)) for pool in pools])
         fits = (counts >= np.array(need)[:, None]).all(axis=0)
         if too_small == "error" and not fits.all():
@@ -232,7 +197,7 @@ class EpisodeSampler(Sampler[list[int]]):
         picks = _distinct(random, self._group_sizes[group], way + distractors)
         classes = self._classes[self._group_starts[group][:, None] + picks]  # [E, way + distractors]
         own = classes[:, :way]
-        most_shots = way * (shot - 1) + 1 if self.imbalanced else shot
+        most_shots = _most_shots(way, shot, self.imbalanced)
         shots = _shares(random, count, way, shot) if self.imbalanced else None
 
         if len(self._order) == 1:
@@ -379,6 +344,11 @@ def _shares(random: _Uniform, count: int, way: int, shot: int) -> np.ndarray:
     total = way * shot
     cuts = np.sort(_distinct(random, np.full(count, total - 1), way - 1), axis=-1) + 1
     return np.diff(cuts, axis=-1, prepend=0, append=total)
+
+
+def _most_shots(way: int, shot: int, imbalanced: bool) -> int:
+    """The most support items that one class can get: all but one of each other class where shots are unequal."""
+    return way * (shot - 1) + 1 if imbalanced else shot
 
 
 def _labels(count: int, way: int, size: int) -> np.ndarray:

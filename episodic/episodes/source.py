@@ -6,7 +6,8 @@ import hashlib
 from collections.abc import Iterator
 
 from episodic.episodes.incremental import IncrementalEpisodes
-from episodic.episodes.sampler import BLOCK, EpisodeIndices, EpisodeSampler
+from episodic.episodes.indices import EpisodeIndices
+from episodic.episodes.sampler import BLOCK, EpisodeSampler
 
 
 class EpisodeList:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from episodic.episodes.sampler import EpisodeIndices
+from episodic.episodes.indices import EpisodeIndices
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -10,7 +10,8 @@ from omegaconf import DictConfig
 
 from episodic.assemble.task import build_sampler
 from episodic.data.store import ImageStore
-from episodic.episodes.sampler import BLOCK, EpisodeIndices
+from episodic.episodes.indices import EpisodeIndices
+from episodic.episodes.sampler import BLOCK
 from episodic.episodes.source import EpisodeList, Episodes, episodes_hash, in_chunks
 from episodic.run.files import atomic_file
 

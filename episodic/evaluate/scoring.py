@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from episodic.data.augment import Normalize
 from episodic.data.store import ImageStore
-from episodic.episodes.sampler import EpisodeIndices
+from episodic.episodes.indices import EpisodeIndices
 from episodic.episodes.source import Episodes, episodes_hash, in_chunks
 from episodic.episodes.task import Episode, gather_episode
 from episodic.evaluate.accuracy import accuracy, incremental_accuracies, unlabeled_accuracies

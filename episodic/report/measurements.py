@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int64
 
 from episodic.data.augment import Normalize
 from episodic.data.store import ImageStore
-from episodic.episodes.sampler import EpisodeIndices
+from episodic.episodes.indices import EpisodeIndices
 from episodic.episodes.source import Episodes
 from episodic.evaluate.intervals import Interval, repeats_interval
 from episodic.evaluate.scoring import Evaluation, evaluate

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from episodic.data.store import ImageStore
-from episodic.episodes.sampler import EpisodeIndices
+from episodic.episodes.indices import EpisodeIndices
 
 Curve = tuple[Shaped[np.ndarray, " point"], Shaped[np.ndarray, " point"]]  # steps, values
 

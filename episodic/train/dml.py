@@ -13,7 +13,8 @@ from torch import Tensor
 
 from episodic.core.functional.batches import density_gaps, frechet_gaps, greedy_coreset
 from episodic.core.functional.pairs import cosine, unit
-from episodic.episodes.sampler import EpisodeIndices, EpisodeSampler
+from episodic.episodes.indices import EpisodeIndices
+from episodic.episodes.sampler import EpisodeSampler
 from episodic.run.embed import embed
 from episodic.train.procedure import AbstractProcedure
 

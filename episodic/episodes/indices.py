@@ -1,0 +1,62 @@
+"""Which items of a data set an episode is made of, as plain indices."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class EpisodeIndices:
+    """Which items make up `E` episodes of one shape. All arrays are int64.
+
+    - `support [E, S]`, `query [E, Q]`, `unlabeled [E, U]`: indices into the data set, class by class.
+    - `support_y [E, S]`, `query_y [E, Q]`: labels in `0..n_way-1`; `unlabeled_y [E, U]`: the same, −1 for a distractor.
+    - `class_ids [E, n_way]`: the data set's label behind each local label.
+    - `n_base`: in incremental episodes, the classes known before; a query of base class c has the label `n_way + c`.
+    """
+
+    support: np.ndarray
+    support_y: np.ndarray
+    query: np.ndarray
+    query_y: np.ndarray
+    unlabeled: np.ndarray
+    unlabeled_y: np.ndarray
+    class_ids: np.ndarray
+    n_base: int = 0
+
+    def __len__(self) -> int:
+        return len(self.support)
+
+    @property
+    def n_way(self) -> int:
+        return self.class_ids.shape[1]
+
+    def flat(self) -> np.ndarray:
+        """`[E * (S + Q + U)]`: episode by episode, support then query then unlabeled."""
+        return np.concatenate([self.support, self.query, self.unlabeled], axis=1).reshape(-1)
+
+    def hash(self) -> str:
+        """Twelve hexadecimal digits that are equal exactly for equal episodes."""
+        state = hashlib.sha256()
+        for name in ARRAYS:
+            array = np.ascontiguousarray(getattr(self, name), dtype="<i8")
+            state.update(repr(array.shape).encode() + array.tobytes())
+        return state.hexdigest()[:12]
+
+    def __getitem__(self, rows: slice | np.ndarray) -> EpisodeIndices:
+        return EpisodeIndices(*(getattr(self, name)[rows] for name in ARRAYS), self.n_base)
+
+    @staticmethod
+    def concatenate(parts: Sequence[EpisodeIndices]) -> EpisodeIndices:
+        """Episodes of equal shape, one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        joined = {name: np.concatenate([getattr(p, name) for p in parts]) for name in ARRAYS}
+        return dataclasses.replace(parts[0], **joined)
+
+
+ARRAYS = tuple(f.name for f in dataclasses.fields(EpisodeIndices) if f.name != "n_base")
