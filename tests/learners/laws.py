@@ -20,7 +20,7 @@ def check_laws(
     """`item` is the shape of one embedding. What is said of a learner must be true: one that is called transductive, or
     minds the order of the support or that each of its items is given twice, and gives the same answers anyway is refused.
     """
-    assert learner.transductive == transductive
+    assert learner.capabilities.transductive == transductive
     for task in (random_task(item=item), random_task(seed=1, item=item, imbalanced=True)):
         before = log_probabilities(learner, task)
         assert before.shape == (3, 5, 4)

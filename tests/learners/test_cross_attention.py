@@ -104,7 +104,7 @@ def test_parameters_are_those_of_the_paper():
 def test_transductive_rounds_equal_an_explicit_loop():
     learner, inductive = can(candidates=0.4), can()
     task = random_task(item=MAP, n_query=11, imbalanced=True)
-    assert learner.transductive
+    assert learner.capabilities.transductive
     logits = learner.classify(task).logits
 
     def answers(e, support, y):

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from episodic import Prediction, Task
-from episodic.learners.learner import AbstractLearner, AbstractMetricLearner
+from episodic.learners.learner import AbstractLearner, AbstractMetricLearner, Capabilities
 from tests.conftest import random_task
 
 
@@ -25,7 +25,7 @@ def test_a_metric_learner_embeds_all_items_in_one_batch_and_classifies_float32_f
         def __init__(self, uses_unlabeled: bool):
             super().__init__()
             self.backbone = Backbone(6, 3)
-            self.uses_unlabeled = uses_unlabeled
+            self.capabilities = Capabilities(uses_unlabeled=uses_unlabeled)
 
         def classify(self, features: Task) -> Prediction:
             assert features.query.dtype == features.support.dtype == torch.float32

@@ -252,7 +252,7 @@ def test_dropout_is_off_in_evaluation():
 def test_laws_of_a_head_that_starts_at_zero(batch_norm):
     """Equal rows make classes alike; with rows of their own the answer depends on how the classes are numbered."""
     learner = learner_of(conv, batch_norm=batch_norm).float().eval()
-    as_metric = types.SimpleNamespace(classify=learner, transductive=learner.transductive)
+    as_metric = types.SimpleNamespace(classify=learner, capabilities=learner.capabilities)
     nn.init.zeros_(learner.head.weight), nn.init.zeros_(learner.head.bias)
     check_laws(as_metric, item=IMAGE, transductive=batch_norm == "batch")
     nn.init.normal_(learner.head.weight)
@@ -261,9 +261,9 @@ def test_laws_of_a_head_that_starts_at_zero(batch_norm):
 
 
 def test_transductive_is_said_of_a_batch_norm_that_goes_by_the_queries_only():
-    assert learner_of(conv).transductive
-    assert not learner_of(conv, batch_norm="running").transductive
-    assert not learner_of(mlp).transductive  # no batch norm
+    assert learner_of(conv).capabilities.transductive
+    assert not learner_of(conv, batch_norm="running").capabilities.transductive
+    assert not learner_of(mlp).capabilities.transductive  # no batch norm
 
 
 def test_frozen_weights_stay_and_the_rest_adapts(capsys):

@@ -40,8 +40,8 @@ def check_wrapper_laws(
     """`wrap` puts the wrapper around a learner, `null` does so in the setting that must change nothing."""
     learner = Prototypical(Features(*item)).eval()
     wrapper = wrap(learner).eval()
-    assert wrapper.transductive == transductive
-    assert wrapper.uses_unlabeled
+    assert wrapper.capabilities.transductive == transductive
+    assert wrapper.capabilities.uses_unlabeled
     assert wrapper.backbone is learner.backbone
     for task in tasks(item):
         check_unlabeled_matter(wrapper, task)

@@ -219,9 +219,9 @@ def test_the_learner_gives_its_embedding_and_with_alpha_zero_its_answer():
 
 
 def test_it_says_what_it_is():
-    assert not wrapped(alpha=0.0, transductive=True).transductive
-    assert LabelPropagation(TPN(Features(6, 2, 2))).transductive
-    assert not LabelPropagation(AttentionAttractor(Features(6), n_classes=3)).incremental
+    assert not wrapped(alpha=0.0, transductive=True).capabilities.transductive
+    assert LabelPropagation(TPN(Features(6, 2, 2))).capabilities.transductive
+    assert not LabelPropagation(AttentionAttractor(Features(6), n_classes=3)).capabilities.incremental
 
 
 def test_unlabeled_items_are_learned_from_also_where_items_are_equal_or_far():

@@ -16,8 +16,9 @@ from episodic.learners.prototypical import Prototypical
 from episodic.run.device import Hardware
 from episodic.semi.mean_teacher import MeanTeacher, MetricMeanTeacher, consistency, mean_teacher, ramp_up
 from episodic.semi.soft_kmeans import SoftKMeans
-from episodic.train.loop import Trainer, Training, objective
-from episodic.train.schedule import constant
+from episodic.train.episodes import EpisodicTraining
+from episodic.train.objective import Objective
+from episodic.train.procedure import Setup
 from tests.conftest import random_store, random_task
 
 FP32 = Hardware(torch.device("cpu"), torch.float32)
@@ -36,25 +37,27 @@ def two_views(seed=0):
     return Episode(task, query_y, torch.arange(4).expand(3, -1))
 
 
-def train(learner, steps=3, augment=None, seed=0) -> Training:
+def train(learner, steps=3, augment=None, seed=0) -> EpisodicTraining:
     store = random_store(per_class=20, seed=3)
     mask = torch.arange(len(store)) % 20 < 8
     counts = {"n_way": 4, "n_shot": 1, "n_query": 2, "n_unlabeled": 3}
-    sampler = EpisodeSampler(store.labels, **counts, episodes=99, labeled=mask)
-    training = Training(
+
+    def episodes(count: int, per_step: int) -> EpisodeSampler:
+        return EpisodeSampler(store.labels, **counts, episodes=count, episodes_per_batch=per_step, labeled=mask)
+
+    setup = Setup(
         learner=learner,
         store=store,
-        sampler=sampler,
         normalize=Normalize([0.5], [0.3]),
-        augment=augment or Augment(),
-        optimizer=torch.optim.Adam(learner.learned_parameters(), lr=1e-2),
-        schedule=constant(),
-        trainer=Trainer(steps=99),
+        optimizer=lambda groups: torch.optim.Adam([{"params": group["params"]} for group in groups], lr=1e-2),
         hardware=FP32,
+        episodes=episodes,
+        augment=augment or Augment(),
         seed=seed,
     )
+    training = EpisodicTraining(setup, steps=99)
     for _ in range(steps):
-        training.advance()
+        training.training_step()
     return training
 
 
@@ -100,7 +103,7 @@ def test_statistics_of_batch_norm_are_averaged_too_and_counts_copied():
     train(wrapper, steps=1)
     expected = copy.deepcopy(wrapper.teacher.state_dict())
     training = train(wrapper, steps=0)
-    training.advance()
+    training.training_step()
     for name, value in wrapper.learner.state_dict().items():
         mine = wrapper.teacher.state_dict()[name]
         if value.is_floating_point():
@@ -145,8 +148,8 @@ def test_consistency_is_the_distance_to_the_teachers_answers_on_the_second_view(
     teacher = (-(torch.cdist(embeddings[:, 8:], centers) ** 2)).softmax(-1)
     expected = 3 * (student - teacher).square().mean((1, 2))
     torch.testing.assert_close(prediction.auxiliary_losses["consistency"](episode), expected, rtol=1e-4, atol=1e-5)
-    loss, _ = objective(wrapper, episode, FP32)
-    plain, _ = objective(wrapper.learner, Episode(task, episode.query_y, episode.class_ids), FP32)
+    loss, _ = Objective().of_episode(wrapper, episode, FP32)
+    plain, _ = Objective().of_episode(wrapper.learner, Episode(task, episode.query_y, episode.class_ids), FP32)
     torch.testing.assert_close(loss - expected.mean(), plain, rtol=1e-2, atol=1e-2)  # batch norm saw no unlabeled items
 
 
@@ -181,7 +184,7 @@ def test_the_teacher_learns_by_averaging_only():
     training = train(wrapper, steps=0)
     held = {id(p) for group in training.optimizer.param_groups for p in group["params"]}
     assert not held & {id(p) for p in wrapper.teacher.parameters()}
-    loss, _ = objective(wrapper.train(), two_views(), FP32)
+    loss, _ = Objective().of_episode(wrapper.train(), two_views(), FP32)
     before = copy.deepcopy(wrapper.teacher.state_dict())
     loss.backward()
     assert all(p.grad is None for p in wrapper.teacher.parameters())
@@ -206,7 +209,7 @@ def test_training_goes_on_from_a_checkpoint_as_if_undisturbed():
     resumed.optimizer.load_state_dict(before.optimizer.state_dict())
     resumed.step = 2
     for _ in range(2):
-        resumed.advance()
+        resumed.training_step()
     assert all(torch.equal(again.state_dict()[name], value) for name, value in whole.state_dict().items())
 
 
@@ -224,9 +227,9 @@ def test_any_learner_can_be_taught(name):
     else:
         wrapper = mean_teacher(SoftKMeans(Prototypical(small_backbone())))
     assert isinstance(wrapper, MetricMeanTeacher) == (name != "maml")
-    assert wrapper.transductive == (name != "soft_kmeans")
+    assert wrapper.capabilities.transductive == (name != "soft_kmeans")
     before = copy.deepcopy(wrapper.teacher.state_dict())
-    loss, accuracies = train(wrapper, steps=1).advance()
+    loss, accuracies = train(wrapper, steps=1).training_step()
     assert loss.isfinite()
     assert 0 <= accuracies <= 1
     assert any(not torch.equal(value, wrapper.teacher.state_dict()[n]) for n, value in before.items())

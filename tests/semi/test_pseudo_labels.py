@@ -1,12 +1,19 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
+from episodic import EpisodeSampler
 from episodic.core.functional.diffusion import PseudoLabels as Found
+from episodic.data.augment import Normalize
 from episodic.learners.base_classifier import BaseClassifier
 from episodic.learners.prototypical import Prototypical
+from episodic.run.device import Hardware
 from episodic.semi.pseudo_labels import PseudoLabels
-from tests.conftest import Features, random_task
+from episodic.train.procedure import Setup
+from episodic.train.pseudo_labels import PseudoLabelTraining
+from tests.conftest import Features, random_store, random_task
 
 
 def classifier(n_classes=3):
@@ -21,27 +28,46 @@ def test_it_answers_as_the_learner_whatever_the_unlabeled_items_are():
     for task in (random_task(n_unlabeled=7), random_task()):
         assert torch.equal(wrapper.classify(task).logits, learner.classify(task).logits)
         assert wrapper.classify(task).unlabeled is None
-    assert not wrapper.uses_unlabeled
-    assert not wrapper.transductive
-    assert wrapper.incremental
+    assert not wrapper.capabilities.uses_unlabeled
+    assert not wrapper.capabilities.transductive
+    assert wrapper.capabilities.incremental
     assert wrapper.backbone is learner.backbone
-    assert "learner=base_classifier" in wrapper.needs_init
+    assert wrapper.capabilities.trainer == "pseudo_labels"
+    assert "learner=base_classifier" in wrapper.capabilities.needs_init
 
 
-def test_labels_are_part_of_a_checkpoint_once_there_are_any():
+def training_of(wrapper: PseudoLabels) -> PseudoLabelTraining:
+    """On 2 x 3 pixels of 3 classes, half of them labeled; nothing is embedded before the first step."""
+    store = dataclasses.replace(
+        random_store(classes=3, per_class=4), images=torch.zeros(12, 1, 2, 3, dtype=torch.uint8)
+    )
+    setup = Setup(
+        learner=wrapper,
+        store=store,
+        normalize=Normalize([0.5], [0.3]),
+        optimizer=lambda groups: torch.optim.SGD([{"params": group["params"]} for group in groups], lr=0.1),
+        hardware=Hardware(torch.device("cpu"), torch.float32),
+        episodes=lambda count, per_step: EpisodeSampler(store.labels, 2, 1, 1, episodes=count),
+        labeled=np.arange(12) % 2 == 0,
+    )
+    return PseudoLabelTraining(setup, steps=5)
+
+
+def test_labels_are_part_of_a_checkpoint_beside_the_learners_weights():
     wrapper = PseudoLabels(classifier())
-    own = {"learner." + name for name in wrapper.learner.state_dict()}
-    assert set(wrapper.state_dict()) == own
-    wrapper.take(Found(np.array([0, 2, -1]), np.array([1.0, 0.5, 0.0]), np.array([1.0, 0, 1]), 0.1))
-    assert set(wrapper.state_dict()) == own | {"labels", "weights", "class_weights"}
-    assert wrapper.labels.tolist() == [0, 2, -1]
+    training = training_of(wrapper)
+    training.take(Found(np.array([0, 2, -1]), np.array([1.0, 0.5, 0.0]), np.array([1.0, 0, 1]), 0.1))
+    assert set(wrapper.state_dict()) == {"learner." + name for name in wrapper.learner.state_dict()}
+    kept = training.state_dict()["tensors"]
+    assert set(kept) == {"labels", "weights", "class_weights"}
+    assert kept["labels"].tolist() == [0, 2, -1]
 
 
 def test_the_loss_by_hand():
     """Items 3, 0 labeled; 1, 2, 4 not, and of these 4 without a pseudo-label. Cross-entropies from the definition."""
-    wrapper = PseudoLabels(classifier(), unlabeled_weight=0.5)
+    training = training_of(PseudoLabels(classifier(), unlabeled_weight=0.5))
     labels, weights, zeta = np.array([2, 0, 1, 0, -1]), np.array([1, 0.7, 0.2, 1, 0]), np.array([0.5, 2.0, 1.5])
-    wrapper.take(Found(labels, weights, zeta, 0.0))
+    training.take(Found(labels, weights, zeta, 0.0))
     logits = torch.randn(5, 3, generator=torch.Generator().manual_seed(1))
     items = [3, 0, 1, 2, 4]
     total = 0.0
@@ -49,7 +75,7 @@ def test_the_loss_by_hand():
         if labels[i] >= 0:
             entropy = np.log(np.exp(row).sum()) - row[labels[i]]
             total += (1 if i in (0, 3) else 0.5) * weights[i] * zeta[labels[i]] * entropy
-    loss = wrapper.loss(logits, torch.tensor(items), 2)
+    loss = training.weighted_loss(logits, torch.tensor(items), 2)
     assert loss.item() == pytest.approx(total / 5, rel=1e-5)
 
 

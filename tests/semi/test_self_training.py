@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from episodic import Episode, Task
+from episodic.learners.learner import Capabilities
 from episodic.learners.matching import Matching
 from episodic.learners.prototypical import Prototypical
 from episodic.learners.tpn import TPN
@@ -353,5 +354,5 @@ def test_a_transductive_learner_is_refused():
 
 def test_base_classes_are_no_answers_whatever_the_learner_can():
     learner = Prototypical(Features(6))
-    learner.incremental = True
-    assert not SelfTraining(learner).incremental
+    learner.capabilities = Capabilities(incremental=True)
+    assert not SelfTraining(learner).capabilities.incremental

@@ -1,17 +1,25 @@
+import dataclasses
+
 import pytest
 from torch import nn
 
 from episodic.episodes.task import Task
 from episodic.learners.attention_attractor import AttentionAttractor
-from episodic.learners.learner import AbstractMetricLearner
+from episodic.learners.base_classifier import BaseClassifier
+from episodic.learners.learner import AbstractMetricLearner, Capabilities
 from episodic.learners.maml import MAML
 from episodic.learners.prediction import Prediction
 from episodic.learners.prototypical import Prototypical
 from episodic.learners.tpn import TPN
 from episodic.semi.label_propagation import LabelPropagation
-from episodic.semi.mean_teacher import MetricMeanTeacher
+from episodic.semi.masked_soft_kmeans import MaskedSoftKMeans
+from episodic.semi.mean_teacher import MeanTeacher, MetricMeanTeacher
+from episodic.semi.pseudo_labels import PseudoLabels
+from episodic.semi.self_training import SelfTraining
 from episodic.semi.soft_kmeans import SoftKMeans
-from episodic.semi.wrapper import AbstractWrapper, unwrapped, metric
+from episodic.semi.soft_kmeans_cluster import SoftKMeansCluster
+from episodic.semi.supervised import supervised
+from episodic.semi.wrapper import AbstractWrapper, metric, unwrapped
 from tests.conftest import Features, random_task
 
 
@@ -36,13 +44,67 @@ def test_a_wrapper_is_asked_only_where_there_are_unlabeled_items():
 
 def test_a_wrapper_is_what_its_learner_is():
     inductive, transductive = Doubled(Prototypical(Features(6))), Doubled(TPN(Features(6, 2, 2)))
-    assert (inductive.transductive, transductive.transductive) == (False, True)
-    assert (inductive.incremental, inductive.needs_init) == (False, "")
+    assert inductive.capabilities == Capabilities(uses_unlabeled=True)
+    assert transductive.capabilities == Capabilities(transductive=True, uses_unlabeled=True)
     learner = AttentionAttractor(Features(6), n_classes=3)
     wrapper = Doubled(learner)
     assert wrapper.backbone is learner.backbone
-    assert wrapper.incremental
-    assert wrapper.needs_init == learner.needs_init != ""
+    assert wrapper.capabilities.incremental
+    assert wrapper.capabilities.needs_init == learner.capabilities.needs_init != ""
+
+
+class Everything(Prototypical):
+    """A learner that can do all that there is, and asks for all."""
+
+    capabilities = Capabilities(
+        transductive=True, incremental=True, uses_unlabeled=False, n_views=3, needs_init="such a run", trainer="one"
+    )
+
+
+@pytest.mark.parametrize(
+    ("wrap", "changes"),
+    [
+        (Doubled, {"uses_unlabeled": True}),
+        (SoftKMeans, {"uses_unlabeled": True}),
+        (SoftKMeansCluster, {"uses_unlabeled": True}),
+        (MaskedSoftKMeans, {"uses_unlabeled": True}),
+        (LabelPropagation, {"uses_unlabeled": True, "incremental": False}),
+        (lambda learner: LabelPropagation(learner, transductive=True), {"uses_unlabeled": True, "incremental": False}),
+        (MeanTeacher, {"uses_unlabeled": True, "n_views": 2}),
+        (MetricMeanTeacher, {"uses_unlabeled": True, "n_views": 2}),
+        (lambda learner: MeanTeacher(learner, weight=0), {"uses_unlabeled": True, "n_views": 2}),
+        (supervised, {}),
+    ],
+)
+def test_every_wrapper_hands_on_what_it_does_not_change(wrap, changes):
+    learner = Everything(Features(6))
+    assert wrap(learner).capabilities == dataclasses.replace(learner.capabilities, **changes)
+    plain = Prototypical(Features(6))
+    made = wrap(plain)
+    adds = {"transductive": True} if getattr(made, "joint", False) else {}
+    assert made.capabilities == dataclasses.replace(plain.capabilities, **{**changes, **adds})
+
+
+def test_self_training_and_pseudo_labels_hand_on_the_rest_too():
+    """They refuse the learner above: a transductive one, and one that is no classifier of the training classes."""
+    learner = AttentionAttractor(Features(6), n_classes=3)  # incremental, needs a run to start from
+    expected = dataclasses.replace(learner.capabilities, uses_unlabeled=True, incremental=False)
+    assert SelfTraining(learner).capabilities == expected
+    classifier = BaseClassifier(Features(6), n_classes=3)
+    wrapper = PseudoLabels(classifier)
+    expected = dataclasses.replace(
+        classifier.capabilities, trainer="pseudo_labels", needs_init=wrapper.capabilities.needs_init
+    )
+    assert wrapper.capabilities == expected
+    assert wrapper.capabilities.incremental
+    assert "learner=base_classifier" in wrapper.capabilities.needs_init
+
+
+def test_capabilities_pass_through_two_wrappers():
+    outer = SoftKMeans(MetricMeanTeacher(Everything(Features(6))))
+    inner = outer.learner.capabilities
+    assert (inner.n_views, inner.trainer, inner.needs_init) == (2, "one", "such a run")
+    assert outer.capabilities == inner
 
 
 def test_layers_are_told_from_the_outside_in():
