@@ -1,5 +1,6 @@
 """Pictures of any kind become one array, and what cannot is said."""
 
+import io
 import re
 from pathlib import Path
 
@@ -8,7 +9,15 @@ import pytest
 import torch
 from PIL import Image
 
-from episodic.data.image import PictureForm, as_pictures, class_folders, pictures_in, read_pictures
+from episodic.data.image import (
+    PART,
+    PictureForm,
+    as_pictures,
+    class_folders,
+    decode_image,
+    pictures_in,
+    read_pictures,
+)
 
 RANDOM = np.random.default_rng(0)
 COLOR = RANDOM.integers(0, 256, (20, 30, 3), dtype=np.uint8)
@@ -158,3 +167,72 @@ def test_what_cannot_be_a_picture_is_refused(items, message):
 def test_a_form_that_cannot_be_is_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         PictureForm(**settings)
+
+
+def test_files_of_every_mode_are_decoded(tmp_path):
+    gray = Image.fromarray(np.full((6, 6), 100, np.uint8))
+    for mode, name in (
+        ("L", "g.png"),
+        ("RGB", "c.png"),
+        ("CMYK", "k.jpg"),
+        ("P", "p.png"),
+        ("LA", "la.png"),
+        ("1", "b.png"),
+    ):
+        array = decode_image(save(tmp_path, name, gray.convert(mode)), channels=3, size=4)
+        assert array.shape == (3, 4, 4)
+        assert array.dtype == np.uint8
+        if mode not in ("1", "CMYK"):
+            assert (array == 100).all()
+    deep = Image.fromarray(np.full((6, 6), 100 * 257, np.uint16))
+    assert (decode_image(save(tmp_path, "deep.png", deep), channels=1, size=6) == 100).all()
+
+
+def test_what_is_transparent_becomes_white(tmp_path):
+    clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
+    assert (decode_image(save(tmp_path, "clear.png", clear), channels=3, size=4) == 255).all()
+
+
+def test_exif_rotation_is_applied(tmp_path):
+    image = Image.fromarray(np.array([[0, 255], [0, 255]], np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise
+    turned = decode_image(save(tmp_path, "turned.png", image, exif=exif), channels=1, size=2)
+    assert turned[0].tolist() == [[0, 0], [255, 255]]
+
+
+XMP = b"""<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>"""
+
+
+@pytest.mark.parametrize("where", ["exif", "xmp"])
+def test_a_jpeg_lies_as_its_notes_say(tmp_path, where):
+    image = Image.fromarray(np.repeat(np.array([[0, 255]], np.uint8), 8, 1).repeat(16, 0))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = save(tmp_path, "turned.jpg", image, **{where: exif if where == "exif" else XMP})
+    turned = decode_image(path, channels=1, size=16)[0]
+    assert turned[:8].max() == 0
+    assert turned[8:].min() == 255
+
+
+def test_files_of_any_size_and_other_things_than_images(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)
+    path = save(tmp_path, "noise.png", Image.fromarray(noise))
+    assert path.stat().st_size > 2 * PART
+    np.testing.assert_array_equal(decode_image(path, channels=3, size=300), noise.transpose(2, 0, 1))
+    (tmp_path / "empty.png").touch()
+    for source, message in (
+        (tmp_path / "empty.png", "the file is empty"),
+        (io.BytesIO(b"x"), "cannot identify image file"),
+    ):
+        with pytest.raises(OSError, match=f"^{message}$"):
+            decode_image(source, channels=3, size=8)
+
+
+def test_crop_keeps_the_proportions_and_squash_does_not(tmp_path):
+    wide = np.zeros((8, 16), np.uint8)
+    wide[:, 4:12] = 255
+    path = save(tmp_path, "wide.png", Image.fromarray(wide))
+    assert decode_image(path, channels=1, size=8, resize="crop")[0, :, 1:-1].min() == 255
+    assert decode_image(path, channels=1, size=8)[0, :, 0].max() == 0

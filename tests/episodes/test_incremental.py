@@ -3,13 +3,14 @@ import pytest
 import torch
 
 from episodic import EpisodeSampler
+from episodic.core.backbones.conv4 import Conv4
+from episodic.data.augment import Normalize
 from episodic.episodes.incremental import IncrementalEpisodes
 from episodic.evaluate.audit import audit
 from episodic.evaluate.scoring import evaluate, predictor
 from episodic.learners.base_classifier import BaseClassifier
 from episodic.run.device import Hardware
 from tests.conftest import random_store
-from tests.test_loop import PLAIN, conv4
 
 N_BASE = 12
 BASE = np.repeat(np.arange(N_BASE), 6)
@@ -93,18 +94,20 @@ def test_episodes_that_cannot_be_drawn_are_refused(settings, message):
 def test_evaluation_scores_new_and_base_queries_apart():
     store = random_store(classes=20, per_class=6, separation=0.6)
     labels = store.labels.numpy()
-    learner = BaseClassifier(conv4(), n_classes=N_BASE, weight_decay=0.01)
+    torch.manual_seed(0)
+    backbone, plain = Conv4(in_channels=1, image_size=16, widths=(8, 8, 8, 8)), Normalize([0.5], [0.25])
+    learner = BaseClassifier(backbone, n_classes=N_BASE, weight_decay=0.01)
     exact = Hardware.choose("cpu", "fp32")
     episodes = IncrementalEpisodes(labels, N_BASE, 3, 1, 4, 5, 2, episodes=40)
-    result = evaluate(learner, store, episodes, PLAIN, exact)
+    result = evaluate(learner, store, episodes, plain, exact)
     # 12 queries of new classes, 10 of base classes
     joint = (12 * result.details["novel"] + 10 * result.details["base"]) / 22
     np.testing.assert_allclose(result.accuracies, joint, atol=1e-6)
     assert (result.details["novel"] <= result.details["novel alone"]).all()
     assert result.class_interval is not None
-    blind = evaluate(learner, store, episodes, PLAIN, exact, cached=False)
+    blind = evaluate(learner, store, episodes, plain, exact, cached=False)
     np.testing.assert_allclose(blind.accuracies, result.accuracies, atol=0.05)
-    predict, _ = predictor(learner, store, PLAIN, exact)
+    predict, _ = predictor(learner, store, plain, exact)
     with torch.inference_mode():
         changes = audit(predict, episodes, count=3)
     assert max(changes.values()) < 1e-3, changes

@@ -6,8 +6,8 @@ import types
 import pytest
 from PIL import Image
 
-from episodic.data import cub
 from episodic.data.dataset import SPLITS
+from episodic.data.sets import cub
 from episodic.data.sets.cub import CUB, SPLIT_NAMES, class_ids
 
 # Species with fewer than 60 images in CUB-200-2011.

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from episodic import EpisodeSampler
-from episodic.data import glyphs
 from episodic.data.dataset import SPLITS
+from episodic.data.sets import glyphs
 from episodic.data.sets.glyphs import Glyphs, letters
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from episodic.data import miniimagenet
+from episodic.data.sets import miniimagenet
 from episodic.data.sets.miniimagenet import MiniImageNet
 
 REAL = Path(__file__).parents[2] / ".." / "shared" / "data"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from episodic.data import omniglot
+from episodic.data.sets import omniglot
 from episodic.data.sets.omniglot import Omniglot, characters
 
 REAL = Path(__file__).parents[2] / ".." / "shared" / "data"

@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
-from episodic.data import restricted_pickle
+from episodic.data.sources import restricted_pickle
 from episodic.data.sources.restricted_pickle import load_arrays
 
 ARRAYS = {
