@@ -1,4 +1,8 @@
-"""`python -m episodic.report run=<dir> [against=<dir>] [task=...] [episodes=2000] [split=test] [out=<dir>]`."""
+"""`python -m episodic.report run=<dir> [against=<dir>] [task=...] [episodes=2000] [split=test] [out=<dir>]`.
+
+Measures a run and writes a page about it, with its figures as PNG files. With `against=<dir>` a second run is measured on the same
+episodes and compared with the first.
+"""
 
 from __future__ import annotations
 
@@ -35,14 +39,14 @@ from episodic.run.tensorboard import read_curves
 
 
 def with_run(arguments: list[str]) -> list[str]:
-    """As for `episodic.evaluate`, whose parts a report is made of."""
+    """Make the parts of the run the choices `saved`, as for `episodic.evaluate`."""
     if not any(a.startswith(("run=", "-")) for a in arguments):
         raise ConfigError("which run? python -m episodic.report run=<dir>, a directory that episodic.train made")
     return with_saved_parts(arguments)
 
 
 def main(cfg: DictConfig) -> None:
-    """Measure a run, and where `against` names another, both on the same episodes; write the page and its pictures."""
+    """Measure the run, and the run `against` where one is named, and write the page and its pictures."""
     if cfg.split not in SPLITS:
         raise ConfigError(f"split must be one of {', '.join(SPLITS)}, got {cfg.split!r}")
     parts, out = load_parts(cfg, cfg.run), Path(cfg.out or Path(cfg.run) / "report")
@@ -94,16 +98,19 @@ def measured_by(parts: Parts, store: ImageStore, episodes: Episodes) -> Measurem
     return measure(parts.learner, store, episodes, parts.normalize, parts.hardware, progress=True)
 
 
-def plane_of(parts: Parts, store: ImageStore, found: Measurements) -> Plane | None:
-    """Embeddings of up to ten classes, at even ranks from the hardest to the easiest."""
-    order = found.tally.hardest
+def plane_of(parts: Parts, store: ImageStore, measured: Measurements) -> Plane | None:
+    """Embeddings of up to ten classes. They are chosen at even ranks from the hardest to the easiest."""
+    order = measured.counts.hardest
     ranks = np.linspace(0, len(order) - 1, min(len(CLASS_COLORS), len(order))).round().astype(int)
     return plane(parts.learner, store, order[ranks].tolist(), parts.normalize, parts.hardware)
 
 
 @contextlib.contextmanager
 def writing(out: Path) -> Iterator[None]:
-    """**Raises:** `OSError` that names the folder and what to do, where what is done inside fails to write."""
+    """Turn an error of writing into one that names the folder and says what to do.
+
+    **Raises:** `OSError`.
+    """
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What a run is, in words."""
+"""Sentences and short facts about a run, for the head of its report."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from episodic.run.run import Run
 
 
 def caution(cfg: DictConfig, store: ImageStore) -> str:
-    """What the reader should know of the classes: whether they stand in for others, and what training had of them."""
+    """What the reader should know of the classes: whether they replace others, and whether training or validation used them."""
     said, run = [], Run(Path(cfg.run))
     if store.split != cfg.split:
         said.append(
@@ -34,14 +34,17 @@ def caution(cfg: DictConfig, store: ImageStore) -> str:
 
 
 def protocols(saved: DictConfig) -> dict[str, str]:
-    """What the accuracies among the training curves of a run are of, by tag."""
+    """The episodes that the accuracies in the training curves are measured on, in words, for each tag.
+
+    A training procedure that draws no episodes says itself what its accuracy is of (`accuracy_of`).
+    """
     trained, validated = (protocol(episode_shape(task), False).split(",")[0] for task in (saved.task.train, saved.task))
     of_procedure = get_object(saved.trainer._target_).accuracy_of
     return {"train/accuracy": of_procedure or trained, "val/accuracy": validated}
 
 
 def facts(cfg: DictConfig, parts: Parts) -> dict[str, str]:
-    """What the run is, by name; learner and wrapper as they are measured."""
+    """The facts about a run by name. Learner and wrapper are those that were measured, which may differ from the trained ones."""
     saved, metrics = Run(Path(cfg.run)).config(), written(Path(cfg.run))
     best = f", the best of step {metrics['best_step']:,}" if isinstance(metrics.get("best_step"), int) else ""
     found = {
@@ -66,7 +69,7 @@ def facts(cfg: DictConfig, parts: Parts) -> dict[str, str]:
 
 
 def summary(cfg: DictConfig, folder: str) -> str:
-    """Task, learner with its wrappers, and backbone, in a few words; `cfg` has the learner and the wrappers."""
+    """Task, learner, wrappers and backbone in a few words. Learner and wrappers are those of `cfg`, the rest is that of the run."""
     saved, metrics = Run(Path(folder)).config(), written(Path(folder))
     wrappers = "".join(f" + {name}" for name in cfg.semi if name != "supervised")
     task = metrics.get("task") or saved.task.dataset._target_.split(".")[-1]
@@ -78,14 +81,14 @@ def target_of(node: DictConfig) -> str:
 
 
 def described(node: DictConfig) -> str:
-    """The name of a part and its settings."""
+    """The class of a part, and its settings in parentheses."""
     plain = OmegaConf.to_container(node, resolve=True)
     settings = [f"{name}={value}" for name, value in plain.items() if not name.startswith("_")]
     return f"{target_of(node)}({', '.join(settings)})"
 
 
 def written(folder: Path) -> dict[str, Any]:
-    """What training left in `metrics.json`; empty where it did not come to its end."""
+    """The content of `metrics.json`, which training writes at its end; empty where there is none."""
     try:
         found = json.loads((folder / "metrics.json").read_text())
     except (OSError, ValueError):

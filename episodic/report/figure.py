@@ -1,4 +1,7 @@
-"""An episode as a picture: a row a class, its support, its queries with the answers, its unlabeled items and their use."""
+"""The figure of one episode: a row for each class, with its support, its queries and its unlabeled items.
+
+Under a query stands the answer, under an unlabeled item the class that it was taken for.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +21,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-ROWS, DISTRACTORS = 10, 5  # that are drawn at most
+ROWS, DISTRACTORS = 10, 5  # at most so many classes, and classes of distractors, are drawn
 MOST = {"support": 5, "queries": 15, "unlabeled": 10}  # items of a row
 TILE, HEIGHT, LABEL, GAP = 0.46, 1.5, 3.2, 0.5  # a tile in inches; the others in tiles
 
 
 @dataclasses.dataclass(frozen=True)
 class Mark:
-    """An item, whether it went right (None: nothing to say), and what is written under it."""
+    """One image of a row: the `item`, whether it went `right` (None where that has no meaning), and the `text` under it."""
 
     item: int
     right: bool | None
@@ -34,7 +37,7 @@ class Mark:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A class of an episode, or one that is none of it (`distractor`)."""
+    """One row of the figure: a class of the episode, or a class of distractors."""
 
     letter: str
     name: str
@@ -47,25 +50,25 @@ class Row:
 
 
 def letter_of(way: int, n_way: int) -> str:
-    """A, B, ..., Z, AA, AB, ...; `base` for the base classes of an incremental episode."""
+    """The letter of a class: A, B, ..., Z, AA, AB, ...; `base` for the base classes of an incremental episode."""
     if way >= n_way:
         return "base"
     first, last = divmod(way, 26)
     return ascii_uppercase[first - 1] * bool(first) + ascii_uppercase[last]
 
 
-def rows_of(scene: EpisodeExample, store: ImageStore) -> list[Row]:
-    """All rows of an episode: its classes, base classes together in one, then the distractors' classes."""
-    indices, n_way = scene.indices, scene.indices.n_way
+def rows_of(example: EpisodeExample, store: ImageStore) -> list[Row]:
+    """All rows of an episode: first its classes, with all base classes in one row, then the classes of the distractors."""
+    indices, n_way = example.indices, example.indices.n_way
     queries: dict[int, list[Mark]] = {}
-    for item, truth, answer in zip(indices.query[0], indices.query_y[0], scene.answers, strict=True):
+    for item, truth, answer in zip(indices.query[0], indices.query_y[0], example.answers, strict=True):
         right = bool(truth == answer)
         text = "✓" if right else f"✗ {letter_of(int(answer), n_way)}"
         queries.setdefault(min(int(truth), n_way), []).append(Mark(int(item), right, text))
     unlabeled: dict[int, list[Mark]] = {}
     for place, (item, truth) in enumerate(zip(indices.unlabeled[0], indices.unlabeled_y[0], strict=True)):
         key = int(truth) if truth >= 0 else -1 - int(store.labels[item])  # a distractor has no label in the episode
-        mark = unlabeled_mark(int(item), int(truth), None if scene.taken is None else scene.taken[place])
+        mark = unlabeled_mark(int(item), int(truth), None if example.taken is None else example.taken[place])
         unlabeled.setdefault(key, []).append(mark)
     rows = []
     for way in range(n_way + bool(indices.n_base)):
@@ -82,9 +85,9 @@ def rows_of(scene: EpisodeExample, store: ImageStore) -> list[Row]:
 
 
 def unlabeled_mark(item: int, truth: int, taken: np.ndarray | None) -> Mark:
-    """What was done to an unlabeled item: the class it was taken for most, and the weight of that.
+    """The mark of an unlabeled item: the class it was taken for most, and with what weight.
 
-    Right is an item that was taken most for its own class, and a distractor that was left out by half or more.
+    It is right where the item was taken most for its own class, and where at least half of a distractor was left out.
     """
     if taken is None:
         return Mark(item, None, "")
@@ -96,15 +99,15 @@ def unlabeled_mark(item: int, truth: int, taken: np.ndarray | None) -> Mark:
 
 
 def shown_rows(rows: list[Row]) -> list[Row]:
-    """The rows that are drawn: of many classes those with the most mistakes, and a few distractors."""
+    """The rows that are drawn. Of many classes these are the ones with the most mistakes; of distractors, the first few."""
     classes = [row for row in rows if not row.distractor]
     if len(classes) > ROWS:
         classes = sorted(classes, key=lambda row: -row.mistakes)[:ROWS]
     return classes + [row for row in rows if row.distractor][:DISTRACTORS]
 
 
-def strip(theme: Theme, rows: list[Row], store: ImageStore) -> Figure:
-    """`rows` of an episode; right and wrong by color, by sign and by the frame's width."""
+def episode_figure(theme: Theme, rows: list[Row], store: ImageStore) -> Figure:
+    """Draw `rows` of an episode. Right and wrong differ by color, by sign and by the width of the frame."""
     from matplotlib.figure import Figure
 
     wide = {role: min(most, max(len(row.marks[role]) for row in rows)) for role, most in MOST.items()}
@@ -130,7 +133,7 @@ def strip(theme: Theme, rows: list[Row], store: ImageStore) -> Figure:
 
 
 def lines_of(row: Row) -> list[str]:
-    """The name of a class in up to two short lines; a path by its parts."""
+    """The name of a class in up to two short lines. The parts of a path are separated by spaces."""
     name = " ".join(row.name.split("/"))
     text = short(f"{'distractor: ' if row.distractor else ''}{name}", 42)
     cut = text.rfind(" ", 0, 22) if len(text) > 21 else -1
@@ -139,7 +142,7 @@ def lines_of(row: Row) -> list[str]:
 
 
 def tile(ax: Axes, theme: Theme, store: ImageStore, mark: Mark, x: float, y: float, distractor: bool) -> None:
-    """One item with its frame and its sign."""
+    """Draw one item with its frame and the text under it."""
     from matplotlib.patches import Rectangle
 
     image = store.gather(torch.tensor([mark.item]))[0].cpu().permute(1, 2, 0).numpy()
@@ -153,11 +156,11 @@ def tile(ax: Axes, theme: Theme, store: ImageStore, mark: Mark, x: float, y: flo
     ax.text(x + 0.5, y + 1.17, mark.text, fontsize=6.5, ha="center", va="center", color=color)
 
 
-def in_words(scene: EpisodeExample, rows: list[Row]) -> str:
-    """What a strip shows, for those who do not see it."""
+def in_words(example: EpisodeExample, rows: list[Row]) -> str:
+    """The figure in words, for readers who do not see it."""
     wrong = Counter(
         mark.text.removeprefix("✗ ") for row in rows for mark in row.marks["queries"] if mark.right is False
     )
-    count = len(scene.answers)
+    count = len(example.answers)
     said = ", ".join(f"{times} answered {letter}" for letter, times in wrong.most_common(5)) or "none wrong"
-    return f"Episode {scene.number}: {count - sum(wrong.values())} of {count} queries right; {said}."
+    return f"Episode {example.number}: {count - sum(wrong.values())} of {count} queries right; {said}."

@@ -1,4 +1,4 @@
-"""HTML: text is escaped unless it is `Html`, and pictures stand in the page itself."""
+"""Functions that make HTML. They escape text unless it is `Html` already, and put pictures into the page itself."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from episodic.report.plots import Picture
 
 
 class Html(str):
-    """Text that is HTML already."""
+    """Text that is HTML already, so that it is not escaped again."""
 
 
 def escaped(text: str) -> Html:
@@ -27,7 +27,7 @@ def joined(*parts: str) -> Html:
 
 
 def tag(name: str, /, *parts: str, **attributes: str | int) -> Html:
-    """`<name key="value">parts</name>`; an attribute `class_` is `class`, `aria_label` is `aria-label`."""
+    """The element `<name key="value">parts</name>`. The argument `class_` gives `class`, and `aria_label` gives `aria-label`."""
     said = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{html.escape(str(value))}"' for key, value in attributes.items()
     )
@@ -35,7 +35,7 @@ def tag(name: str, /, *parts: str, **attributes: str | int) -> Html:
 
 
 def void(name: str, /, **attributes: str | int) -> Html:
-    """An element that holds nothing, such as `img`."""
+    """An element without content, such as `img`."""
     return Html(tag(name, **attributes).removesuffix(f"</{name}>"))
 
 
@@ -44,7 +44,7 @@ def data_uri(png: bytes) -> str:
 
 
 def figure(picture: Picture, caption: str, *, wide: bool = False) -> Html:
-    """A picture for light and dark pages with a caption; a `wide` one scrolls in a box of its own on small screens."""
+    """A picture for light and dark pages, with a caption. On small screens a `wide` one scrolls in a box of its own."""
     dark = void("source", media="(prefers-color-scheme: dark)", srcset=data_uri(picture.dark))
     shape = {"width": picture.width, "height": picture.height}
     image = tag("picture", dark, void("img", src=data_uri(picture.light), alt=picture.alt, **shape))
@@ -54,7 +54,7 @@ def figure(picture: Picture, caption: str, *, wide: bool = False) -> Html:
 
 
 def table(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Html:
-    """A table that scrolls in a box of its own where it is too wide; the first cell of a row is its heading."""
+    """A table whose first cell of a row is its heading. Where it is too wide it scrolls in a box of its own."""
     head = tag("tr", *(tag("th", cell, scope="col") for cell in header))
     body = [tag("tr", tag("th", row[0], scope="row"), *(tag("td", cell) for cell in row[1:])) for row in rows]
     whole = tag("table", tag("thead", head), tag("tbody", *body))
@@ -63,7 +63,7 @@ def table(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]]) ->
 
 
 def thumbnail(store: ImageStore, item: int) -> Html:
-    """The image at `item`, small."""
+    """A small picture of the image number `item`."""
     array = store.gather(torch.tensor([item]))[0].cpu().permute(1, 2, 0).numpy()
     file = io.BytesIO()
     Image.fromarray(array[..., 0] if array.shape[-1] != 3 else array).save(file, "png")
@@ -108,7 +108,7 @@ pre { background: var(--card); border-radius: .6rem; padding: .75rem 1rem; overf
 
 
 def document(title: str, *parts: str) -> str:
-    """A whole page, in ASCII, so that no setting of the reader or the disk can garble it; its policy lets nothing in or out."""
+    """A whole page. It is in ASCII, so that no encoding can garble it, and its policy lets it load nothing from elsewhere."""
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     head = joined(
         void("meta", charset="utf-8"),

@@ -1,4 +1,8 @@
-"""What a report says of a run: per class, per pair of classes, per episode, and how sure the answers were."""
+"""The measurements that a report shows of a run.
+
+They are taken in one pass over the episodes: accuracies and confusions of classes, example episodes, and the confidence of each
+answer.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +21,24 @@ from episodic.learners.learner import AbstractLearner
 from episodic.learners.prediction import Prediction
 from episodic.run.device import Hardware
 
-FEWEST = 5  # episodes that say something by agreeing
-DOUBT = 30  # queries without a mistake that every pair is credited with, so that one unlucky episode does not lead
+FEWEST = 5  # episodes of equal accuracy from which a spread of 0 is believed
+DOUBT = 30  # right answers that are added to those of each pair, so that one unlucky episode does not lead the list
 
 
 class ConfusionCounts:
-    """Counts by class, which grow by a block of episodes.
+    """Counts of right and wrong answers by class. `add` counts a block of episodes.
 
-    `asked [C, C]`: queries of class a in episodes where b was a possible answer (a = b: all queries of a); `answered [C, C]`: of
-    these, the ones answered by b. `episodes [C]`: in how many episodes a was asked; `mean [C]`: of its accuracy in these, NaN
-    where there are none.
+    - `asked [C, C]`: the number of queries of class a in episodes where b was a possible answer; on the diagonal all queries of a.
+    - `answered [C, C]`: how many of these were answered by b.
+    - `episodes [C]`: the number of episodes with queries of class a.
+    - `mean [C]`: the mean accuracy of class a in these episodes, NaN where there are none.
+
+    >>> counts = ConfusionCounts(n_classes=2)
+    >>> sampler = EpisodeSampler([0, 0, 0, 1, 1, 1], n_way=2, n_shot=1, n_query=2, episodes=1)
+    >>> episode = sampler[0]
+    >>> counts.add(episode, np.zeros_like(episode.query_y))  # every query is answered by the first class of the episode
+    >>> sorted(counts.mean.tolist())
+    [0.0, 1.0]
     """
 
     def __init__(self, n_classes: int):
@@ -58,9 +70,9 @@ class ConfusionCounts:
         return np.divide(self._total, self.episodes, where=self.episodes > 0, out=np.full(len(self.episodes), np.nan))
 
     def interval(self, c: int) -> Interval | None:
-        """Class c's mean with Student's t interval over its episodes, cut to what an accuracy can be.
+        """The mean accuracy of class c with Student's t interval over its episodes. The interval is cut at 0 and 1.
 
-        None where nothing can be said of its spread: after one episode, or few that agree.
+        None where the episodes do not show a spread: after one episode, or after fewer than `FEWEST` that have the same accuracy.
         """
         values = np.array(self._shares[c])
         if len(values) < 2 or (len(values) < FEWEST and np.ptp(values) == 0):
@@ -70,13 +82,14 @@ class ConfusionCounts:
 
     @property
     def hardest(self) -> Int64[np.ndarray, " asked"]:
-        """The classes that were asked, the hardest first; of equals, those that were asked more come later."""
+        """The classes that had queries, the one with the lowest accuracy first. Equal ones are ordered by the number of episodes."""
         order = np.lexsort((self.episodes, self.mean))  # NaN comes last
         return order[: np.count_nonzero(self.episodes)]
 
     def confusions(self, most: int) -> list[tuple[int, int]]:
-        """The pairs `(class, answered instead)` that were confused in the largest share of the queries that could be, at most
-        `most`, the largest first; each share as if `DOUBT` more queries had been answered rightly.
+        """Up to `most` pairs `(class, answer)` of confused classes, the pair with the largest share of confused queries first.
+
+        The share is of the queries that had this answer to choose from, and is computed as if `DOUBT` more had been answered rightly.
         """
         wrong = self.answered - np.diag(np.diag(self.answered))
         truth, answer = np.nonzero(wrong)
@@ -93,7 +106,7 @@ def answer_classes(indices: EpisodeIndices) -> Int64[np.ndarray, "episode answer
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EpisodeExample:
-    """One episode with what was answered: `answers [Q]` (local), `taken [U, n_way]` or None (see `Prediction.unlabeled`)."""
+    """One episode with its answers: `answers [Q]`, local labels, and `taken [U, n_way]` or None, see `Prediction.unlabeled`."""
 
     number: int
     indices: EpisodeIndices
@@ -109,20 +122,21 @@ class EpisodeExample:
 class Measurements:
     """What was measured of one learner on a list of episodes.
 
-    `evaluation` is that of `episodic.evaluate.scoring.evaluate`. Of all queries, one after the other: `confidence` (the largest
-    probability) and `right`. Of those answered wrongly: `wrong [W, 3]`, the item, its class and the answer. `scenes`: the best,
-    a median and the worst episode.
+    - `evaluation`: that of `episodic.evaluate.scoring.evaluate`. `counts`: the answers by class.
+    - `confidence [N]`: the largest probability of each query's answer. `right [N]`: whether the answer was right.
+    - `wrong [W, 3]`: the item, its class and the answer of each query that was answered wrongly.
+    - `examples`: the best, a median and the worst episode.
     """
 
     evaluation: Evaluation
-    tally: ConfusionCounts
+    counts: ConfusionCounts
     confidence: Float[np.ndarray, " queries"]
     right: Bool[np.ndarray, " queries"]
     wrong: Int64[np.ndarray, "wrong 3"]
-    scenes: dict[str, EpisodeExample]
+    examples: dict[str, EpisodeExample]
 
     def mistaken(self, truth: int, answer: int) -> int:
-        """A query of class `truth` that was answered by `answer`: the first."""
+        """The first query of class `truth` that was answered by `answer`."""
         return int(self.wrong[(self.wrong[:, 1] == truth) & (self.wrong[:, 2] == answer), 0][0])
 
 
@@ -135,15 +149,15 @@ def measure(
     *,
     progress: bool = False,
 ) -> Measurements:
-    """Everything that a report says of `learner` on `episodes` of `store`, in one pass; arguments as for `evaluate`."""
-    tally = ConfusionCounts(len(store.class_names))
+    """Measure `learner` on `episodes` of `store` in one pass. The arguments are those of `evaluate`."""
+    counts = ConfusionCounts(len(store.class_names))
     confidence, right, wrong, blocks = [], [], [], []
 
     def note(indices: EpisodeIndices, prediction: Prediction) -> None:
         probability, answers = prediction.logits.float().softmax(-1).max(-1)
         confidence.append(probability.flatten().cpu().numpy())
         answers = answers.cpu().numpy()
-        tally.add(indices, answers)
+        counts.add(indices, answers)
         correct = answers == indices.query_y
         right.append(correct.ravel())
         names = answer_classes(indices)
@@ -155,7 +169,7 @@ def measure(
     evaluation = evaluate(learner, store, episodes, normalize, hardware, progress=progress, on_block=note)
     starts = np.cumsum([0, *(len(indices) for indices, _, _ in blocks)])
 
-    def scene(number: int) -> EpisodeExample:
+    def example(number: int) -> EpisodeExample:
         block = int(np.searchsorted(starts, number, side="right")) - 1
         indices, answers, taken = blocks[block]
         row = number - int(starts[block])
@@ -165,9 +179,9 @@ def measure(
     places = {"best": order[0], "median": order[len(order) // 2], "worst": order[-1]}
     return Measurements(
         evaluation=evaluation,
-        tally=tally,
+        counts=counts,
         confidence=np.concatenate(confidence),
         right=np.concatenate(right),
         wrong=np.concatenate(wrong),
-        scenes={name: scene(int(number)) for name, number in places.items()},
+        examples={name: example(int(number)) for name, number in places.items()},
     )

@@ -1,4 +1,7 @@
-"""The page: what was found of one run, or of two, as a document to read from top to bottom."""
+"""The page of a report as HTML: one section after the other, each a function.
+
+It shows the measurements of one run, and beside them those of a second run where one is compared.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ from episodic.data.store import ImageStore
 from episodic.evaluate.calibration import Calibration, calibration
 from episodic.evaluate.intervals import Interval, class_bootstrap, paired_interval
 from episodic.evaluate.tables import DETAIL_HEADER, SCORE_HEADER, class_range, detail_rows, percent, score_row
-from episodic.report import figure, plots
+from episodic.report import plots
+from episodic.report.figure import episode_figure, in_words, rows_of, shown_rows
 from episodic.report.markup import Html, document, escaped, figure, joined, table, tag, thumbnail
 from episodic.report.measurements import DOUBT, FEWEST, Measurements
 from episodic.report.plane import Plane
@@ -24,11 +28,14 @@ KINDS = {"train": "training", "val": "validation", "test": "test"}  # of classes
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Report:
-    """Everything that stands on a page.
+    """All that stands on a page.
 
-    `measured`: findings by name of the run, ours first, then that of the run compared with, if any. `facts`: what the run is.
-    `caution`: what the reader should know of the split, or empty. `curves`, `plane`: empty or None where there are none;
-    `protocols`: what the accuracies among the curves are of, by tag. `made`: how it was made, by name; `command` makes it again.
+    - `title`, `protocol`: the headline, and the kind and number of episodes. `caution`: a warning about the classes, or empty.
+    - `facts`: what the run is, by name. `store`: the images that the episodes come from.
+    - `measured`: the measurements by name of the run; the run itself comes first, then the one it is compared with, if any.
+    - `curves`: the training curves by tag, empty where there are none. `protocols`: what their accuracies are of, by tag.
+    - `plane`: the embeddings in two dimensions, or None.
+    - `command`: the command line that makes the page again. `made`: further facts about how it was made, by name.
     """
 
     title: str
@@ -49,13 +56,13 @@ class Report:
 
     @property
     def difference(self) -> Interval | None:
-        """Ours minus the other's, on the same episodes."""
+        """The accuracy of the run minus that of the other one, on the same episodes; None where there is no other."""
         accuracies = [found.evaluation.accuracies for found in self.measured.values()]
         return paired_interval(*accuracies) if len(accuracies) > 1 else None
 
     @property
     def difference_over_classes(self) -> Interval | None:
-        """Of the same difference, the interval that also counts the draw of the classes; None where it cannot be told."""
+        """The same difference with an interval that also counts the draw of the classes; None where there is no such interval."""
         first, *others = (found.evaluation for found in self.measured.values())
         if not others or first.class_ids.ndim != 2:
             return None
@@ -68,7 +75,7 @@ class Report:
 
 
 def build_page(report: Report) -> tuple[str, list[Picture]]:
-    """The page as HTML that needs nothing else, and its pictures."""
+    """The page as HTML, which holds all that it needs, and its pictures."""
     pictures: list[Picture] = []
 
     def drawn(name: str, alt: str, draw: Callable) -> Picture:
@@ -104,16 +111,16 @@ def build_page(report: Report) -> tuple[str, list[Picture]]:
 
 
 def pairs_of(facts: dict[str, str]) -> Html:
-    """A list of names and values; those without a value are left out."""
+    """A list of names and values. Names without a value are left out."""
     pairs = [Html(tag("dt", name) + tag("dd", value)) for name, value in facts.items() if value]
     return tag("dl", *pairs, class_="facts")
 
 
 def cards(report: Report) -> Html:
-    """The figures that people look for first."""
+    """The numbers that readers look for first."""
     found = []
-    for name, findings in report.measured.items():
-        evaluation = findings.evaluation
+    for name, measurements in report.measured.items():
+        evaluation = measurements.evaluation
         over = f"over classes {class_range(evaluation.class_interval)} %"
         found.append((f"accuracy of {name}", f"{percent(evaluation.interval)} %", over))
     if report.difference:
@@ -128,7 +135,7 @@ def cards(report: Report) -> Html:
 
 
 def verdict(difference: Interval, over_classes: Interval | None, kind: str) -> str:
-    """What a paired difference on classes of this `kind` shows, in words."""
+    """In words, what a paired difference on classes of this `kind` shows."""
     if not clear(difference):
         return "no difference is shown: the interval holds 0"
     said = f"{'better' if difference.mean > 0 else 'worse'} on these {kind} classes, beyond the draw of the episodes"
@@ -139,7 +146,7 @@ def verdict(difference: Interval, over_classes: Interval | None, kind: str) -> s
 
 
 def clear(difference: Interval) -> bool:
-    """Whether the interval leaves 0 out."""
+    """Whether 0 lies outside the interval."""
     return difference.mean - difference.below > 0 or difference.mean + difference.above < 0
 
 
@@ -164,14 +171,14 @@ def result(report: Report, drawn: Callable) -> list[str]:
 
 
 def classes(report: Report, drawn: Callable) -> list[str]:
-    tally, names = report.ours.tally, report.store.class_names
-    asked, first, last = len(tally.hardest), tally.hardest[0], tally.hardest[-1]
-    per_class = f"{np.median(tally.episodes[tally.hardest]):.0f}"
+    counts, names = report.ours.counts, report.store.class_names
+    asked, first, last = len(counts.hardest), counts.hardest[0], counts.hardest[-1]
+    per_class = f"{np.median(counts.episodes[counts.hardest]):.0f}"
     lead = (
         f"{asked:,} of {len(names):,} classes were asked, each in {per_class} episodes (median). The hardest is "
-        f"{names[first]} with {100 * tally.mean[first]:.1f} %, the easiest {names[last]} with {100 * tally.mean[last]:.1f} %."
+        f"{names[first]} with {100 * counts.mean[first]:.1f} %, the easiest {names[last]} with {100 * counts.mean[last]:.1f} %."
     )
-    if perfect := int((tally.mean == 1).sum()):
+    if perfect := int((counts.mean == 1).sum()):
         lead += f" {perfect:,} were never mistaken."
     span = (
         "Whiskers: 95 % interval (Student's t) over the episodes that hold the class; none after one episode, nor after "
@@ -180,28 +187,28 @@ def classes(report: Report, drawn: Callable) -> list[str]:
     parts = [tag("p", lead)]
     if asked > plots.FEW:
         ranks = drawn(
-            "class-ranks", "Accuracy of all classes by rank. " + lead, lambda theme: plots.class_ranks(theme, tally)
+            "class-ranks", "Accuracy of all classes by rank. " + lead, lambda theme: plots.class_ranks(theme, counts)
         )
         parts.append(figure(ranks, "All classes by accuracy, with the interval of each as a band where there is one."))
         span += " With few episodes a class, the ends of the list are partly luck."
     bars = drawn(
-        "classes", "Accuracy by class with intervals. " + lead, lambda theme: plots.class_bars(theme, tally, names)
+        "classes", "Accuracy by class with intervals. " + lead, lambda theme: plots.class_bars(theme, counts, names)
     )
     return [*parts, figure(bars, span), hardest_table(report)]
 
 
 def hardest_table(report: Report) -> Html:
-    tally, names, labels = report.ours.tally, report.store.class_names, report.store.labels.cpu().numpy()
+    counts, names, labels = report.ours.counts, report.store.class_names, report.store.labels.cpu().numpy()
     rows = []
-    for c in tally.hardest[:LISTED]:
-        wrong = tally.answered[c].copy()
+    for c in counts.hardest[:LISTED]:
+        wrong = counts.answered[c].copy()
         wrong[c] = 0
         usual = int(wrong.argmax())
-        told = f"{names[usual]} ({wrong[usual]} of {tally.asked[c, usual]} queries)" if wrong[usual] else "–"
-        over = class_range(tally.interval(int(c))).replace(" ", "\u00a0")
+        told = f"{names[usual]} ({wrong[usual]} of {counts.asked[c, usual]} queries)" if wrong[usual] else "–"
+        over = class_range(counts.interval(int(c))).replace(" ", "\u00a0")
         picture = thumbnail(report.store, int(np.flatnonzero(labels == c)[0]))
-        accuracy = f"{100 * tally.mean[c]:.1f}"
-        rows.append([with_picture(picture, names[c]), accuracy, over, f"{tally.episodes[c]:,}", told])
+        accuracy = f"{100 * counts.mean[c]:.1f}"
+        rows.append([with_picture(picture, names[c]), accuracy, over, f"{counts.episodes[c]:,}", told])
     header = ["class", "accuracy %", "95 % interval", "episodes", "most often taken for"]
     return table("The hardest classes.", header, rows)
 
@@ -221,7 +228,7 @@ def episodes(report: Report, drawn: Callable) -> list[str]:
 
 
 def spread(accuracies: np.ndarray) -> str:
-    """Where the episodes lie, in words. Many may tie, so the shares on either side are counted."""
+    """The spread of the episodes' accuracies in words. The shares are counted, since many episodes may have the same accuracy."""
     low, middle, high = np.percentile(accuracies, [5, 50, 95], method="inverted_cdf")
     few, many = 100 * (accuracies <= low).mean(), 100 * (accuracies >= high).mean()
     best = "are without a mistake" if high > 1 - 1e-6 else f"at or above {100 * high:.1f} %"
@@ -255,11 +262,11 @@ def training(report: Report, drawn: Callable) -> list[str]:
 
 
 def confusions(report: Report, drawn: Callable) -> list[str]:
-    tally, names = report.ours.tally, report.store.class_names
-    pairs = tally.confusions(most=500)
+    counts, names = report.ours.counts, report.store.class_names
+    pairs = counts.confusions(most=500)
     if not pairs:
         return [tag("p", "Every query was answered rightly, so no classes were confused.")]
-    chosen, which = tally.hardest.tolist(), "All classes, the hardest first."
+    chosen, which = counts.hardest.tolist(), "All classes, the hardest first."
     if len(chosen) > plots.SHOWN:
         chosen = list(dict.fromkeys(c for pair in pairs for c in pair))[: plots.SHOWN]
         which = f"The {len(chosen)} classes of the worst confusions; of many classes, two meet in few episodes."
@@ -268,10 +275,10 @@ def confusions(report: Report, drawn: Callable) -> list[str]:
         "the answer to choose from; bold: the right ones; ·: never in one episode; blank: below one half."
     )
     most = "; ".join(
-        f"{names[a]} as {names[b]}, {tally.answered[a, b]} of {tally.asked[a, b]} queries" for a, b in pairs[:3]
+        f"{names[a]} as {names[b]}, {counts.answered[a, b]} of {counts.asked[a, b]} queries" for a, b in pairs[:3]
     )
     alt = f"Confusion matrix of {len(chosen)} classes. The worst: {most}."
-    matrix = drawn("confusions", alt, lambda theme: plots.confusion_matrix(theme, tally, chosen, names))
+    matrix = drawn("confusions", alt, lambda theme: plots.confusion_matrix(theme, counts, chosen, names))
     return [figure(matrix, said, wide=True), pairs_table(report, pairs[:LISTED])]
 
 
@@ -281,7 +288,7 @@ def pairs_table(report: Report, pairs: Sequence[tuple[int, int]]) -> Html:
     for a, b in pairs:
         query = with_picture(thumbnail(store, found.mistaken(a, b)), store.class_names[a])
         answer = with_picture(thumbnail(store, int(np.flatnonzero(labels == b)[0])), store.class_names[b])
-        times, asked = found.tally.answered[a, b], found.tally.asked[a, b]
+        times, asked = found.counts.answered[a, b], found.counts.asked[a, b]
         rows.append([query, answer, f"{times:,} of {asked:,}", f"{100 * times / asked:.1f}"])
     said = (
         "The pairs confused most often where both could be answered: a query that went wrong, and an image of the class that it "
@@ -292,7 +299,7 @@ def pairs_table(report: Report, pairs: Sequence[tuple[int, int]]) -> Html:
 
 
 def reliability(report: Report, drawn: Callable) -> list[str]:
-    found = {name: calibration(findings.confidence, findings.right) for name, findings in report.measured.items()}
+    found = {name: calibration(each.confidence, each.right) for name, each in report.measured.items()}
     said = " ".join(f"{name}: {sureness(each)}" for name, each in found.items())
     shown = drawn("calibration", f"Reliability diagram. {said}", lambda theme: plots.reliability(theme, found))
     return [
@@ -326,21 +333,21 @@ def embeddings(report: Report, drawn: Callable) -> list[str]:
 
 def examples(report: Report, drawn: Callable) -> list[str]:
     key = "✓ thin blue frame: right; ✗ thick orange frame: wrong, with the class that was answered."
-    if report.ours.evaluation.class_ids.size and report.ours.scenes["best"].taken is not None:
+    if report.ours.evaluation.class_ids.size and report.ours.examples["best"].taken is not None:
         key += (
             " Under an unlabeled item: the class it was taken for most and the weight of that; out: left out. "
             "Dashed: a distractor, of no class of the episode; ✗ where more than half of it was taken."
         )
     parts: list[str] = [tag("p", key)]
-    for name, scene in report.ours.scenes.items():
-        rows = figure.rows_of(scene, report.store)
-        shown = figure.shown_rows(rows)
-        alt = figure.in_words(scene, rows)
-        made = drawn(f"{name}-episode", alt, lambda theme, shown=shown: figure.strip(theme, shown, report.store))
+    for name, example in report.ours.examples.items():
+        rows = rows_of(example, report.store)
+        shown = shown_rows(rows)
+        alt = in_words(example, rows)
+        made = drawn(f"{name}-episode", alt, lambda theme, shown=shown: episode_figure(theme, shown, report.store))
         cut = f" {len(shown)} of {len(rows)} classes are drawn, those with the most mistakes." * (
             len(shown) < len(rows)
         )
-        heading = tag("h3", f"The {name} episode: {100 * scene.accuracy:.1f} %")
+        heading = tag("h3", f"The {name} episode: {100 * example.accuracy:.1f} %")
         parts += [heading, figure(made, alt + cut, wide=True)]
     return parts
 

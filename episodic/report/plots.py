@@ -1,4 +1,4 @@
-"""Figures of a report, each drawn for light and for dark pages."""
+"""The figures of a report, drawn with matplotlib. Each is drawn twice, for light and for dark pages."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SHOWN = 20  # of more classes, how many at each end
 
 @dataclasses.dataclass(frozen=True)
 class Theme:
-    """Colors, those of data from Okabe and Ito's palette for the color-blind."""
+    """The colors of a figure. Those of data are from Okabe and Ito's palette, which color-blind readers can tell apart."""
 
     text: str
     muted: str
@@ -58,7 +58,7 @@ MARKERS = "osD^vPX*<>"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Picture:
-    """A figure as PNG, for light and dark pages, of `width` x `height` CSS pixels."""
+    """A figure as PNG, once for light and once for dark pages. It takes `width` x `height` CSS pixels."""
 
     name: str
     alt: str
@@ -89,14 +89,14 @@ def picture(name: str, alt: str, draw: Callable[[Theme], Figure]) -> Picture:
 
 
 def smaller(png: io.BytesIO) -> bytes:
-    """The picture with a palette of 256 colors, a quarter of the bytes."""
+    """The same PNG with a palette of 256 colors, which takes a quarter of the bytes."""
     file = io.BytesIO()
     Image.open(png).quantize(256, method=Image.Quantize.FASTOCTREE).save(file, "png", optimize=True)
     return file.getvalue()
 
 
 def figure_of(width: float, height: float, rows: int = 1) -> tuple[Figure, Sequence[Axes]]:
-    """A figure of `rows` axes, in inches; without pyplot, which keeps figures and asks for a display."""
+    """A figure in inches with `rows` axes. It is made without pyplot, which keeps every figure and asks for a display."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -104,21 +104,21 @@ def figure_of(width: float, height: float, rows: int = 1) -> tuple[Figure, Seque
 
 
 def short(name: str, most: int = 30) -> str:
-    """A name on one line of at most `most` letters, its middle left out."""
+    """A name on one line. Of a name with more than `most` letters the middle is left out."""
     name = " ".join("".join(letter if letter.isprintable() else " " for letter in name).split())
     return name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-(most - most // 2) :]}"
 
 
-def class_bars(theme: Theme, tally: ConfusionCounts, names: Sequence[str]) -> Figure:
-    """Accuracy of every class, or of the hardest and the easiest, each with its interval."""
-    order, many = tally.hardest, len(tally.hardest) > FEW
+def class_bars(theme: Theme, counts: ConfusionCounts, names: Sequence[str]) -> Figure:
+    """The accuracy of each class with its interval. Of many classes only the hardest and the easiest are shown."""
+    order, many = counts.hardest, len(counts.hardest) > FEW
     groups = {"the hardest": order[:SHOWN], "the easiest": order[-SHOWN:]} if many else {"": order}
     rows = sum(map(len, groups.values()))
     figure, axes = figure_of(5.2, 0.9 + 0.21 * rows + 0.5 * (len(groups) - 1), len(groups))
     for ax, (title, classes) in zip(axes, groups.items(), strict=True):
-        mean, y = 100 * tally.mean[classes], np.arange(len(classes))
+        mean, y = 100 * counts.mean[classes], np.arange(len(classes))
         looks = {"fmt": "o", "markersize": 4, "color": theme.ours, "ecolor": theme.muted, "elinewidth": 1.2}
-        ax.errorbar(mean, y, xerr=reaches(tally, classes), **looks)
+        ax.errorbar(mean, y, xerr=reaches(counts, classes), **looks)
         ax.set_yticks(y, [short(names[c]) for c in classes], fontsize=8.5)
         ax.set_ylim(len(classes) - 0.4, -0.6)
         ax.grid(axis="y", visible=False)
@@ -130,16 +130,16 @@ def class_bars(theme: Theme, tally: ConfusionCounts, names: Sequence[str]) -> Fi
     return figure
 
 
-def reaches(tally: ConfusionCounts, classes: Int64[np.ndarray, " class"]) -> Float[np.ndarray, "ends class"]:
-    """How far the intervals of `classes` reach below and above their means, in percent; NaN where there is none."""
-    found = [tally.interval(c) for c in classes.tolist()]
+def reaches(counts: ConfusionCounts, classes: Int64[np.ndarray, " class"]) -> Float[np.ndarray, "ends class"]:
+    """How far the interval of each class reaches below and above its mean, in percent; NaN where there is no interval."""
+    found = [counts.interval(c) for c in classes.tolist()]
     return 100 * np.array([(each.below, each.above) if each else (np.nan, np.nan) for each in found]).T
 
 
-def class_ranks(theme: Theme, tally: ConfusionCounts) -> Figure:
-    """Accuracy of all classes by rank, with the intervals as a band, which has gaps where there are none."""
+def class_ranks(theme: Theme, counts: ConfusionCounts) -> Figure:
+    """The accuracy of all classes by rank. The intervals form a band, with gaps where a class has none."""
     figure, [ax] = figure_of(5.2, 3.0)
-    mean, [below, above] = 100 * tally.mean[tally.hardest], reaches(tally, tally.hardest)
+    mean, [below, above] = 100 * counts.mean[counts.hardest], reaches(counts, counts.hardest)
     edges = np.arange(len(mean) + 1) + 0.5
     looks = {"color": theme.ours, "alpha": 0.25, "linewidth": 0, "label": "95 % interval"}
     ax.stairs(mean + above, edges, baseline=mean - below, fill=True, **looks)
@@ -152,7 +152,7 @@ def class_ranks(theme: Theme, tally: ConfusionCounts) -> Figure:
 
 
 def spread(theme: Theme, accuracies: dict[str, np.ndarray]) -> Figure:
-    """How many episodes have which accuracy, of one learner or of two."""
+    """A histogram of the episodes' accuracies, for one learner or for two."""
     figure, [ax] = figure_of(5.2, 3.0)
     lowest, highest = (f([f(values) for values in accuracies.values()]) for f in (min, max))
     steps = np.unique(np.concatenate(list(accuracies.values())))
@@ -174,7 +174,7 @@ def spread(theme: Theme, accuracies: dict[str, np.ndarray]) -> Figure:
 
 
 def training(theme: Theme, curves: dict[str, Curve], protocols: dict[str, str]) -> Figure:
-    """Loss, and accuracy in training and validation, by step; `protocols`: by tag, what an accuracy is of."""
+    """Loss and accuracy by step, in training and in validation. `protocols` says for each tag what its accuracy is of."""
     figure, axes = figure_of(5.2, 4.6, 2)
     looks = {
         "train/loss": (axes[0], 1, "training", theme.ours),
@@ -206,11 +206,15 @@ def training(theme: Theme, curves: dict[str, Curve], protocols: dict[str, str]) 
     return figure
 
 
-def confusion_matrix(theme: Theme, tally: ConfusionCounts, classes: Sequence[int], names: Sequence[str]) -> Figure:
-    """Of the queries of a row's class that could be answered by the column's, the share that was; `classes` in this order."""
+def confusion_matrix(theme: Theme, counts: ConfusionCounts, classes: Sequence[int], names: Sequence[str]) -> Figure:
+    """The confusion matrix of `classes`, in their order.
+
+    A number is the share of the queries of the row's class that were answered by the column's class, of those queries that had
+    this class among the possible answers.
+    """
     from matplotlib.colors import LinearSegmentedColormap
 
-    asked, answered = (counts[np.ix_(classes, classes)] for counts in (tally.asked, tally.answered))
+    asked, answered = (each[np.ix_(classes, classes)] for each in (counts.asked, counts.answered))
     share = np.divide(answered, asked, where=asked > 0, out=np.full(asked.shape, np.nan))
     wrong = np.where(np.eye(len(classes), dtype=bool), np.nan, share)
     top = np.nanmax(wrong) if np.isfinite(wrong).any() else 1.0
@@ -245,7 +249,7 @@ def confusion_matrix(theme: Theme, tally: ConfusionCounts, classes: Sequence[int
 
 
 def reliability(theme: Theme, calibrations: dict[str, Calibration]) -> Figure:
-    """Accuracy over confidence, and how many answers have which confidence."""
+    """A reliability diagram: accuracy by confidence, and below it the share of answers with each confidence."""
     figure, [ax, below] = figure_of(4.6, 5.2, 2)
     ax.plot([0, 100], [0, 100], color=theme.muted, linestyle=":", label="as sure as right")
     looks = zip(calibrations.items(), (theme.ours, theme.theirs), ("o-", "s--"), strict=False)
@@ -267,7 +271,7 @@ def reliability(theme: Theme, calibrations: dict[str, Calibration]) -> Figure:
 
 
 def embedding(theme: Theme, found: Plane, names: Sequence[str]) -> Figure:
-    """Embeddings in two dimensions, a color and a marker a class."""
+    """Embeddings in two dimensions. Each class has a color and a marker."""
     figure, [ax] = figure_of(5.2, 5.4)
     classes = list(dict.fromkeys(found.labels.tolist()))
     for c, color, marker in zip(classes, CLASS_COLORS, MARKERS, strict=False):
