@@ -35,6 +35,12 @@ class EpisodeIndices:
     def n_way(self) -> int:
         return self.class_ids.shape[1]
 
+    @property
+    def answer_class_ids(self) -> np.ndarray:
+        """`[E, n_way + n_base]`: the data set's label behind each possible answer; in incremental episodes base classes follow."""
+        base = np.broadcast_to(np.arange(self.n_base), (len(self), self.n_base))
+        return np.concatenate([self.class_ids, base], axis=1)
+
     def flat(self) -> np.ndarray:
         """`[E * (S + Q + U)]`: episode by episode, support then query then unlabeled."""
         return np.concatenate([self.support, self.query, self.unlabeled], axis=1).reshape(-1)

@@ -33,6 +33,7 @@ class ConfusionCounts:
     - `episodes [C]`: the number of episodes with queries of class a.
     - `mean [C]`: the mean accuracy of class a in these episodes, NaN where there are none.
 
+    >>> from episodic import EpisodeSampler
     >>> counts = ConfusionCounts(n_classes=2)
     >>> sampler = EpisodeSampler([0, 0, 0, 1, 1, 1], n_way=2, n_shot=1, n_query=2, episodes=1)
     >>> episode = sampler[0]
@@ -49,7 +50,7 @@ class ConfusionCounts:
 
     def add(self, indices: EpisodeIndices, answers: Int64[np.ndarray, "episode query"]) -> None:
         """Count the local `answers` to the queries of `indices`."""
-        names = answer_classes(indices)
+        names = indices.answer_class_ids
         truth = np.take_along_axis(names, indices.query_y, axis=1)
         np.add.at(self.answered, (truth, np.take_along_axis(names, answers, axis=1)), 1)
         np.add.at(self.asked, (truth[:, :, None], indices.class_ids[:, None, :]), 1)
@@ -82,26 +83,20 @@ class ConfusionCounts:
 
     @property
     def hardest(self) -> Int64[np.ndarray, " asked"]:
-        """The classes that had queries, the one with the lowest accuracy first. Equal ones are ordered by the number of episodes."""
+        """The classes that had queries, the least accurate first. Of equal ones, those of fewer episodes come first."""
         order = np.lexsort((self.episodes, self.mean))  # NaN comes last
         return order[: np.count_nonzero(self.episodes)]
 
     def confusions(self, most: int) -> list[tuple[int, int]]:
         """Up to `most` pairs `(class, answer)` of confused classes, the pair with the largest share of confused queries first.
 
-        The share is of the queries that had this answer to choose from, and is computed as if `DOUBT` more had been answered rightly.
+        The share is of the queries that had this answer to choose from, as if `DOUBT` more of them had been answered rightly.
         """
         wrong = self.answered - np.diag(np.diag(self.answered))
         truth, answer = np.nonzero(wrong)
         share = wrong[truth, answer] / (self.asked[truth, answer] + DOUBT)
         order = np.argsort(-share, kind="stable")[:most]
         return [(int(truth[i]), int(answer[i])) for i in order]
-
-
-def answer_classes(indices: EpisodeIndices) -> Int64[np.ndarray, "episode answers"]:
-    """The data set's class behind each possible answer."""
-    base = np.broadcast_to(np.arange(indices.n_base), (len(indices), indices.n_base))
-    return np.concatenate([indices.class_ids, base], axis=1)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -160,7 +155,7 @@ def measure(
         counts.add(indices, answers)
         correct = answers == indices.query_y
         right.append(correct.ravel())
-        names = answer_classes(indices)
+        names = indices.answer_class_ids
         told = [np.take_along_axis(names, y, axis=1) for y in (indices.query_y, answers)]
         wrong.append(np.stack([indices.query, *told], axis=-1)[~correct])
         taken = prediction.unlabeled
