@@ -3,6 +3,7 @@ import pytest
 import torch
 from scipy.sparse import csr_array
 
+from episodic.core.functional import diffusion
 from episodic.core.functional.diffusion import (
     certainties,
     class_weights,
@@ -11,7 +12,6 @@ from episodic.core.functional.diffusion import (
     normalized,
     pseudo_labels,
 )
-from episodic.core.functional import diffusion
 
 
 def path(weights):

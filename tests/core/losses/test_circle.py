@@ -4,15 +4,16 @@ import pytest
 import torch
 from pytorch_metric_learning.losses import CircleLoss
 
-from episodic.core.losses.loss import Pairs
+from episodic.core.distances.snr import SNR
 from episodic.core.losses.circle import Circle
+from episodic.core.losses.loss import Pairs
 from tests.core.losses.laws import FOUR, FOUR_LABELS, batch, check_equal, check_pair_loss_laws
 
 ONE_POSITIVE, ONE_NEGATIVE = torch.tensor([[True, False]]), torch.tensor([[False, True]])
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"margin": 0.25, "gamma": 256.0}, {"similarity": "snr", "normalize": False, "gamma": 1.0}]
+    "settings", [{}, {"margin": 0.25, "gamma": 256.0}, {"distance": SNR(), "normalize": False, "gamma": 1.0}]
 )
 def test_laws(settings):
     check_pair_loss_laws(lambda: Circle(**settings))
@@ -55,5 +56,3 @@ def test_pairs_beyond_their_optimum_do_not_learn():
 def test_odd_settings_are_refused():
     with pytest.raises(ValueError, match="gamma must be above 0, got 0"):
         Circle(gamma=0)
-    with pytest.raises(ValueError, match="Circle compares by one of cosine, dot, snr, got 'euclidean'"):
-        Circle(similarity="euclidean")

@@ -3,6 +3,9 @@ import torch
 from pytorch_metric_learning.distances import SNRDistance
 from pytorch_metric_learning.losses import ContrastiveLoss
 
+from episodic.core.distances.cosine import Cosine
+from episodic.core.distances.dot import Dot
+from episodic.core.distances.snr import SNR
 from episodic.core.losses.contrastive import Contrastive
 from tests.core.losses.laws import FOUR, FOUR_LABELS, batch, check_equal, check_pair_loss_laws
 
@@ -12,8 +15,8 @@ from tests.core.losses.laws import FOUR, FOUR_LABELS, batch, check_equal, check_
     [
         {},
         {"variant": "squared"},
-        {"variant": "xbm", "distance": "cosine", "negative_margin": 0.5},
-        {"distance": "snr", "normalize": False},
+        {"variant": "xbm", "distance": Cosine(), "negative_margin": 0.5},
+        {"distance": SNR(), "normalize": False},
     ],
 )
 def test_laws(settings):
@@ -23,7 +26,7 @@ def test_laws(settings):
 def test_four_vectors_by_hand():
     assert Contrastive()(FOUR, FOUR_LABELS).item() == pytest.approx(1.689469, abs=1e-6)
     assert Contrastive(variant="squared")(FOUR, FOUR_LABELS).item() == pytest.approx(0.2693894, abs=1e-7)
-    xbm = Contrastive(variant="xbm", distance="cosine", negative_margin=0.5)
+    xbm = Contrastive(variant="xbm", distance=Cosine(), negative_margin=0.5)
     assert xbm(FOUR, FOUR_LABELS).item() == pytest.approx(1.1830127, abs=1e-7)
 
 
@@ -32,7 +35,7 @@ def test_equals_pytorch_metric_learning(margins):
     embeddings, labels = batch()
     check_equal(Contrastive(*margins), ContrastiveLoss(*margins), embeddings, labels)
     theirs = ContrastiveLoss(*margins, distance=SNRDistance(normalize_embeddings=False))
-    check_equal(Contrastive(*margins, distance="snr", normalize=False), theirs, embeddings, labels)
+    check_equal(Contrastive(*margins, distance=SNR(), normalize=False), theirs, embeddings, labels)
 
 
 def test_length_matters_only_where_it_is_kept():
@@ -46,6 +49,6 @@ def test_odd_settings_are_refused():
     with pytest.raises(ValueError, match="variant must be one of hinge, squared, xbm, got 'cubic'"):
         Contrastive(variant="cubic")
     with pytest.raises(
-        ValueError, match="Contrastive compares by one of euclidean, squared_euclidean, cosine, snr, got 'dot'"
+        ValueError, match=r"Contrastive needs distances, and Dot\(\) cannot be read as one: take euclid"
     ):
-        Contrastive(distance="dot")
+        Contrastive(distance=Dot())

@@ -3,8 +3,8 @@ import torch
 from pytorch_metric_learning.losses import FastAPLoss
 from sklearn.metrics import average_precision_score
 
-from episodic.core.losses.loss import Pairs
 from episodic.core.losses.fastap import FastAP
+from episodic.core.losses.loss import Pairs
 from tests.core.losses.laws import FOUR, FOUR_LABELS, batch, check_equal, check_pair_loss_laws
 
 

@@ -2,16 +2,17 @@ import pytest
 import torch
 from pytorch_metric_learning.losses import GeneralizedLiftedStructureLoss, LiftedStructureLoss
 
+from episodic.core.distances.snr import SNR
 from episodic.core.functional.pairs import References, euclidean, unit
-from episodic.core.losses.loss import Pairs
 from episodic.core.losses.lifted_structure import LiftedStructure
+from episodic.core.losses.loss import Pairs
 from tests.core.losses.laws import FOUR, FOUR_LABELS, batch, check_equal, check_pair_loss_laws, value_and_gradient
 
 VARIANTS = ("pairs", "generalized")
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("settings", [{}, {"distance": "snr", "normalize": False}])
+@pytest.mark.parametrize("settings", [{}, {"distance": SNR(), "normalize": False}])
 def test_laws(variant, settings):
     check_pair_loss_laws(lambda: LiftedStructure(variant=variant, **settings))
 

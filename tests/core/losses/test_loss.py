@@ -1,20 +1,38 @@
 import pytest
 import torch
 
-from episodic.core.functional.pairs import SIMILARITIES, References, cosine, dot, masks
-from episodic.core.losses.loss import AbstractPairLoss, AbstractProxyLoss
+from episodic.core.distances.cosine import Cosine
+from episodic.core.distances.dot import Dot
+from episodic.core.distances.euclidean import Euclidean
+from episodic.core.distances.snr import SNR
+from episodic.core.distances.squared_euclidean import SquaredEuclidean
+from episodic.core.functional.pairs import References, cosine, dot, masks
+from episodic.core.losses.loss import AbstractPairLoss, AbstractProxyLoss, Batch
 from tests.conftest import NextRow
 
 
 class Taken(AbstractPairLoss):
     """Keeps what it is given."""
 
-    measures = SIMILARITIES
+    of_similarities = True
 
-    def of_matrix(self, matrix, positive, negative):
+    def of_pairs(self, pairs):
         assert not torch.is_autocast_enabled("cpu")
-        self.taken = matrix, positive, negative
-        return matrix.sum()
+        self.taken = pairs
+        return pairs.matrix.sum()
+
+
+class OfDistances(Taken):
+    of_similarities = False
+
+
+class Halved(Taken):
+    """Compares the first half of a batch with the second."""
+
+    def prepare(self, batch, against_itself):
+        self.against_itself, half = against_itself, len(batch.labels) // 2
+        rest = References(batch.embeddings[half:], batch.labels[half:])
+        return Batch(batch.embeddings[:half], batch.labels[:half], rest)
 
 
 class Shifted(AbstractProxyLoss):
@@ -24,24 +42,53 @@ class Shifted(AbstractProxyLoss):
         return embeddings.sum() * 0 + labels.sum()
 
 
-@pytest.mark.parametrize(("normalize", "measure"), [(True, cosine), (False, dot)])
-def test_a_pair_loss_compares_the_batch_with_itself_or_with_references(normalize, measure):
+@pytest.mark.parametrize(("normalize", "compare"), [(True, cosine), (False, dot)])
+def test_a_pair_loss_compares_the_batch_with_itself_or_with_references(normalize, compare):
     x, y = torch.randn(4, 3), torch.tensor([0, 0, 1, 2])
-    loss = Taken("dot", normalize)
+    loss = Taken(Dot(), normalize)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss(x, y)
-    for found, wanted in zip(loss.taken, (measure(x, x), *masks(y, y, torch.arange(4))), strict=True):
+    taken = loss.taken
+    for found, wanted in zip(
+        (taken.matrix, taken.positive, taken.negative), (compare(x, x), *masks(y, y, torch.arange(4))), strict=True
+    ):
         torch.testing.assert_close(found, wanted)
+    assert taken.labels is y
+    assert taken.embeddings is x
     references = References(torch.randn(5, 3), torch.tensor([2, 1, 0, 0, 7]), torch.tensor([2, 3, 1, 0]))
     loss(x, y, references)
-    expected = measure(x, references.embeddings), *masks(y, references.labels, references.own)
-    for found, wanted in zip(loss.taken, expected, strict=True):
+    taken = loss.taken
+    expected = compare(x, references.embeddings), *masks(y, references.labels, references.self_index)
+    for found, wanted in zip((taken.matrix, taken.positive, taken.negative), expected, strict=True):
         torch.testing.assert_close(found, wanted)
 
 
-def test_an_unknown_measure_is_refused():
-    with pytest.raises(ValueError, match="Taken compares by one of cosine, dot, snr, got 'euclidean'"):
-        Taken("euclidean", True)
+@pytest.mark.parametrize("distance", [Cosine(), Euclidean(), SquaredEuclidean(), SNR()], ids=str)
+def test_any_distance_comes_in_the_direction_that_a_loss_asks_for(distance):
+    x, y = torch.randn(4, 3), torch.tensor([0, 0, 1, 2])
+    near, far = Taken(distance, False), OfDistances(distance, False)
+    near(x, y), far(x, y)
+    torch.testing.assert_close(near.taken.matrix, distance.similarities(x, x))
+    torch.testing.assert_close(far.taken.matrix, distance.distances(x, x))
+
+
+def test_a_subclass_may_choose_what_is_compared():
+    x, y = torch.randn(4, 3), torch.tensor([0, 1, 0, 2])
+    loss = Halved(Dot(), False)
+    loss(x, y)
+    assert loss.against_itself
+    torch.testing.assert_close(loss.taken.matrix, x[:2] @ x[2:].T)
+    assert loss.taken.positive.tolist() == [[True, False], [False, False]]
+    assert loss.taken.embeddings is x
+    loss(x, y, References(x, y))
+    assert not loss.against_itself
+
+
+def test_a_similarity_that_is_no_distance_is_refused():
+    with pytest.raises(
+        ValueError, match=r"OfDistances needs distances, and Dot\(\) cannot be read as one: take euclid"
+    ):
+        OfDistances(Dot(), True)
 
 
 def test_a_proxy_loss_exchanges_labels_in_training_and_refuses_those_out_of_range():

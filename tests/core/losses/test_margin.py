@@ -2,6 +2,7 @@ import pytest
 import torch
 from pytorch_metric_learning.losses import MarginLoss
 
+from episodic.core.distances.snr import SNR
 from episodic.core.functional.pairs import References, euclidean, masks, unit
 from episodic.core.losses.contrastive import Contrastive
 from episodic.core.losses.margin import Margin
@@ -23,7 +24,7 @@ from tests.core.losses.laws import (
         {"triplets": "all"},
         {"triplets": "hard"},
         {"triplets": "all", "learn_beta": True, "nu": 0.1},
-        {"triplets": "all", "distance": "snr", "normalize": False},
+        {"triplets": "all", "distance": SNR(), "normalize": False},
     ],
 )
 def test_laws(settings):

@@ -5,6 +5,11 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
+from episodic.core.distances.cosine import Cosine
+from episodic.core.distances.dot import Dot
+from episodic.core.distances.euclidean import Euclidean
+from episodic.core.distances.snr import SNR
+from episodic.core.distances.squared_euclidean import SquaredEuclidean
 from episodic.core.functional.pairs import euclidean, masks, squared_euclidean, unit
 from episodic.core.losses.miners import (
     FARTHEST,
@@ -149,13 +154,13 @@ def first_row(distances, positives=1):
     return row, positive, ~positive
 
 
-@pytest.mark.parametrize("distance", ["euclidean", "squared_euclidean", "cosine"])
+@pytest.mark.parametrize("distance", [Euclidean(), SquaredEuclidean(), Cosine()], ids=str)
 def test_negatives_are_drawn_as_often_as_they_weigh(distance):
     away = torch.tensor([0.4, 0.8, 1.1, 1.3, 1.45, 1.9], dtype=torch.float64)
     n = 6
     near = away[:4].clamp(min=0.5)
     weights = near ** (2 - n) * (1 - near**2 / 4) ** ((3 - n) / 2)
-    kinds = {"euclidean": away, "squared_euclidean": away**2, "cosine": away**2 / 2}
+    kinds = {Euclidean(): away, SquaredEuclidean(): away**2, Cosine(): away**2 / 2}
     pairs = 4000
     torch.manual_seed(0)
     row, positive, negative = first_row(kinds[distance].tolist(), pairs)
@@ -241,21 +246,22 @@ def test_no_triplet_without_a_positive_or_a_negative(miner, kind):
 
 def test_settings_make_a_miner():
     given = matrices(*batch())
-    assert make_miner("all", "snr", False, None, 0.0) is None
-    assert make_miner("hard", "snr", False, None, 0.0) is MINERS["hard"]
-    miner = pickle.loads(pickle.dumps(make_miner("distance_weighted", "cosine", True, 16, 0.5)))
+    assert make_miner("all", SNR(), False, None, 0.0) is None
+    assert make_miner("hard", SNR(), False, None, 0.0) is MINERS["hard"]
+    miner = pickle.loads(pickle.dumps(make_miner("distance_weighted", Cosine(), True, 16, 0.5)))
     assert miner(*given).itself.any()
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (("easy", "euclidean", True, None, 0.0), "triplets must be one of all, hard, .*, got 'easy'"),
-        (("hard", "euclidean", True, None, 1.5), "rho must be a probability, got 1.5"),
-        (("all", "euclidean", True, None, 0.5), "rho swaps mined triplets"),
-        (("distance_weighted", "euclidean", True, None, 0.0), "need dim, .* got dim=None"),
-        (("distance_weighted", "euclidean", False, 16, 0.0), "got dim=16, normalize=False"),
-        (("distance_weighted", "snr", True, 16, 0.0), "distance='snr'"),
+        (("easy", Euclidean(), True, None, 0.0), "triplets must be one of all, hard, .*, got 'easy'"),
+        (("hard", Euclidean(), True, None, 1.5), "rho must be a probability, got 1.5"),
+        (("all", Euclidean(), True, None, 0.5), "rho swaps mined triplets"),
+        (("distance_weighted", Euclidean(), True, None, 0.0), "need dim, .* got dim=None"),
+        (("distance_weighted", Euclidean(), False, 16, 0.0), "got dim=16, normalize=False"),
+        (("distance_weighted", SNR(), True, 16, 0.0), r"distance=SNR\(\)"),
+        (("distance_weighted", Dot(), True, 16, 0.0), r"distance=Dot\(\)"),
     ],
 )
 def test_odd_settings_are_refused(settings, message):

@@ -5,13 +5,14 @@ import torch
 from pytorch_metric_learning.losses import MultiSimilarityLoss
 from pytorch_metric_learning.miners import MultiSimilarityMiner
 
+from episodic.core.distances.snr import SNR
 from episodic.core.functional.pairs import References, masks
 from episodic.core.losses.loss import Pairs
 from episodic.core.losses.multi_similarity import MultiSimilarity
 from tests.core.losses.laws import FOUR, FOUR_LABELS, batch, check_equal, check_pair_loss_laws
 
 
-@pytest.mark.parametrize("settings", [{}, {"epsilon": None}, {"similarity": "snr", "normalize": False, "beta": 2.0}])
+@pytest.mark.parametrize("settings", [{}, {"epsilon": None}, {"distance": SNR(), "normalize": False, "beta": 2.0}])
 def test_laws(settings):
     check_pair_loss_laws(lambda: MultiSimilarity(**settings))
 

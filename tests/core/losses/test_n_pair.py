@@ -4,12 +4,14 @@ from pytorch_metric_learning.distances import DotProductSimilarity
 from pytorch_metric_learning.losses import NPairsLoss
 from torch.nn.functional import cross_entropy
 
+from episodic.core.distances.cosine import Cosine
+from episodic.core.distances.euclidean import Euclidean
 from episodic.core.functional.pairs import References
 from episodic.core.losses.n_pair import NPair
 from tests.core.losses.laws import FOUR, FOUR_LABELS, batch, check_equal, check_loss_laws, value_and_gradient
 
 
-@pytest.mark.parametrize("settings", [{}, {"l2": 0.0}, {"similarity": "cosine"}])
+@pytest.mark.parametrize("settings", [{}, {"l2": 0.0}, {"distance": Cosine()}])
 def test_laws(settings):
     check_loss_laws(lambda: NPair(**settings), random=True)  # not of chance, but the order matters
 
@@ -90,6 +92,13 @@ def test_long_vectors_do_not_overflow():
     assert gradient.isfinite().all()
 
 
-def test_odd_settings_are_refused():
-    with pytest.raises(ValueError, match="NPair compares by one of cosine, dot, snr, got 'euclidean'"):
-        NPair(similarity="euclidean")
+def test_a_distance_serves_by_its_similarities():
+    embeddings, labels = batch()
+    last = torch.stack([(labels == c).nonzero()[-1, 0] for c in range(5)])
+    others = torch.cat([(labels == c).nonzero()[:-1, 0] for c in range(5)])
+    check_equal(
+        NPair(l2=0.0, distance=Euclidean()),
+        lambda x, y: cross_entropy(-torch.cdist(x[others], x[last]), y[others]),
+        embeddings,
+        labels,
+    )

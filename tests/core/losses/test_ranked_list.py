@@ -4,6 +4,7 @@ import pytest
 import torch
 from pytorch_metric_learning.losses import RankedListLoss
 
+from episodic.core.distances.snr import SNR
 from episodic.core.functional.pairs import References
 from episodic.core.losses.ranked_list import RankedList
 from tests.core.losses.laws import FOUR, FOUR_LABELS, batch, check_equal, check_pair_loss_laws, value_and_gradient
@@ -15,7 +16,7 @@ from tests.core.losses.laws import FOUR, FOUR_LABELS, batch, check_equal, check_
         {},
         {"variant": "tpami", "positive_temperature": 2.0},
         {"detach_weights": False, "gallery_grad": True},
-        {"distance": "snr", "normalize": False, "temperature": 1.0},
+        {"distance": SNR(), "normalize": False, "temperature": 1.0},
     ],
 )
 def test_laws(settings):

@@ -5,12 +5,14 @@ import torch
 from pytorch_metric_learning.distances import SNRDistance
 from pytorch_metric_learning.losses import SupConLoss
 
+from episodic.core.distances.dot import Dot
+from episodic.core.distances.snr import SNR
 from episodic.core.losses.supcon import SupCon
 from tests.core.losses.laws import FOUR, FOUR_LABELS, batch, check_equal, check_pair_loss_laws
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"temperature": 0.5}, {"similarity": "snr", "normalize": False}, {"similarity": "dot"}]
+    "settings", [{}, {"temperature": 0.5}, {"distance": SNR(), "normalize": False}, {"distance": Dot()}]
 )
 def test_laws(settings):
     check_pair_loss_laws(lambda: SupCon(**settings))
@@ -31,7 +33,7 @@ def test_equals_pytorch_metric_learning(temperature):
     embeddings, labels = batch(classes=9, per_class=1)
     check_equal(SupCon(temperature), SupConLoss(temperature), embeddings, labels.clamp(min=6))
     theirs = SupConLoss(temperature, distance=SNRDistance(normalize_embeddings=False))
-    check_equal(SupCon(temperature, similarity="snr", normalize=False), theirs, *batch())
+    check_equal(SupCon(temperature, distance=SNR(), normalize=False), theirs, *batch())
 
 
 def test_equals_cross_entropy_with_one_positive():

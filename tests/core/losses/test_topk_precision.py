@@ -1,12 +1,13 @@
 import pytest
 import torch
 
+from episodic.core.distances.snr import SNR
 from episodic.core.losses.loss import Pairs
 from episodic.core.losses.topk_precision import TopKPrecision
 from tests.core.losses.laws import FOUR, FOUR_LABELS, batch, check_equal, check_pair_loss_laws
 
 
-@pytest.mark.parametrize("settings", [{}, {"k": 1, "margin": 0.2}, {"similarity": "snr", "normalize": False}])
+@pytest.mark.parametrize("settings", [{}, {"k": 1, "margin": 0.2}, {"distance": SNR(), "normalize": False}])
 def test_laws(settings):
     check_pair_loss_laws(lambda: TopKPrecision(**settings))
 

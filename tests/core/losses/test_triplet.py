@@ -9,6 +9,9 @@ from pytorch_metric_learning.miners import BatchHardMiner
 from pytorch_metric_learning.reducers import MeanReducer
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from episodic.core.distances.euclidean import Euclidean
+from episodic.core.distances.snr import SNR
+from episodic.core.distances.squared_euclidean import SquaredEuclidean
 from episodic.core.functional.pairs import References, masks, squared_euclidean, unit
 from episodic.core.losses import triplet
 from episodic.core.losses.triplet import Triplet, active_counts
@@ -22,7 +25,7 @@ from tests.core.losses.laws import (
     value_and_gradient,
 )
 
-plain = partial(Triplet, distance="euclidean")
+plain = partial(Triplet, distance=Euclidean())
 
 
 @pytest.mark.parametrize(
@@ -32,7 +35,7 @@ plain = partial(Triplet, distance="euclidean")
         {"triplets": "hard", "smooth": True},
         {"triplets": "all"},
         {"triplets": "all", "smooth": True},
-        {"triplets": "all", "distance": "snr", "normalize": False},
+        {"triplets": "all", "distance": SNR(), "normalize": False},
     ],
 )
 def test_laws(settings):
@@ -51,10 +54,10 @@ def test_four_vectors_by_hand():
     def value(**settings):
         return Triplet(**settings)(FOUR, FOUR_LABELS).item()
 
-    assert value(triplets="all", distance="euclidean", margin=0.05) == pytest.approx(0.5096458, abs=1e-7)
-    assert value(triplets="all", distance="euclidean", margin=0.2) == pytest.approx(0.6596458, abs=1e-7)
+    assert value(triplets="all", distance=Euclidean(), margin=0.05) == pytest.approx(0.5096458, abs=1e-7)
+    assert value(triplets="all", distance=Euclidean(), margin=0.2) == pytest.approx(0.6596458, abs=1e-7)
     assert value(triplets="all", margin=0.2) == pytest.approx(1.0213672, abs=1e-7)
-    assert value(triplets="hard", distance="euclidean", margin=0.2) == pytest.approx(0.4447343, abs=1e-7)
+    assert value(triplets="hard", distance=Euclidean(), margin=0.2) == pytest.approx(0.4447343, abs=1e-7)
     # Semi-hard: only of (2, 3) no negative is farther; the farthest, 0, is as far as the positive.
     assert value() == pytest.approx(0.2 / 4, abs=1e-12)
     near = sqrt(2 - sqrt(3))
@@ -69,13 +72,13 @@ def test_four_vectors_by_hand():
         sqrt(2) - sqrt(3),
     ]
     smooth = sum(log(1 + exp(gap)) for gap in gaps) / 8
-    assert value(triplets="all", distance="euclidean", smooth=True) == pytest.approx(smooth, abs=1e-12)
+    assert value(triplets="all", distance=Euclidean(), smooth=True) == pytest.approx(smooth, abs=1e-12)
 
 
 @pytest.mark.parametrize("margin", [0.05, 0.2, 1.0, 3.0])
-@pytest.mark.parametrize("distance", ["euclidean", "squared_euclidean"])
-def test_all_equals_pytorch_metric_learning(margin, distance):
-    theirs = LpDistance(power=1 if distance == "euclidean" else 2)
+@pytest.mark.parametrize(("distance", "power"), [(Euclidean(), 1), (SquaredEuclidean(), 2)])
+def test_all_equals_pytorch_metric_learning(margin, distance, power):
+    theirs = LpDistance(power=power)
     ours = Triplet(margin, "all", distance=distance)
     check_equal(ours, TripletMarginLoss(margin, distance=theirs), *batch())
     embeddings, _ = batch(seed=1)

@@ -4,12 +4,13 @@ import pytest
 import torch
 from pytorch_metric_learning.losses import ContrastiveLoss, CrossBatchMemory
 
+from episodic.core.distances.cosine import Cosine
 from episodic.core.losses.contrastive import Contrastive
 from episodic.core.losses.memory.xbm import XBM, no_memory
 from episodic.core.losses.proxy_nca import ProxyNCA
 from tests.core.losses.laws import batch, check_loss_laws, value_and_gradient
 
-SUMMED = {"form": "xbm", "distance": "cosine", "negative_margin": 0.5}
+SUMMED = {"variant": "xbm", "distance": Cosine(), "negative_margin": 0.5}
 
 
 def memory(size, settings=SUMMED, start=0, **more):
