@@ -1,4 +1,8 @@
-"""`python -m episodic.doctor data=<dir> | task=... [run=<dir>] [near=<bits>] [out=<file.json|csv>]`: look at the data first."""
+"""`python -m episodic.doctor data=<dir> | task=... [run=<dir>] [near=<bits>] [out=<file.json|csv>]`.
+
+Looks for faults in the data before anything is trained on them: files that are no images, classes with too few images, images that
+are there twice, and classes of validation or test that a run was trained on.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +23,11 @@ from episodic.doctor.tables import SPLIT_HEADER, report, split_row, write_report
 from episodic.evaluate.tables import table
 from episodic.run.run import Run
 
+UNREAD = {"augment": "the doctor looks at the images as they are stored, and training alone changes them"}
+
 
 def with_data(arguments: list[str]) -> list[str]:
-    """Make `data=<dir>` the task of a folder, unless a task is given too."""
+    """Turn `data=<dir>` into the options of a task on that folder."""
     given = dict(a.split("=", 1) for a in arguments if "=" in a)
     if "data" not in given:
         if "task" in given:
@@ -35,7 +41,7 @@ def with_data(arguments: list[str]) -> list[str]:
 
 
 def main(cfg: DictConfig) -> None:
-    """Say what is wrong with the data of `cfg.task`; the exit code is 1 where something must be mended."""
+    """Print what is wrong with the data of `cfg.task`. The exit code is 1 where something must be mended."""
     _check_options(cfg)
     corrupt = cfg.task.dataset.get("corrupt", "error")
     if "corrupt" in cfg.task.dataset:
@@ -71,9 +77,9 @@ def _check_options(cfg: DictConfig) -> None:
 
 
 def read_splits(cfg: DictConfig) -> tuple[dict[str, ImageStore], list[Finding]]:
-    """The images of each split as training and evaluation would take them, less those that cannot be read.
+    """The images of each split as training and evaluation would take them, without those that cannot be read.
 
-    **Raises:** `FileNotFoundError` where there is nothing at all.
+    **Raises:** `FileNotFoundError` where there are no images at all.
     """
     dataset = make(cfg.task.dataset, allow_any_target=cfg.allow_any_target)
     stores, findings, missing = {}, [], {}
@@ -102,4 +108,4 @@ def read_splits(cfg: DictConfig) -> tuple[dict[str, ImageStore], list[Finding]]:
 
 
 if __name__ == "__main__":
-    command("doctor", main, with_data)
+    command("doctor", main, with_data, UNREAD)

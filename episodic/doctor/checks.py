@@ -1,4 +1,4 @@
-"""What may be wrong with the data: one function a check."""
+"""The checks of the data doctor. Each is one function that yields findings."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from episodic.data.image import others_below
 from episodic.data.store import ImageStore
 from episodic.doctor.duplicates import ALIKE, COPIES, find_duplicates
 from episodic.doctor.finding import Finding, found_or_ok
+from episodic.episodes.incremental import incremental_items_needed
+from episodic.episodes.sampler import items_needed
 
 MEANING = {
     "identical": "identical pixels",
@@ -25,11 +27,11 @@ MEANING = {
     "alike": f"alike, to be looked at (correlation from {ALIKE})",
 }
 PAIR = ("kind", "split", "class", "image", "in", "of class", "also", "bits", "correlation")
-TABLES = (".csv", ".json")  # that say what the images are
+TABLES = (".csv", ".json")  # files beside the images that name their classes or splits
 
 
 def check_files(stores: dict[str, ImageStore], mark: str) -> Iterator[Finding]:
-    """Files that are no whole images, and classes left without any."""
+    """Find files that are no whole images, and classes that have no image left."""
     for split, store in stores.items():
         bad = [{"split": split, "image": name, "reason": " ".join(reason.split())} for name, reason in store.skipped]
         mend = "replace them, or leave them out with task.dataset.corrupt=skip"
@@ -44,7 +46,7 @@ def check_files(stores: dict[str, ImageStore], mark: str) -> Iterator[Finding]:
 
 
 def check_left_out(cfg: DictConfig) -> Iterator[Finding]:
-    """Of a folder of images: folders that hold none, and files that are left out by their names."""
+    """In a folder of images, find empty folders, and files that are left out since their names are not those of images."""
     if (path := cfg.task.dataset.get("path")) is None:
         return
     root = Path(path).expanduser()
@@ -57,7 +59,7 @@ def check_left_out(cfg: DictConfig) -> Iterator[Finding]:
 
 
 def check_names(stores: dict[str, ImageStore]) -> Iterator[Finding]:
-    """Classes whose names are in two splits, or differ by case and spaces only."""
+    """Find classes that are in two splits, and names that differ by case and spaces only."""
     groups: dict[str, list[tuple[str, str]]] = {}
     for split, store in stores.items():
         for name in store.class_names:
@@ -74,7 +76,7 @@ def check_names(stores: dict[str, ImageStore]) -> Iterator[Finding]:
 
 
 def check_episodes(cfg: DictConfig, stores: dict[str, ImageStore]) -> Iterator[Finding]:
-    """Whether episodes of the task can be drawn: what the sampler says, and which classes are in its way."""
+    """Check whether episodes of the task can be drawn, and find the classes that have too few images for one."""
     task = cfg.task
     dataset = make(task.dataset, allow_any_target=cfg.allow_any_target)
     for split, store in stores.items():
@@ -91,7 +93,7 @@ def check_episodes(cfg: DictConfig, stores: dict[str, ImageStore]) -> Iterator[F
             raise
         except ValueError as error:
             refused = error
-        # Where the shares held out are wrong nothing can be counted.
+        # Where the share held out is wrong, there is nothing to count.
         if refused and is_incremental(task) and store.n_base == 0:
             yield Finding("episodes", "error", f"{split}: {refused}")
             continue
@@ -123,23 +125,21 @@ def _short_classes(split: str, store: ImageStore, need: np.ndarray, counts: np.n
 def class_needs(
     task: DictConfig, shape: DictConfig, store: ImageStore, labeled: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """How many images an episode takes of a class, and how many each class has, by the samplers' rules: both `[pools, classes]`.
+    """How many images an episode takes of each class, and how many each class has: both `[pools, classes]`.
 
-    The pools are all images, or the labeled ones and the rest.
+    There is one pool of all images, or with `labeled` one of the labeled images and one of the others.
     """
-    most = {name: value if isinstance(value := shape[name], int) else max(value) for name in SHAPE}
-    shots = most["n_way"] * (most["n_shot"] - 1) + 1 if task.imbalanced else most["n_shot"]
     labels, classes = store.labels.numpy(), len(store.class_names)
     pools = [np.ones(len(labels), dtype=bool)] if labeled is None else [labeled, ~labeled]
     if is_incremental(task):
         pools = pools[:1]
-        only_base = store.n_base == classes
-        of_base = shots + max(most["n_query"], task.base_query) if only_base else 1 + task.base_query
-        need = np.where(np.arange(classes) < store.n_base, of_base, shots + most["n_query"])[None]
-    elif labeled is None:
-        need = np.full((1, classes), shots + most["n_query"] + most["n_unlabeled"])
+        numbers = (shape.n_way, shape.n_shot, shape.n_query, task.base_way, task.base_query)
+        of_new, of_base = incremental_items_needed(*numbers, only_base=store.n_base == classes)
+        need = np.where(np.arange(classes) < store.n_base, of_base, of_new)[None]
     else:
-        need = np.repeat([[shots + most["n_query"]], [most["n_unlabeled"]]], classes, axis=1)
+        numbers = {name: shape[name] for name in SHAPE}
+        of_pools = items_needed(numbers, imbalanced=task.imbalanced, split_pools=labeled is not None)
+        need = np.repeat(np.array(of_pools)[:, None], classes, axis=1)
     return need, np.stack([np.bincount(labels[pool], minlength=classes) for pool in pools])
 
 
@@ -148,7 +148,7 @@ def _sum(numbers: np.ndarray) -> str:
 
 
 def check_duplicates(stores: dict[str, ImageStore], near: int | None) -> Iterator[Finding]:
-    """Images that are there twice: in two splits, in two classes of one, or in one class."""
+    """Find images that are there twice: in two splits, in two classes of one split, or in one class."""
     if not stores:
         return
     parts = [store.images for store in stores.values()]

@@ -1,4 +1,7 @@
-"""Images that are there twice: identical pixels, and copies that were encoded, scaled or lit anew."""
+"""The search for images that are there twice.
+
+Two images count as the same if their pixels are identical, or if one is a copy of the other that was encoded, scaled or brightened.
+"""
 
 from __future__ import annotations
 
@@ -14,29 +17,26 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from tqdm import tqdm
 
-SIDE = 32  # pixels of the thumbnails that all comparisons but that of identical pixels work on
+SIDE = 32  # pixels of a thumbnail; all comparisons but that of identical pixels work on thumbnails
 CHUNK = 1024  # images, or pairs, at once
 FLAT = 2.0  # standard deviation of a thumbnail, in gray levels of 256, below which there is nothing to compare
-MOST = 5_000_000  # pairs of nearly equal hashes; more are no faults of a data set, but frames of films
-# Measured on miniImageNet (48,000 images of train and val, 1.2 billion pairs), Omniglot with rotations (129,840, 8.4 billion) and
-# glyphs (25,360): 21, 24,000 and 3,000 pairs are within NEAR bits. Of these COPIES are 9, all of them right; 21, all inside one
-# split, strokes that a turn brings upon others; and none. With 8 bits there would be 14 wrong ones across the splits of Omniglot.
-# Of changed copies of 3,000 images of miniImageNet are found: JPEG of quality 30, gamma 0.7 or half the size 99%, 40 gray levels
-# lighter 98%, 1.3 times as bright (which clips) 91%. ALIKE adds copies moved by a pixel of 84 (67% of them) or cut by 2% (52%), but
-# also 480 pairs of Omniglot's simplest drawings. A difference hash would have some 80 wrong pairs in miniImageNet at 0 bits.
-NEAR = 6  # of 64 bits
-COPIES, ALIKE = 0.98, 0.93  # correlation of two thumbnails
+MOST = 5_000_000  # pairs of nearly equal hashes; more than these are frames of films, not faults of a data set
+# The three thresholds were chosen on all pairs of training and validation images of miniImageNet, Omniglot and glyphs.
+NEAR = 6  # so many of 64 bits of two hashes may differ; 8 would give 14 wrong copies across the splits of Omniglot, 6 give none
+COPIES = 0.98  # correlation of the thumbnails of a copy; finds 91 to 99 % of re-encoded, brightened or halved images
+ALIKE = 0.93  # correlation from which two images are listed to be looked at; finds two thirds of the copies moved by one pixel
 
 Parts = Sequence[UInt8[Tensor, "_ channels height width"]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Duplicates:
-    """Pairs of images that are the same, or look it. Images are numbered through all parts.
+    """Pairs of images that are the same or look the same. Images are numbered through all parts, one after the other.
 
-    - `pairs [P, 2]`: `i < j`. Of several images with identical pixels, the first with each of the others.
-    - `identical [P]`: whether the pixels are; `bits [P]`: of 64, in which the hashes differ; `correlation [P]` of thumbnails.
-    - `flat [F]`: images of a single color, nearly; they are compared by their pixels only.
+    - `pairs [P, 2]`: pairs `i < j`. Of several images with identical pixels, the first is paired with each of the others.
+    - `identical [P]`: whether the pixels are identical. `bits [P]`: in how many of 64 bits the hashes differ.
+    - `correlation [P]`: that of the thumbnails.
+    - `flat [F]`: images of nearly one color. They are compared by their pixels only.
     """
 
     pairs: Int64[np.ndarray, "pair two"]
@@ -47,11 +47,17 @@ class Duplicates:
 
 
 def find_duplicates(parts: Parts, owners: Int64[np.ndarray, " item"], near: int | None = NEAR) -> Duplicates:
-    """The pairs of images in all `parts` with identical pixels; and, unless `near` is None, those whose hashes differ in at most
-    `near` of 64 bits and whose thumbnails have a correlation of at least 0.93.
+    """Find the pairs of images in all `parts` that have identical pixels or look the same.
 
-    `owners [N]`: the class of each image, numbered through all parts. Among identical images of one class, only the first is
-    compared with those that are not identical.
+    Two images look the same if their hashes differ in at most `near` of 64 bits and the correlation of their thumbnails is at least
+    0.93. With `near=None` only identical pixels count. `owners [N]` is the class of each image, numbered through all parts. Of
+    identical images of one class, only the first is compared with other images.
+
+    >>> import torch
+    >>> images = torch.randint(256, (3, 1, 28, 28), dtype=torch.uint8)
+    >>> images[2] = images[0]
+    >>> find_duplicates([images], owners=np.array([0, 0, 1])).pairs.tolist()
+    [[0, 2]]
 
     **Raises:** what `near_pairs` raises.
     """
@@ -80,7 +86,7 @@ def find_duplicates(parts: Parts, owners: Int64[np.ndarray, " item"], near: int 
 
 
 def pixel_groups(parts: Parts) -> Int64[np.ndarray, " item"]:
-    """`[N]`: a number for each image of all `parts`; equal exactly for equal pixels."""
+    """A number for each image of all `parts`, `[N]`. Two numbers are equal exactly where the pixels are."""
     numbers: dict[bytes, int] = {}
     groups = np.empty(sum(map(len, parts)), dtype=np.int64)
     images = itertools.chain.from_iterable(part.numpy() for part in parts)
@@ -91,7 +97,7 @@ def pixel_groups(parts: Parts) -> Int64[np.ndarray, " item"]:
 
 
 def identical_pairs(groups: Int64[np.ndarray, " item"]) -> Int64[np.ndarray, "pair two"]:
-    """`[P, 2]`: of each group of several images, the first with each of the others."""
+    """The pairs in groups of several images, `[P, 2]`: the first image of a group with each of the others."""
     _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
     partner = first[inverse]
     others = np.flatnonzero(partner != np.arange(len(groups)))
@@ -99,7 +105,7 @@ def identical_pairs(groups: Int64[np.ndarray, " item"]) -> Int64[np.ndarray, "pa
 
 
 def thumbnails(parts: Parts) -> UInt8[np.ndarray, "item side side"]:
-    """`[N, 32, 32]`: the images of all `parts`, one after the other, in gray (the mean of the channels) and small."""
+    """Small gray versions of the images of all `parts`, `[N, 32, 32]`. Gray is the mean of the channels."""
     small = np.empty((sum(map(len, parts)), SIDE, SIDE), dtype=np.uint8)
     chunks = [chunk for part in parts for chunk in part.split(CHUNK)]
     done = 0
@@ -114,7 +120,7 @@ def thumbnails(parts: Parts) -> UInt8[np.ndarray, "item side side"]:
 
 
 def perceptual_hash(small: UInt8[np.ndarray, "item side side"]) -> UInt64[np.ndarray, " item"]:
-    """`[N]`: 64 bits for each thumbnail `[N, 32, 32]`, few of which change when the image is encoded, scaled or lit anew.
+    """A hash of 64 bits for each thumbnail. Few of its bits change when an image is encoded, scaled or brightened.
 
     Bit `(u, v)` says whether the coefficient of frequency `(u + 1, v + 1)`, of 8 x 8 in the discrete cosine transform, is above the
     median of the 64. The constant row and column are left out, so brightness and contrast do not matter.
@@ -138,10 +144,10 @@ def perceptual_hash(small: UInt8[np.ndarray, "item side side"]) -> UInt64[np.nda
 def near_pairs(
     codes: UInt64[np.ndarray, " item"], near: int = NEAR, most: int = MOST
 ) -> tuple[Int64[np.ndarray, "pair two"], Int64[np.ndarray, " pair"]]:
-    """All pairs `i < j` of `codes [N]` that differ in at most `near` bits, as `[P, 2]`, and in how many they do, `[P]`.
+    """All pairs `i < j` of codes that differ in at most `near` bits, `[P, 2]`, and the number of these bits, `[P]`.
 
-    Of `near + 1` stretches of the 64 bits, two such codes share at least one, so only codes that share one are compared: memory
-    grows with N and P, not with N squared.
+    The 64 bits are divided into `near + 1` parts. Two such codes agree in at least one part, so only codes that agree in a part are
+    compared, and memory grows with N and P, not with N squared.
 
     **Raises:** `ValueError` for `near` outside 0..16, or where there are more than `most` pairs.
     """
@@ -164,7 +170,7 @@ def near_pairs(
             differ = ordered[first] ^ ordered[first + step]
             new = np.bitwise_count(differ) <= near
             for earlier in masks[:number]:
-                new &= differ & earlier != 0  # else the pair was met there
+                new &= differ & earlier != 0  # a pair that agrees in an earlier part was found there
             hits = first[new]
             total += len(hits)
             if total > most:
@@ -178,7 +184,7 @@ def near_pairs(
 def correlation(
     small: UInt8[np.ndarray, "item side side"], pairs: Int64[np.ndarray, "pair two"]
 ) -> Float32[np.ndarray, " pair"]:
-    """`[P]`: Pearson's correlation of the pixels of two thumbnails, for each of `pairs [P, 2]`; 0 where one has one color."""
+    """Pearson's correlation of the pixels of two thumbnails, for each of `pairs`; 0 where one of them has a single color."""
     values = np.empty(len(pairs), dtype=np.float32)
     for start in range(0, len(pairs), CHUNK):
         pixels = small[pairs[start : start + CHUNK]].reshape(-1, 2, SIDE * SIDE).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Whether a run has seen classes of validation or test in its training."""
+"""The check for leaks: classes of validation or test that a run was trained on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PRETRAINED = "episodic.core.backbones.pretrained.Pretrained"
 
 
 def check_run(cfg: DictConfig, stores: dict[str, ImageStore]) -> Iterator[Finding]:
-    """Whether the run, or one that it started from, has seen classes of validation or test in its training."""
+    """Find classes of validation or test that the run, or a run that it started from, was trained on."""
     folder, done = str(cfg.run), set()
     while folder is not None and folder not in done:
         done.add(folder)
@@ -72,7 +72,7 @@ def _shared_classes(
 
 
 def training_classes(cfg: DictConfig, saved: DictConfig) -> Sequence[str]:
-    """The names of the classes that the run with the configuration `saved` was trained on, by the data as they are now."""
+    """The names of the classes that a run with the configuration `saved` was trained on, read from its data as they are now."""
     if cfg.data_dir is not None:
         saved.data_dir = cfg.data_dir
     dataset = make(saved.task.dataset, allow_any_target=cfg.allow_any_target)

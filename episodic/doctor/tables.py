@@ -1,4 +1,4 @@
-"""What the checks found, as tables for people and as files."""
+"""The findings as tables on the terminal, and as files with everything."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from episodic.doctor.finding import Finding
 from episodic.evaluate.tables import table
 from episodic.run.files import write_atomically
 
-SHOWN = 20  # lines of a list on the terminal; the file has all
+SHOWN = 20  # lines of a list on the terminal; the file has all lines
 MARKS = ("error", "warning", "ok")
 SPLIT_HEADER = ["split", "images", "classes", "super-classes", "a class: fewest / median / most", "smallest classes"]
 
 
 def split_row(store: ImageStore) -> list[str]:
-    """One row under `SPLIT_HEADER`."""
+    """The numbers of images and classes of one split, a row under `SPLIT_HEADER`."""
     counts = np.bincount(store.labels.numpy(), minlength=len(store.class_names))
     smallest = np.argsort(counts, kind="stable")[:3] if counts.min() < counts.max() else []
     return [
@@ -36,7 +36,7 @@ def split_row(store: ImageStore) -> list[str]:
 
 
 def report(findings: Sequence[Finding]) -> str:
-    """A table a section with the first of what is behind it, and the counts."""
+    """A table for each section with the first of its items, and at the end the number of findings by mark."""
     lines = []
     for section in dict.fromkeys(finding.section for finding in findings):
         own = [finding for finding in findings if finding.section == section]
@@ -52,7 +52,7 @@ def report(findings: Sequence[Finding]) -> str:
 
 
 def write_report(path: Path, findings: Sequence[Finding], splits: Sequence[Sequence[str]]) -> None:
-    """All findings with all that is behind them: JSON, or CSV with a line for each item (or finding without one)."""
+    """Write all findings with all their items, as JSON or as CSV. CSV has a line for each item, or for a finding without items."""
     if path.suffix == ".json":
         rows = [dict(zip(SPLIT_HEADER, row, strict=True)) for row in splits]
         content = {"splits": rows, "findings": [dataclasses.asdict(finding) for finding in findings]}
