@@ -64,6 +64,11 @@ class ImageStore:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __repr__(self) -> str:
+        classes = len(self.class_names)
+        base = f", {self.n_base} of them base classes" if self.n_base else ""
+        return f"ImageStore({self.dataset} {self.split}: {len(self):,} images of {classes:,} classes{base})"
+
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self.images[index], int(self.labels[index])
 

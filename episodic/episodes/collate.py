@@ -15,9 +15,12 @@ Stacked = Tensor | np.ndarray
 
 
 class Items(Sequence):
-    """Items `(x[i], y[i])` that lie stacked in memory: a list of items to anyone, and two arrays to `EpisodeCollate`.
+    """Items `(x[i], y[i])` that lie stacked in memory. It is a list of items to anyone, and two arrays to `EpisodeCollate`.
 
     What a data set's `__getitems__` returns must suit torch's default collation too, which knows lists of items only.
+
+    >>> Items(torch.tensor([1.5, 2.5]), torch.tensor([0, 7]))[1]
+    (tensor(2.5000), 7)
     """
 
     def __init__(self, x: Stacked, y: Stacked):
@@ -31,7 +34,14 @@ class Items(Sequence):
 
 
 class EpisodeCollate:
-    """Turns the items of one batch of an `EpisodeSampler` into an `Episode`; a `collate_fn` for `DataLoader`.
+    """Turns the items of one batch of an `EpisodeSampler` into an `Episode`. It is a `collate_fn` for `DataLoader`.
+
+    >>> from torch.utils.data import DataLoader
+    >>> dataset = [(torch.rand(3, 8, 8), label) for label in [0, 0, 0, 1, 1, 1, 2, 2, 2]]
+    >>> sampler = EpisodeSampler([label for _, label in dataset], n_way=2, n_shot=1, n_query=2)
+    >>> loader = DataLoader(dataset, batch_sampler=sampler, collate_fn=EpisodeCollate(sampler))
+    >>> next(iter(loader))
+    Episode(2-way 1-shot, 4 queries)
 
     Items are `(x, label, ...)`, with the labels that the sampler was given; `x` is a tensor or an array, of one shape.
     A data set with `__getitems__(indices)` may hand over a whole batch at once, which is many times faster: `Items`, or a

@@ -13,9 +13,9 @@ from episodic.episodes.sampler import EpisodeSampler, Numbers, items_needed
 def incremental_items_needed(
     n_way: int, n_shot: int, n_query: int, base_way: int, base_query: int, *, only_base: bool = False
 ) -> tuple[int, int]:
-    """How many items a new class and a base class must have to appear in an incremental episode.
+    """How many items a new class and a base class must have to appear in an incremental episode: two numbers.
 
-    With `only_base` there are no new classes but base classes in their place, as in training, and both numbers are equal.
+    With `only_base` base classes play the new ones, as in training, and both numbers are equal.
 
     >>> incremental_items_needed(5, 1, 5, base_way=5, base_query=5)
     (6, 6)
@@ -41,7 +41,7 @@ def _shapes(
 
 
 class IncrementalEpisodes:
-    """Episodes of new classes to which queries of base classes are added; the answer is over all of both.
+    """Episodes of new classes to which queries of base classes are added. A learner must choose among all classes of both kinds.
 
     The first `n_base` labels are the base classes. Where other labels are there too, new classes come from these. Where
     not, as in training, base classes play the new ones, and the base queries of an episode come from the others.
@@ -53,6 +53,14 @@ class IncrementalEpisodes:
     https://arxiv.org/abs/1810.07218. As `EpisodeSampler`, episode `i` is a pure function of `(seed, epoch, i)`.
 
     A base class needs one item more than are asked of it.
+
+    >>> episodes = IncrementalEpisodes(
+    ...     labels=[0] * 9 + [1] * 9 + [2] * 9 + [3] * 9, n_base=2, n_way=2, n_shot=1, n_query=2, base_way=1, base_query=2
+    ... )
+    >>> episodes
+    IncrementalEpisodes(2-way 1-shot 2-query, 1 of 2 base classes with 2 queries each, 1000 episodes, seed 0)
+    >>> episodes[0].class_ids, episodes[0].query_y  # labels from 2 on are those of base classes
+    (array([[2, 3]]), array([[0, 0, 1, 1, 3, 3]]))
 
     **Arguments:** `labels [N]`; `labeled [N]` booleans or None, the items to draw from; the others as in `EpisodeSampler`.
 
@@ -85,7 +93,7 @@ class IncrementalEpisodes:
         items = np.arange(len(labels)) if labeled is None else np.flatnonzero(labeled)
         base = items[labels[items] < n_base]
         new = items[labels[items] >= n_base]
-        self.n_base, self.episodes, self.episodes_per_batch = n_base, episodes, episodes_per_batch
+        self.n_base, self.episodes, self.episodes_per_batch, self.seed = n_base, episodes, episodes_per_batch, seed
         self._shape = (n_way, n_shot, n_query, base_way, base_query)
         settings = {"episodes": episodes, "seed": seed, "epoch": epoch, "too_small": too_small}
         of_new, of_base = _shapes(*self._shape, only_base=len(new) == 0)
@@ -100,6 +108,13 @@ class IncrementalEpisodes:
         else:
             self._new = _Drawn(base, EpisodeSampler(labels[base], **of_base, **settings))
             self._base = None
+
+    def __repr__(self) -> str:
+        n_way, n_shot, n_query, base_way, base_query = self._shape
+        return (
+            f"IncrementalEpisodes({n_way}-way {n_shot}-shot {n_query}-query, {base_way} of {self.n_base} base classes with "
+            f"{base_query} queries each, {self.episodes} episodes, seed {self.seed})"
+        )
 
     def __getitem__(self, index: int | slice) -> EpisodeIndices:
         """Episode `index` (with `E = 1`), or a slice of episodes."""

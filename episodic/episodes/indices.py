@@ -11,12 +11,21 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class EpisodeIndices:
-    """Which items make up `E` episodes of one shape. All arrays are int64.
+    """Which items of a data set make up `E` episodes of one shape. The items themselves are not here, so it costs little.
+
+    All arrays are int64.
 
     - `support [E, S]`, `query [E, Q]`, `unlabeled [E, U]`: indices into the data set, class by class.
     - `support_y [E, S]`, `query_y [E, Q]`: labels in `0..n_way-1`; `unlabeled_y [E, U]`: the same, −1 for a distractor.
     - `class_ids [E, n_way]`: the data set's label behind each local label.
     - `n_base`: in incremental episodes, the classes known before; a query of base class c has the label `n_way + c`.
+
+    >>> from episodic.episodes.sampler import EpisodeSampler
+    >>> indices = EpisodeSampler(labels=[0, 0, 0, 1, 1, 1, 2, 2, 2], n_way=2, n_shot=1, n_query=2)[0]
+    >>> indices
+    EpisodeIndices(2-way 1-shot, 4 queries)
+    >>> indices.support, indices.support_y, indices.class_ids
+    (array([[0, 6]]), array([[0, 1]]), array([[0, 2]]))
     """
 
     support: np.ndarray
@@ -31,6 +40,10 @@ class EpisodeIndices:
     def __len__(self) -> int:
         return len(self.support)
 
+    def __repr__(self) -> str:
+        sizes = (self.support.shape[1], self.query.shape[1], self.unlabeled.shape[1])
+        return f"EpisodeIndices({shape_in_words(len(self), self.n_way, *sizes, self.n_base)})"
+
     @property
     def n_way(self) -> int:
         return self.class_ids.shape[1]
@@ -42,7 +55,7 @@ class EpisodeIndices:
         return np.concatenate([self.class_ids, base], axis=1)
 
     def flat(self) -> np.ndarray:
-        """`[E * (S + Q + U)]`: episode by episode, support then query then unlabeled."""
+        """All indices in one row `[E * (S + Q + U)]`: episode by episode, support then query then unlabeled."""
         return np.concatenate([self.support, self.query, self.unlabeled], axis=1).reshape(-1)
 
     def hash(self) -> str:
@@ -66,3 +79,20 @@ class EpisodeIndices:
 
 
 ARRAYS = tuple(f.name for f in dataclasses.fields(EpisodeIndices) if f.name != "n_base")
+
+
+def shape_in_words(episodes: int, n_way: int, support: int, query: int, unlabeled: int = 0, n_base: int = 0) -> str:
+    """A batch of episodes in one line, from its numbers of items.
+
+    >>> shape_in_words(4, n_way=5, support=5, query=75)
+    '4 x 5-way 1-shot, 75 queries'
+    """
+    shots = f" {support // n_way}-shot" if n_way and support % n_way == 0 else f", {_counted(support, 'support item')}"
+    parts = [f"{episodes} x " * (episodes != 1) + f"{n_way}-way{shots}", _counted(query, "query", "queries")]
+    parts += [f"{unlabeled} unlabeled"] * (unlabeled > 0)
+    parts += [_counted(n_base, "base class", "base classes")] * (n_base > 0)
+    return ", ".join(parts)
+
+
+def _counted(count: int, one: str, many: str = "") -> str:
+    return f"{count:,} {one if count == 1 else many or one + 's'}"

@@ -1,4 +1,4 @@
-"""Labels in, episodes of indices out. Imports NumPy and torch only, so it can be used alone."""
+"""Labels in, episodes of indices out. It needs NumPy, torch and `indices.py` only, so it can be used alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Count = int | Sequence[int]  # an int, or an inclusive range (low, high)
 
 
 def items_needed(shape: Mapping[str, Count], *, imbalanced: bool = False, split_pools: bool = False) -> tuple[int, ...]:
-    """How many items an episode takes of one class at most, which is how many a class must have to appear in one.
+    """How many items a class must have to appear in an episode. That is the most that an episode may take of one class.
 
     It is one number, or with `split_pools` two: of the labeled items (support and query) and of the others (unlabeled).
 
@@ -37,13 +37,21 @@ def items_needed(shape: Mapping[str, Count], *, imbalanced: bool = False, split_
 
 
 class EpisodeSampler(Sampler[list[int]]):
-    """Draws N-way K-shot episodes from labels alone; it never touches an item.
+    """Draws N-way K-shot episodes from the labels of a data set. It never touches an item, so it is fast for any data set.
 
     Episode `i` is a pure function of `(seed, epoch, i)`: NumPy's counter-based Philox generator is keyed by `(seed, epoch)`
     and started at the block of `i`. So episodes are random-access (`sampler[i]`), the same for any number of workers or
     ranks, and can be resumed anywhere. It is a batch sampler:
 
         loader = DataLoader(dataset, batch_sampler=sampler, collate_fn=EpisodeCollate(sampler))
+
+    >>> sampler = EpisodeSampler(labels=[0] * 20 + [1] * 20 + [2] * 20, n_way=2, n_shot=1, n_query=3, seed=1)
+    >>> sampler
+    EpisodeSampler(2-way 1-shot 3-query, 1000 episodes, seed 1)
+    >>> sampler[0].class_ids, sampler[0].query_y
+    (array([[1, 2]]), array([[0, 0, 0, 1, 1, 1]]))
+    >>> len(next(iter(sampler)))  # a batch is a flat list of items: 2 support, then 6 query
+    8
 
     Classes, and items inside a class, are drawn uniformly without replacement (Floyd's algorithm, then a shuffle);
     support, query and unlabeled items of an episode are disjoint.
@@ -114,6 +122,18 @@ class EpisodeSampler(Sampler[list[int]]):
         self._pools(np.asarray(labels), labeled, super_classes, too_small)
         self._next = 0  # the batch that iteration starts at, for resuming
         self._drawn = (None, range(0), None)  # the last draw: (seed, epoch), its blocks, their episodes
+
+    def __repr__(self) -> str:
+        way, shot, query, unlabeled, distractors = (
+            str(low) if low == high else f"{low}..{high}" for low, high in self.shape.values()
+        )
+        parts = [f"{way}-way {shot}-shot {query}-query"]
+        parts += [f"{unlabeled} unlabeled a class"] * (unlabeled != "0")
+        parts += [f"{distractors} distractors"] * (distractors != "0")
+        parts += ["unequal shots"] * self.imbalanced
+        parts += [f"{self.episodes} episodes", f"seed {self.seed}"]
+        parts += [f"epoch {self.epoch}"] * (self.epoch != 0)
+        return f"EpisodeSampler({', '.join(parts)})"
 
     def _pools(self, labels, labeled, super_classes, too_small) -> None:
         """Index tables: items ordered by class, where each class starts, how many it has; one table a pool."""

@@ -11,13 +11,27 @@ from episodic.episodes.sampler import BLOCK, EpisodeSampler
 
 
 class EpisodeList:
-    """Episodes that were written down: `[i]` and contiguous slices, as an `EpisodeSampler` has them."""
+    """Episodes that were written down, in their order. Slices of it are `EpisodeIndices`, as those of an `EpisodeSampler`.
+
+    A slice must hold episodes of one shape.
+
+    >>> from episodic.episodes.sampler import EpisodeSampler
+    >>> sampler = EpisodeSampler(labels=[0, 0, 0, 1, 1, 1], n_way=2, n_shot=1, n_query=2, episodes=10)
+    >>> episodes = EpisodeList([sampler[i] for i in range(10)])
+    >>> episodes, episodes[3:5]
+    (EpisodeList(10 episodes), EpisodeIndices(2 x 2-way 1-shot, 4 queries))
+    >>> episodes_hash(episodes) == episodes_hash(sampler)
+    True
+    """
 
     def __init__(self, indices: list[EpisodeIndices]):
         if not indices:
             raise ValueError("a list of episodes must not be empty")
         self.episodes = len(indices)
         self._indices = indices
+
+    def __repr__(self) -> str:
+        return f"EpisodeList({self.episodes:,} episodes)"
 
     def __getitem__(self, rows: slice) -> EpisodeIndices:
         return EpisodeIndices.concatenate(self._indices[rows])
@@ -27,13 +41,22 @@ Episodes = EpisodeSampler | IncrementalEpisodes | EpisodeList
 
 
 def in_chunks(episodes: Episodes, size: int) -> Iterator[EpisodeIndices]:
-    """All episodes, at most `size` at a time (a power of two up to 256), each chunk of one shape."""
+    """All episodes in order, at most `size` at a time. Each chunk has one shape, because `size` is a power of two up to 256.
+
+    >>> sampler = EpisodeSampler(labels=[0, 0, 1, 1], n_way=2, n_shot=1, n_query=1, episodes=10)
+    >>> [len(chunk) for chunk in in_chunks(sampler, 4)]
+    [4, 4, 2]
+    """
     for start in range(0, episodes.episodes, size):
         yield episodes[start : min(start + size, episodes.episodes)]
 
 
 def episodes_hash(episodes: Episodes) -> str:
-    """Twelve hexadecimal digits that are equal exactly for equal lists of episodes."""
+    """Twelve hexadecimal digits that name a list of episodes. They are equal exactly for equal lists.
+
+    >>> episodes_hash(EpisodeSampler(labels=[0, 0, 1, 1], n_way=2, n_shot=1, n_query=1, episodes=10))
+    '9f1d4fd0f985'
+    """
     state = hashlib.sha256()
     for chunk in in_chunks(episodes, BLOCK):
         state.update(chunk.hash().encode())

@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from episodic.episodes.indices import EpisodeIndices
+from episodic.episodes.indices import EpisodeIndices, shape_in_words
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Task:
-    """A batch of `E` few-shot tasks of one shape: everything a learner may see, and no query label.
+    """A batch of `E` few-shot tasks of one shape. It holds everything that a learner may see, and no label of a query.
 
     - `support [E, S, *item]`, `support_y [E, S]` (int64, in `0..n_way-1`), `query [E, Q, *item]`, `n_way`.
     - `unlabeled [E, U, *item]` or None; some of it may belong to no class of the task.
@@ -24,6 +24,12 @@ class Task:
       know these classes by heart. None in evaluation.
     - `second_view`: the same task with its items under another draw of the augmentation, or None; in training, for learners that
       ask for it.
+
+    >>> task = Task(torch.rand(1, 5, 16), torch.arange(5)[None], torch.rand(1, 75, 16), n_way=5)
+    >>> task
+    Task(5-way 1-shot, 75 queries)
+    >>> task.map(lambda items: items.mean(-1)).query.shape
+    torch.Size([1, 75])
     """
 
     support: Tensor
@@ -35,8 +41,16 @@ class Task:
     class_ids: Int64[Tensor, "episode way"] | None = None
     second_view: Task | None = None
 
+    def __repr__(self) -> str:
+        return f"Task({self._in_words()})"
+
+    def _in_words(self) -> str:
+        unlabeled = 0 if self.unlabeled is None else self.unlabeled.shape[1]
+        sizes = (self.support.shape[1], self.query.shape[1], unlabeled)
+        return shape_in_words(len(self.support), self.n_way, *sizes, self.n_base)
+
     def map(self, f: Callable[[Tensor], Tensor]) -> Task:
-        """Apply `f: [item, ...] -> [item, ...]` to all items in one call (one batch for batch norm), keep the rest."""
+        """The task with `f: [item, ...] -> [item, ...]` applied to all its items in one call, so that batch norm sees one batch."""
         parts = [self.support, self.query] + ([] if self.unlabeled is None else [self.unlabeled])
         sizes = [part.shape[1] for part in parts]
         items = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
@@ -47,11 +61,16 @@ class Task:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Episode:
-    """A batch of `E` tasks with what is needed to score and trace them.
+    """A batch of `E` tasks with their answers. A learner gets `episode.task`; who scores it has `episode.query_y`.
 
     - `query_y [E, Q]`: the labels of the queries, in `0..n_way-1`; in incremental episodes `n_way + c` is base class c.
     - `class_ids [E, n_way]`: the data set's label behind each local label.
     - `unlabeled_y [E, U]` or None: labels of the unlabeled items, −1 for a distractor; for analysis only.
+
+    >>> task = Task(torch.rand(4, 5, 16), torch.arange(5).expand(4, 5), torch.rand(4, 75, 16), n_way=5)
+    >>> query_y = torch.arange(5).repeat_interleave(15).expand(4, 75)
+    >>> Episode(task, query_y, class_ids=torch.tensor([[8, 3, 1, 0, 2]]).expand(4, 5))
+    Episode(4 x 5-way 1-shot, 75 queries)
     """
 
     task: Task
@@ -61,6 +80,9 @@ class Episode:
 
     def __len__(self) -> int:
         return len(self.query_y)
+
+    def __repr__(self) -> str:
+        return f"Episode({self.task._in_words()})"
 
     @property
     def answer_class_ids(self) -> Int64[Tensor, "episode answers"]:
@@ -93,7 +115,14 @@ class Episode:
 
 
 def gather_episode(indices: EpisodeIndices, gather: Callable[[Tensor], Tensor], device: torch.device | str) -> Episode:
-    """The episodes at `indices`, their items taken by one call of `gather: int64 [E, items] -> [E, items, *item]`."""
+    """The episodes at `indices`, with their items. One call of `gather: int64 [E, items] -> [E, items, *item]` takes them all.
+
+    >>> from episodic.episodes.sampler import EpisodeSampler
+    >>> indices = EpisodeSampler(labels=[0, 0, 0, 1, 1, 1], n_way=2, n_shot=1, n_query=2)[0:3]
+    >>> features = torch.rand(6, 16)
+    >>> gather_episode(indices, lambda index: features[index], "cpu")
+    Episode(3 x 2-way 1-shot, 4 queries)
+    """
     sizes = [indices.support.shape[1], indices.query.shape[1], indices.unlabeled.shape[1]]
     every = torch.from_numpy(np.concatenate([indices.support, indices.query, indices.unlabeled], axis=1))
     support, query, unlabeled = gather(every).to(device, non_blocking=True).split(sizes, dim=1)

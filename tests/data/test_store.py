@@ -46,3 +46,10 @@ def test_episodes_of_a_loader_are_gathered_at_once(monkeypatch):
         assert np.array_equal(episode.query_y, indices.query_y)
         assert np.array_equal(episode.class_ids, indices.class_ids)
     assert number == 1
+
+
+def test_says_what_it_holds():
+    store = random_store(classes=60, per_class=20)
+    assert repr(store) == "ImageStore(patterns train: 1,200 images of 60 classes)"
+    joined = dataclasses.replace(store, n_base=40)
+    assert repr(joined) == "ImageStore(patterns train: 1,200 images of 60 classes, 40 of them base classes)"

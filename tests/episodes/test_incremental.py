@@ -5,7 +5,7 @@ import torch
 from episodic import EpisodeSampler
 from episodic.core.backbones.conv4 import Conv4
 from episodic.data.augment import Normalize
-from episodic.episodes.incremental import IncrementalEpisodes
+from episodic.episodes.incremental import IncrementalEpisodes, incremental_items_needed
 from episodic.evaluate.audit import audit
 from episodic.evaluate.scoring import evaluate, predictor
 from episodic.learners.base_classifier import BaseClassifier
@@ -89,6 +89,28 @@ def test_episodes_that_cannot_be_drawn_are_refused(settings, message):
         episodes_of(BOTH, **settings)
     with pytest.raises(ValueError, match="needs 15 classes"):
         episodes_of(BASE, n_way=10)
+
+
+@pytest.mark.parametrize(("n_query", "base_query"), [(4, 3), (2, 5)])
+def test_a_class_needs_what_is_said_and_not_one_less(n_query, base_query):
+    numbers = (3, 2, n_query, 2, base_query)
+    of_new, of_base = incremental_items_needed(*numbers)
+    both, as_base = incremental_items_needed(*numbers, only_base=True)
+    assert both == as_base == 2 + max(n_query, base_query)
+
+    def labels(has_base, has_new):
+        return np.concatenate([np.repeat(np.arange(6), has_base), np.repeat(np.arange(6, 12), has_new)])
+
+    IncrementalEpisodes(labels(of_base, of_new), 6, *numbers)[0]
+    IncrementalEpisodes(labels(both, 0), 6, *numbers)[0]
+    for few in ((of_base - 1, of_new), (of_base, of_new - 1), (both - 1, 0)):
+        with pytest.raises(ValueError, match="6 of 6 classes have too few items"):
+            IncrementalEpisodes(labels(*few), 6, *numbers)
+
+
+def test_says_what_it_draws():
+    words = "3-way 2-shot 4-query, 5 of 12 base classes with 3 queries each, 600 episodes, seed 2"
+    assert repr(episodes_of(BOTH, seed=2)) == f"IncrementalEpisodes({words})"
 
 
 def test_evaluation_scores_new_and_base_queries_apart():

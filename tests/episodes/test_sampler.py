@@ -1,5 +1,4 @@
 import itertools
-import os
 import pickle
 
 import numpy as np
@@ -9,7 +8,7 @@ from scipy.stats import chi2
 from torch.utils.data import DataLoader, Dataset
 
 from episodic import EpisodeCollate, EpisodeSampler
-from episodic.episodes.sampler import BLOCK, _distinct, _shares, _Uniform
+from episodic.episodes.sampler import BLOCK, _distinct, _shares, _Uniform, items_needed
 
 LABELS = np.repeat(np.arange(10), 8)
 
@@ -305,10 +304,53 @@ def test_module_can_be_used_alone():
     import ast
     from pathlib import Path
 
+    import episodic.episodes.indices
     import episodic.episodes.sampler
 
-    tree = ast.parse(Path(episodic.episodes.sampler.__file__).read_text())
-    imported = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
-    imported |= {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
-    assert not any(name.startswith("episodic") for name in imported), imported
-    assert os.path.exists(episodic.episodes.sampler.__file__)
+    imported = set()
+    for module in (episodic.episodes.indices, episodic.episodes.sampler):
+        tree = ast.parse(Path(module.__file__).read_text())
+        imported |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+        imported |= {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+    ours = {name for name in imported if name.startswith("episodic")}
+    assert ours == {"episodic.episodes.indices"}, imported
+
+
+@pytest.mark.parametrize("split_pools", [False, True])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        dict(n_way=3, n_shot=2, n_query=3, n_unlabeled=4),
+        dict(n_way=3, n_shot=3, n_query=2, n_unlabeled=1, imbalanced=True),
+        dict(n_way=(2, 3), n_shot=(1, 4), n_query=(1, 3), n_unlabeled=(0, 2)),
+        dict(n_way=3, n_shot=2, n_query=3, n_unlabeled=2, n_distractors=1),
+    ],
+)
+def test_a_class_needs_what_is_said_and_not_one_less(shape, split_pools):
+    numbers = {name: value for name, value in shape.items() if name != "imbalanced"}
+    need = items_needed(numbers, imbalanced=shape.get("imbalanced", False), split_pools=split_pools)
+    assert len(need) == 1 + split_pools
+    for short in range(-1, len(need)):
+        has = [n - (pool == short) for pool, n in enumerate(need)]
+        labels = np.repeat(np.arange(4), sum(has))
+        labeled = np.tile(np.repeat([True, False], [has[0], sum(has) - has[0]]), 4) if split_pools else None
+        if short < 0:
+            EpisodeSampler(labels, **shape, labeled=labeled)[0]
+        else:
+            with pytest.raises(ValueError, match="4 of 4 classes have too few items"):
+                EpisodeSampler(labels, **shape, labeled=labeled)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (dict(n_way=5), "5-way 1-shot 15-query, 1000 episodes, seed 0"),
+        (dict(n_way=(2, 5), n_shot=2, seed=3, epoch=1), "2..5-way 2-shot 15-query, 1000 episodes, seed 3, epoch 1"),
+        (
+            dict(n_way=2, n_shot=2, n_query=2, n_unlabeled=3, n_distractors=1, imbalanced=True, episodes=6),
+            "2-way 2-shot 2-query, 3 unlabeled a class, 1 distractors, unequal shots, 6 episodes, seed 0",
+        ),
+    ],
+)
+def test_says_what_it_draws(settings, words):
+    assert repr(EpisodeSampler(np.repeat(np.arange(10), 20), **settings)) == f"EpisodeSampler({words})"

@@ -1,6 +1,7 @@
+import pytest
 import torch
 
-from episodic import EpisodeSampler, Task
+from episodic import Episode, EpisodeSampler, Task
 from episodic.episodes.task import gather_episode
 from tests.episodes.test_collate import LABELS, VALUES, same
 
@@ -39,3 +40,25 @@ def test_gather_moves_and_tuples():
     assert support.shape[:2] == support_y.shape
     assert query.shape[:2] == query_y.shape
     assert class_ids.shape == (4, 3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (dict(), "5-way 1-shot, 75 queries"),
+        (dict(episodes=4), "4 x 5-way 1-shot, 75 queries"),
+        (dict(support=7, query=1), "5-way, 7 support items, 1 query"),
+        (dict(unlabeled=25), "5-way 1-shot, 75 queries, 25 unlabeled"),
+        (dict(n_base=64), "5-way 1-shot, 75 queries, 64 base classes"),
+    ],
+)
+def test_tasks_and_episodes_say_their_shape(settings, words):
+    e, s, q, u = (
+        settings.get(name, default) for name, default in dict(episodes=1, support=5, query=75, unlabeled=0).items()
+    )
+    unlabeled = torch.rand(e, u, 2) if u else None
+    n_base = settings.get("n_base", 0)
+    task = Task(torch.rand(e, s, 2), torch.zeros(e, s, dtype=torch.long), torch.rand(e, q, 2), 5, unlabeled, n_base)
+    assert repr(task) == f"Task({words})"
+    episode = Episode(task, torch.zeros(e, q, dtype=torch.long), torch.zeros(e, 5, dtype=torch.long))
+    assert repr(episode) == f"Episode({words})"

@@ -49,13 +49,6 @@ def test_items_are_matched_by_name_when_the_store_is_in_another_order(written):
     assert np.array_equal(order[theirs.unlabeled], ours.unlabeled)
 
 
-def test_the_hash_names_the_list(written):
-    _, sampler, store = written
-    longer = EpisodeSampler(store.labels, 3, 2, 2, 1, 1, episodes=301, seed=5)
-    other = EpisodeSampler(store.labels, 3, 2, 2, 1, 1, episodes=300, seed=6)
-    assert len({episodes_hash(s) for s in (sampler, longer, other)}) == 3
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
