@@ -1,4 +1,7 @@
-"""Few-shot answers in the manners of scikit-learn: `fit` keeps a support, `predict` asks a learner about queries."""
+"""A few-shot classifier with the interface of scikit-learn.
+
+`fit` keeps the examples, and `predict` asks a learner of this package about other items.
+"""
 
 from __future__ import annotations
 
@@ -15,38 +18,47 @@ from episodic.assemble.predictor import Predictor
 
 
 class FewShotClassifier(ClassifierMixin, BaseEstimator, Predictor):
-    """Names items after a few examples of each class, by a learner of this package. Nothing is trained.
+    """Names items after a few examples of each class. It asks a learner of this package; nothing is trained.
+
+    >>> from episodic import FewShotClassifier
+    >>> FewShotClassifier().fit([[0, 0], [1, 1]], ["a", "b"]).predict([[0.9, 1]]).tolist()
+    ['b']
+
+    Without a model it compares features, as above. With one it takes pictures: `FewShotClassifier("runs/x").fit(paths, names)`.
 
     **Arguments:**
 
-    - `model`: a run's folder, whose backbone, learner, wrapper and form of images are used; a file that `save` wrote, likewise; a
-      module `[n, C, H, W]` (normalized floats) -> embeddings, which is copied; a configuration as of `conf/predict.yaml`; or
-      None (default): X are features `[n, d]`, which the learner compares as they are.
-    - `semi`: wrappers that use unlabeled items, a name of `conf/semi` or several, the last outermost. Default: those of the model.
-    - `learner`: a name of `conf/learner`, without weights of its own. Default: that of the model, or `"prototypical"`.
-    - `options`: settings of the two, or of the model's own, as on the command line, e.g. `("learner.temperature=64",)`.
-    - `pictures`: the form of images for a module; by default its `in_channels` and `image_size`, else 3 and 224, normalized as for
-      ImageNet. `invert`: turn gray values around, for pictures dark on bright where the model knows bright on dark; by default not.
-    - `abstain`: 0, never (the default); a probability; or `"auto"`: the smallest such that of the support items, each left out in
-      turn and asked about alone, those answered with it or more are wrong in at most the share `max_error` (default 0.1). That is so of
-      these items; of few of them it says little, and less of a transductive learner, which sees several queries at once.
-    - `device` (`"auto"`), `precision` (`"fp32"`): as on the command line. None for the last, `invert`, `abstain` or `max_error`: what
-      the saved file says that is the model, else the default.
+    - `model`: what answers. None (default): X are features `[n, d]`, which the learner compares as they are. A run's folder, or a
+      file that `save` wrote: its backbone, learner and wrapper answer. A module, normalized images `[n, C, H, W]` -> embeddings:
+      it is copied, and the learner compares what it gives. Or a configuration as of `conf/predict.yaml`.
+    - `semi`: wrappers that use unlabeled items: a name of `conf/semi`, or several, the last outermost. Default: those of the model.
+    - `learner`: a name of `conf/learner`; it must have no weights of its own. Default: that of the model, else `"prototypical"`.
+    - `options`: settings of learner and wrappers as on the command line, e.g. `("learner.temperature=64",)`.
+    - `pictures`: the form of the pictures for a module. Default: its `in_channels` and `image_size`, else 3 and 224, and the
+      normalization of ImageNet.
+    - `invert`: turn gray values around, for pictures that are dark on bright where the model knows bright on dark. Default: no.
+    - `abstain`: the probability below which an answer does not count; 0 (default): all count. With `"auto"` it is found by leaving
+      out each support item in turn: of those answered with this probability or more, at most the share `max_error` (default 0.1) is
+      wrong. A few items say little about others, and less under a transductive learner, which sees several queries at once.
+    - `device` (`"auto"`), `precision` (`"fp32"`): as on the command line.
 
-    **Attributes** after `fit`: `classes_`, sorted; `threshold_`, 0 where all answers count; `left_out_`, how many items
-    `abstain="auto"` asked about; `names_`, the support's files or None; `form_`, that of images, None for features.
+    Where `invert`, `abstain`, `max_error` or `precision` is None, it is that of the saved file, else the default.
 
-    An inductive learner answers each query as if it were alone, a transductive one (`transductive_`) sees all queries of
-    a call together.
+    **Attributes** after `fit`:
+
+    - `classes_`: the sorted names. `threshold_`: the probability from which an answer counts, 0 where all do.
+    - `left_out_`: how many items `abstain="auto"` left out. `names_`: the files of the support, or None.
+    - `form_`: the form of the pictures, None for features. `transductive_`: whether all queries of a call are seen together; else
+      each is answered as if it were alone.
     """
 
     def predict(self, X: Any) -> np.ndarray:
-        """The most probable class of each item, `[n]`, whether or not its answer counts."""
+        """The most probable class of each item, `[n]`. It is given whether or not the answer counts."""
         labels = self._logits(X).argmax(1)
         return self.classes_[labels]
 
     def decision_function(self, X: Any) -> np.ndarray:
-        """The learner's logits `[n, n_classes]`; of two classes, `[n]`, that of the second less that of the first."""
+        """The learner's logits, `[n, n_classes]`. For two classes it is their difference, second minus first, `[n]`."""
         logits = self._logits(X)
         return logits[:, 1] - logits[:, 0] if len(self.classes_) == 2 else logits
 

@@ -1,24 +1,25 @@
-"""Answers about items that are no episode: a support is kept, and a learner asked about queries."""
+"""Names for items that are not part of an episode: `Predictor.fit` keeps examples, and `answers` asks a learner about other items.
+
+It is the Python interface behind `episodic.predict`, `episodic.demo` and `FewShotClassifier`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors.torch import save as to_bytes
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from episodic.assemble.saved import KEY, PREFIX, model_of, read_saved, saved_settings
+from episodic.assemble.model import Choices, Model, model_of
+from episodic.assemble.saved import PREFIX, read_saved, saved_settings, write_saved
 from episodic.core.functional.pairs import cosine, squared_euclidean
 from episodic.data.augment import Normalize
 from episodic.data.image import PictureForm, as_pictures
@@ -27,20 +28,21 @@ from episodic.episodes.task import Task
 from episodic.learners.learner import AbstractMetricLearner
 from episodic.learners.prototypical import Prototypical
 from episodic.run.embed import CHUNK_BYTES, EMBED_BATCH, embed
-from episodic.run.files import write_atomically
 from episodic.semi.wrapper import unwrapped
 
-PAIRS = 2**24  # of queries and support items compared at once
-# Of settings that a saved file has too.
+PAIRS = 2**24  # so many pairs of a query and a support item are compared at once
+# The settings that a saved file keeps, with their defaults.
 DEFAULTS = {"invert": False, "abstain": None, "max_error": 0.1, "precision": "fp32"}
-MANY = 100  # pictures that take long enough for a progress bar
+MANY = 100  # from so many pictures on, a progress bar is shown
 
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What is said of one query: the `label` and its `probability`; the index of the `nearest` support item (by what the learner
-    compares with: Euclidean distance under Prototypical Networks, else cosine) and the cosine of both embeddings, its `similarity`
-    (both None for a learner without embeddings); `abstain`, whether the probability is too low to count.
+    """The answer to one query.
+
+    - `label`: the name of the most probable class. `probability`: that of this class. `abstain`: whether it is too low to count.
+    - `nearest`: the index of the nearest support item, by Euclidean distance under Prototypical Networks, else by the cosine.
+    - `similarity`: the cosine of the embeddings of query and nearest item. Both are None for a learner without embeddings.
     """
 
     label: Any
@@ -51,9 +53,15 @@ class Answer:
 
 
 class Predictor:
-    """Names items after a few examples of each class, without scikit-learn, which takes seconds to import.
+    """Names items after a few examples of each class. Nothing is trained.
 
-    **Arguments** and attributes: those of `episodic.FewShotClassifier`, its manners of an estimator.
+    It is `episodic.FewShotClassifier` without scikit-learn, which takes seconds to import; arguments and attributes are the same.
+
+    >>> from episodic.assemble.predictor import Predictor
+    >>> predictor = Predictor().fit([[0, 0], [1, 1]], ["a", "b"])  # features; pictures need a model, e.g. Predictor("runs/x")
+    >>> [answer] = predictor.answers([[0.9, 1]])
+    >>> print(answer.label, answer.nearest, round(answer.probability, 2))
+    b 1 0.86
     """
 
     def __init__(
@@ -82,36 +90,37 @@ class Predictor:
         self.precision = precision
 
     def fit(self, X: Any, y: Any, unlabeled: Any = None) -> Predictor:
-        """Keep the support, X named y (strings or numbers), any number of each class, and `unlabeled` items.
+        """Keep the examples X with their names y, strings or numbers, and the `unlabeled` items.
 
-        X is a list of paths, PIL images or uint8 arrays `[H, W]` or `[H, W, C]`, such arrays stacked, or features `[n, d]`.
+        X is a list of paths, PIL images or uint8 arrays `[H, W]` or `[H, W, C]`, such arrays stacked, or features `[n, d]`. A class
+        may have any number of examples.
 
         **Raises:** `ValueError` for fewer than two classes, lengths that differ, items or settings that cannot be used.
         """
-        self._build()
+        self._prepare()
         X, y = self._checked(X, y)
         self.classes_, codes = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"at least two classes are needed, got {len(self.classes_)} class(es)")
         paths = not isinstance(X, Tensor) and all(isinstance(x, str | os.PathLike) for x in X)
         self.names_ = list(map(os.fspath, X)) if paths else None
-        # Far from 0 float32 has too few digits for distances, which no shift changes.
+        # Far from 0 float32 has too few digits for distances. A shift of all features does not change distances.
         shifted = self.form_ is None and self._euclidean
         self._origin = np.asarray(X, dtype=np.float64).mean(0) if shifted else np.zeros(())
         self._keep(self._items(X), torch.from_numpy(codes), None if unlabeled is None else self._items(unlabeled))
         if unlabeled is not None and not self._learner.capabilities.uses_unlabeled:
             raise ValueError("nothing uses the unlabeled items: choose a wrapper, e.g. semi='soft_kmeans'")
-        self._compare(self._seen[:1])  # what the learner refuses, it refuses now
+        self._compare(self._seen[:1])  # so that the learner refuses now what it cannot answer
         abstain = self.setting("abstain")
         self.threshold_, self.left_out_ = self._calibrated() if abstain == "auto" else (float(abstain or 0), 0)
         return self
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """The softmax of the learner's logits `[n, n_classes]`, columns as `classes_`."""
+        """The softmax of the learner's logits, `[n, n_classes]`. The columns are in the order of `classes_`."""
         return torch.from_numpy(self._logits(X)).softmax(-1).numpy()
 
     def answers(self, X: Any) -> list[Answer]:
-        """One `Answer` for each item."""
+        """An `Answer` for each item of X."""
         answers = []
         for logits, nearest, similarity in self._chunks(X):
             probabilities, labels = logits.double().softmax(-1).max(-1)
@@ -122,13 +131,13 @@ class Predictor:
         return answers
 
     def setting(self, name: str) -> Any:
-        """`invert`, `abstain`, `max_error` or `precision`: as given, else as in the saved file that is the model, else the default."""
+        """`invert`, `abstain`, `max_error` or `precision`: as given, else as in the saved file, else the default."""
         given = getattr(self, name)
         return given if given is not None else (DEFAULTS | saved_settings(self.model))[name]
 
     @torch.inference_mode()
     def unlabeled_shares(self) -> Float[Tensor, "unlabeled way"] | None:
-        """How much each unlabeled item was taken for each class, in sum at most 1; None where the wrapper does not say."""
+        """How much each unlabeled item was taken for each class. Rows sum to at most 1; None where the wrapper does not say."""
         self._check_fitted()
         if self._seen_unlabeled is None or not self._metric:
             return None
@@ -138,7 +147,7 @@ class Predictor:
         return None if taken is None else taken[0].float().cpu()
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write all that answers need, weights and support, to one safetensors file.
+        """Write the weights and the support, which is all that answers need, to one safetensors file.
 
         **Raises:** `ValueError` for a module as the model, which cannot be built from a file again; `OSError`.
         """
@@ -147,33 +156,45 @@ class Predictor:
             raise ValueError(
                 "a module of yours cannot be built from a file again: save takes runs and backbones of conf/"
             )
-        kept = {"config": self._config, "form": self.form_ and dataclasses.asdict(self.form_)}
-        kept |= {name: getattr(self, name) for name in ("names_", "threshold_", "left_out_")}
-        kept |= {"settings": {name: self.setting(name) for name in DEFAULTS}}
-        kept |= {"classes_": [self.classes_.dtype.str, self.classes_.tolist()]}
+        facts = {"config": self._config, "form": self.form_ and dataclasses.asdict(self.form_)}
+        facts |= {name: getattr(self, name) for name in ("names_", "threshold_", "left_out_")}
+        facts |= {"settings": {name: self.setting(name) for name in DEFAULTS}}
+        facts |= {"classes_": [self.classes_.dtype.str, self.classes_.tolist()]}
         tensors = {PREFIX + name: value for name, value in self._learner.state_dict().items()}
         tensors |= {"support": self._support, "support_y": self._support_y, "origin": torch.tensor(self._origin)}
         tensors |= {} if self._unlabeled is None else {"unlabeled": self._unlabeled}
-        data = to_bytes({name: x.detach().cpu().contiguous() for name, x in tensors.items()}, {KEY: json.dumps(kept)})
-        write_atomically(Path(path), data)
+        write_saved(path, facts, tensors)
 
     @classmethod
     def load(cls, path: str | os.PathLike, device: str = "auto") -> Predictor:
-        """The classifier that `save` wrote, which answers as it did.
+        """The classifier that `save` wrote. It answers as it did then.
 
         **Raises:** `FileNotFoundError`; `ValueError` where the file is damaged or another.
         """
-        kept, tensors = read_saved(path)
+        facts, tensors = read_saved(path)
         classifier = cls(os.fspath(path), device=device)
-        classifier._build()
-        classifier.classes_ = np.array(kept["classes_"][1], dtype=kept["classes_"][0])
+        classifier._prepare()
+        classifier.classes_ = np.array(facts["classes_"][1], dtype=facts["classes_"][0])
         for name in ("names_", "threshold_", "left_out_"):
-            setattr(classifier, name, kept[name])
+            setattr(classifier, name, facts[name])
         classifier._origin = tensors["origin"].numpy()
         if classifier.form_ is None:
             classifier.n_features_in_ = tensors["support"].shape[1]
         classifier._keep(tensors["support"], tensors["support_y"], tensors.get("unlabeled"))
         return classifier
+
+    def build(self) -> Model:
+        """The learner that the settings stand for, before any examples are shown to it."""
+        semi = (self.semi,) if isinstance(self.semi, str) else self.semi
+        choices = Choices(
+            learner=self.learner,
+            semi=None if semi is None else tuple(semi),
+            options=tuple(self.options),
+            pictures=self.pictures,
+            device=self.device,
+            precision=self.setting("precision"),
+        )
+        return model_of(self.model, choices)
 
     def _checked(self, X: Any, y: Any) -> tuple[Any, Any]:
         y = np.asarray(y)
@@ -185,9 +206,15 @@ class Predictor:
         if not hasattr(self, "classes_"):
             raise ValueError("there are no examples yet: call fit first")
 
-    def _build(self) -> None:
+    def _prepare(self) -> None:
         _check_abstain(self.setting("abstain"), self.setting("max_error"))
-        self._learner, self._hardware, self.form_, self._config = model_of(self)
+        model = self.build()
+        self._learner, self._hardware, self.form_, self._config = (
+            model.learner,
+            model.hardware,
+            model.form,
+            model.config,
+        )
         self._learner.eval()
         self.transductive_ = self._learner.capabilities.transductive
         self._metric = isinstance(self._learner, AbstractMetricLearner)
@@ -195,7 +222,7 @@ class Predictor:
         self._normalize = self.form_ and Normalize(self.form_.mean, self.form_.std).to(self._hardware.device)
 
     def _items(self, X: Any) -> Tensor:
-        """X as it is kept: uint8 images `[n, C, H, W]`, or float32 features `[n, d]`."""
+        """X in the form that is kept: uint8 images `[n, C, H, W]`, or float32 features `[n, d]`."""
         if self.form_ is None:
             return torch.from_numpy(self._features(X) - self._origin).float()
         items = as_pictures(X, self.form_)
@@ -212,17 +239,17 @@ class Predictor:
         return torch.cat([logits for logits, *_ in self._chunks(X)]).double().numpy()
 
     def _chunks(self, X: Any) -> Iterator[tuple[Tensor, Tensor | None, Tensor | None]]:
-        """What `_compare` says of the items of X, a bounded number at a time."""
+        """The results of `_compare` for the items of X, a bounded number at a time."""
         self._check_fitted()
         if self.form_ is None or not isinstance(X, np.ndarray | list | tuple) or len(X) == 0:
-            X = self._items(X)  # also says what is wrong
+            X = self._items(X)  # also refuses what it cannot read
         step = max(1, min(4 * EMBED_BATCH if self._metric else EMBED_BATCH, PAIRS // len(self._support)))
         starts = range(0, len(X), step)
         parts = (self._see(X[i : i + step] if isinstance(X, Tensor) else self._items(X[i : i + step])) for i in starts)
         yield from map(self._compare, [torch.cat(list(parts))] if self.transductive_ else parts)
 
     def _see(self, items: Tensor) -> Tensor:
-        """What the learner compares: features of the items, or images where it is no metric learner."""
+        """What the learner compares: embeddings of the items, or images where it is no metric learner."""
         if self.form_ is None or not self._metric:
             return items.to(self._hardware.device)
         labels = torch.zeros(len(items), dtype=torch.long)
@@ -230,7 +257,7 @@ class Predictor:
         return embed(self._learner.backbone, store, self._normalize, self._hardware, progress=len(items) > MANY)
 
     def _compare(self, query: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Logits `[q, n_way]`, and of each query the nearest support item and its similarity, as in `Answer`."""
+        """Logits `[q, n_way]`, and for each query the nearest support item and its similarity, as in `Answer`."""
         logits = self._ask(self._seen[None], self._support_y[None], query[None])[0].cpu()
         if not logits.isfinite().all():
             raise ValueError("the learner's answers are no finite numbers: scale the features, or look at the weights")
@@ -243,7 +270,7 @@ class Predictor:
 
     @torch.inference_mode()
     def _ask(self, support: Tensor, support_y: Tensor, query: Tensor) -> Tensor:
-        """Logits `[E, Q, n_way]` of tasks of what `_see` gives, as in evaluation."""
+        """Logits `[E, Q, n_way]` of tasks whose items are what `_see` gives. They are computed as in evaluation."""
         task = self._task(support, support_y, query)
         if self._metric:
             return self._learner.classify(task).logits.float()
@@ -256,7 +283,10 @@ class Predictor:
         return Task(support, support_y.to(support.device), query, len(self.classes_), unlabeled)
 
     def _calibrated(self) -> tuple[float, int]:
-        """The threshold by leave-one-out, and of how many: a task for each support item that leaves its class another."""
+        """The threshold of `abstain="auto"`, and how many support items were left out to find it.
+
+        Each support item whose class has another one is asked about in a task without it.
+        """
         y = self._support_y
         asked = (y.bincount()[y] > 1).nonzero()[:, 0]
         if len(asked) == 0:
@@ -278,8 +308,13 @@ class Predictor:
 
 
 def abstention(probabilities: np.ndarray, right: np.ndarray, max_error: float) -> float:
-    """The smallest of `probabilities [n]` such that of the answers with it or more at most the share `max_error` is not `right [n]`;
-    0 where that is so of all answers, infinity where it is so of none.
+    """The smallest probability from which on at most the share `max_error` of the answers is wrong.
+
+    `probabilities [n]` and `right [n]` are those of answers whose truth is known. The threshold is 0 where the share of all
+    answers is small enough, and infinity where no probability gives such a share.
+
+    >>> abstention(np.array([0.9, 0.8, 0.6]), np.array([True, True, False]), max_error=0.1)
+    0.8
     """
     order = np.argsort(-probabilities, kind="stable")
     descending = probabilities[order]

@@ -1,15 +1,17 @@
 """`python -m episodic.cross_validate run=<dir> [repeats=3] [task.folds=4] <options of episodic.train>`.
 
-Musgrave, Belongie, Lim: *A Metric Learning Reality Check*, ECCV 2020, https://arxiv.org/abs/2003.08505: the training classes in
-`task.folds` contiguous parts; for each a model that is trained on the others and chosen on that part; then all are asked about the
-test classes (where they are not on disk: the validation classes), which no training or choice has seen. Scores are
+Cross-validation: the training classes are divided into `task.folds` contiguous parts, and for each part a model is trained on the
+others. The best checkpoint of a model is the one with the highest accuracy on its own part. Then all models are scored on the test
+classes (where they are not on disk: the validation classes), which no training and no choice has seen. There are two scores:
 
-- `separated`: the mean of the models' scores;
-- `concatenated`: those of the models' embeddings, each of length 1, side by side.
+- `separated`: the mean of the scores of the single models.
+- `concatenated`: the score of all models together, whose embeddings, each of length 1, are put side by side.
 
-Both are means over `repeats` trainings of all folds, seeds `seed`, `seed + 1`, ..., with Student's t interval. Departures: models
-are chosen by few-shot accuracy on the fold, as everywhere in this package, where the paper takes MAP@R; budget, network and images
-are what the options say; nothing searches for settings.
+Each is a mean over `repeats` trainings of all folds, with the seeds `seed`, `seed + 1`, ..., and has Student's t interval.
+
+Musgrave, Belongie, Lim: *A Metric Learning Reality Check*, ECCV 2020, https://arxiv.org/abs/2003.08505. Departures: checkpoints are
+chosen by few-shot accuracy, as everywhere in this package, where the paper takes MAP@R; the options say how long is trained and on
+what; settings are not searched for.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ METRICS = {
 
 
 def main(cfg: DictConfig) -> None:
-    """Train what is not trained yet, then score all models together."""
+    """Train the models that are not trained yet, then score them alone and together."""
     hydra = HydraConfig.get()
     choices, overrides = dict(hydra.runtime.choices), list(hydra.overrides.task)
     if cfg.repeats < 1:
@@ -82,8 +84,8 @@ def main(cfg: DictConfig) -> None:
     print(table(["models", *METRICS.values()], rows))
 
 
-def trained(cfg: DictConfig, choices: dict[str, str], overrides: list[str], folder: Path, seed: int, fold: int) -> Run:
-    """The run of one fold: trained now, gone on with, or only scored anew."""
+def trained(cfg: DictConfig, choices: dict[str, Any], overrides: list[str], folder: Path, seed: int, fold: int) -> Run:
+    """The run of one fold. It is trained now, or resumed; one that had ended is only scored again."""
     settings = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "repeats"])
     settings.update(run=str(folder), seed=seed, resume=(folder / "config.yaml").exists())
     settings.task.fold = fold
@@ -97,7 +99,7 @@ def trained(cfg: DictConfig, choices: dict[str, str], overrides: list[str], fold
 
 
 def scores_of(runs: list[Run], cfg: DictConfig) -> dict[str, dict[str, float]]:
-    """What the models of `runs`, one a fold, find among the test classes, each alone (their mean) and all together."""
+    """The scores of the models of `runs`, one a fold, on the test classes: the mean of each alone, and all together."""
     alone: dict[str, list[float]] = {metric: [] for metric in METRICS}
     embeddings: list[Tensor] = []
     for run in runs:

@@ -1,4 +1,4 @@
-"""What the page is answered: queries named by a model, with unlabeled pictures and without."""
+"""The answers of the demo: it names the queries of a question, once without and once with the unlabeled pictures."""
 
 from __future__ import annotations
 
@@ -20,23 +20,22 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from episodic.assemble.predictor import DEFAULTS, Predictor
-from episodic.assemble.saved import model_of
 from episodic.config.compose import ConfigError, compose_config
 from episodic.data.cache import decode_parallel
 from episodic.data.image import PictureForm, decode_image, is_inverted
 from episodic.demo.question import HTTPError, Question, Upload
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # others, such as EPS, may start programs
-FALLBACK = "label_propagation"  # the wrapper where none is chosen
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # reading others, such as EPS, may start programs
+FALLBACK = "label_propagation"  # the wrapper where the model has none
 
 
 class Demo:
-    """Answers questions by the model of a configuration, one at a time.
+    """Answers questions with the model of a configuration. It takes one question at a time.
 
-    **Attributes:** `form`, of the pictures; `wrapper`, what uses unlabeled pictures; `about`, the model in words; `invert` and
-    `abstain`, what the page begins with.
+    **Attributes:** `form`: the form of the pictures. `wrapper`: what uses the unlabeled pictures. `about`: the model in words.
+    `invert`, `abstain`: the settings that the page begins with.
 
-    **Raises:** what `Predictor` raises for a model that cannot be used; `ConfigError` for one of features.
+    **Raises:** what `Predictor` raises for a model that cannot be used; `ConfigError` for a model that compares features.
     """
 
     def __init__(self, cfg: DictConfig):
@@ -45,20 +44,21 @@ class Demo:
         self._semi = None
         classifier = self._classifier()
         self.invert, self.abstain = (classifier.setting(name) for name in ("invert", "abstain"))
-        learner, _, form, config = model_of(classifier)
-        if form is None:
+        model = classifier.build()
+        if model.form is None:
             raise ConfigError(f"model={cfg.model} compares features, not pictures")
-        self.form: PictureForm = form
-        self._semi = None if learner.capabilities.uses_unlabeled else FALLBACK
-        self.wrapper = self._semi or "+".join(config["semi"])
-        compares, embeds = (config[part]["_target_"].split(".")[-1] for part in ("learner", "backbone"))
+        self.form: PictureForm = model.form
+        self._semi = None if model.learner.capabilities.uses_unlabeled else FALLBACK
+        self.wrapper = self._semi or "+".join(model.config["semi"])
+        compares, embeds = (model.config[part]["_target_"].split(".")[-1] for part in ("learner", "backbone"))
+        colors = "gray" if model.form.channels == 1 else "color"
         self.about = (
             f"{cfg.run or cfg.model or 'pretrained'}: {compares} on {embeds}, "
-            f"unlabeled pictures by {self.wrapper}; {form.size} × {form.size} {'gray' if form.channels == 1 else 'color'}"
+            f"unlabeled pictures by {self.wrapper}; {model.form.size} × {model.form.size} {colors}"
         )
 
     def answer(self, question: Question) -> dict[str, Any]:
-        """What the page shows, see `_answer`; one question at a time, as a model fills the processor.
+        """What the page shows; see `_answer`. Questions wait for each other, since one answer keeps the whole processor busy.
 
         **Raises:** `ValueError` for pictures and settings that cannot be used.
         """
@@ -72,12 +72,15 @@ class Demo:
         return found | {"notes": [*found["notes"], *notes]}
 
     def stop(self) -> None:
-        """Let the answer in progress end, and begin no other: Python must not end while a thread computes one."""
+        """Wait for the answer in progress, and begin no other one. Python must not end while a thread computes an answer."""
         self._stopping = True
         self._lock.acquire()
 
     def _answer(self, question: Question) -> dict[str, Any]:
-        """`queries` and `unlabeled`, a record for each; `failed`, a line for each of the support; places are the question's."""
+        """A record for each of the `queries` and of the `unlabeled` pictures, and a line for each example that `failed`.
+
+        Places are those of the question.
+        """
         support, unlabeled, queries = (
             Pictures.decode(uploads, self.form) for uploads in (question.support, question.unlabeled, question.queries)
         )
@@ -111,7 +114,7 @@ class Demo:
         }
 
     def _classifier(self, semi: str | None = None, **settings: Any) -> Predictor:
-        """Not fitted; with the wrapper `semi` in place of the model's own."""
+        """A predictor without examples. It has the wrapper `semi` in place of the model's own, if one is given."""
         settings = {name: self.cfg[name] for name in ("device", *DEFAULTS)} | settings
         if self.cfg.model is not None:
             return Predictor(self.cfg.model, semi=semi, **settings)
@@ -123,7 +126,7 @@ class Demo:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pictures:
-    """Pictures that could be read, uint8 `[n, C, H, W]`, their places among all, and why the others could not."""
+    """Pictures that could be read, uint8 `[n, C, H, W]`, and their places among all; and for the others the reason."""
 
     pixels: UInt8[Tensor, "picture channels height width"]
     kept: list[int]
@@ -131,13 +134,14 @@ class Pictures:
 
     @staticmethod
     def decode(uploads: list[Upload], form: PictureForm) -> Pictures:
+        """Read `uploads` in the form that the model expects."""
         out = np.empty((len(uploads), form.channels, form.size, form.size), dtype=np.uint8)
         failed = decode_parallel(uploads, lambda upload: _pixels(upload, form), out, title="pictures")
         kept = [i for i in range(len(uploads)) if i not in failed]
         return Pictures(torch.from_numpy(out[kept]), kept, failed)
 
     def among_all(self, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """`found` of those kept, in the places of all, with an `error` for the others."""
+        """The records `found` of the pictures that were kept, and for the others an `error`, in the places of all."""
         by_place = dict(zip(self.kept, found, strict=True)) | {i: {"error": why} for i, why in self.failed.items()}
         return [by_place[i] for i in sorted(by_place)]
 
@@ -161,7 +165,7 @@ def _pixels(upload: Upload, form: PictureForm) -> np.ndarray:
 def answered(
     classifier: Predictor, pixels: Tensor, places: list[tuple[int, int]]
 ) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """For each query what is said of it, and the place and the similarity of the nearest picture of the support."""
+    """For each query its answer, and the place and the similarity of the nearest example."""
     if not len(pixels):
         return []
     found = zip(classifier.answers(pixels), classifier.predict_proba(pixels).tolist(), strict=True)
@@ -175,7 +179,7 @@ def answered(
 
 
 def polarity(form: PictureForm, pixels: Tensor, invert: bool) -> list[str]:
-    """A note where gray pictures are dark on bright and the model knows bright on dark, or the other way round."""
+    """A note where gray pictures are dark on bright and the model knows bright on dark, or vice versa."""
     seen = pixels.float().mean().item() / 255
     seen = 1 - seen if invert else seen
     if not is_inverted(form, seen):

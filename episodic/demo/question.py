@@ -1,4 +1,4 @@
-"""What the page asks: classes with their examples, unlabeled pictures, queries."""
+"""The question that the page sends: classes with their examples, unlabeled pictures, and queries."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MAX_NAME = 100  # characters of a class name
 
 @dataclasses.dataclass(frozen=True)
 class Upload:
-    """A picture as it came: its file's name, its bytes in base64."""
+    """A picture as it was sent: the name of its file, and its bytes in base64."""
 
     name: str
     data: str
@@ -21,7 +21,7 @@ class Upload:
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """What the page asks. `places`: the class of each picture of the support, and which one of that class it is."""
+    """A question with valid names and numbers. `places` has for each example its class, and which one of that class it is."""
 
     names: list[str]
     support: list[Upload]
@@ -33,7 +33,10 @@ class Question:
 
     @staticmethod
     def read(body: bytes) -> Question:
-        """**Raises:** `ValueError` that says what is missing, doubled or too much."""
+        """Read and check the body of a request.
+
+        **Raises:** `ValueError` that says what is missing or double; `HTTPError` for too many pictures.
+        """
         try:
             asked = json.loads(body)
             names = [given["name"].strip() for given in asked["classes"]]
@@ -69,7 +72,7 @@ def _check_classes(names: list[str], shown: list[list[Upload]]) -> None:
 
 
 class HTTPError(Exception):
-    """A request that is not answered, by an HTTP status and a line for people."""
+    """A request that is not answered. It has an HTTP status and a line for the user."""
 
     def __init__(self, status: HTTPStatus, message: str):
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""The page and its answers, served on the loopback address."""
+"""The web server of the demo: it serves the page and its answers, to this machine only."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from episodic.demo.answer import Demo
 from episodic.demo.question import MAX_NAME, MAX_PICTURES, HTTPError, Question
 
 MAX_BYTES = 128 * 2**20  # of a request
-TOKEN = "X-Episodic-Token"  # a header that no other site can send
+TOKEN = "X-Episodic-Token"  # a header that the pages of other sites cannot send
 
 
 class DemoServer(ThreadingHTTPServer):
-    """The page and its answers on the loopback address; `url` says where.
+    """Serves the page and its answers on the loopback address, at `url`.
 
     **Raises:** `ConfigError` where the port cannot be had.
     """
@@ -40,12 +40,12 @@ class DemoServer(ThreadingHTTPServer):
         self.hosts = [[host + end] for host in ("127.0.0.1", "localhost") for end in ends]
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exception(), OSError):  # someone who went away is no error of ours
+        if not isinstance(sys.exception(), OSError):  # a reader who went away is no error
             traceback.print_exc()
 
 
 class Handler(BaseHTTPRequestHandler):
-    """`GET /` is the page, `POST /answer` its answers; there is nothing else, and no path is looked up."""
+    """Answers `GET /` with the page and `POST /answer` with an answer. There is nothing else, and no path is looked up."""
 
     server: DemoServer
     server_version, sys_version = "episodic", ""
@@ -61,7 +61,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def _serve(self, path: str, make: Any) -> None:
         try:
-            if self.headers.get_all("Host") not in self.server.hosts:  # another name that was led to this address
+            if (
+                self.headers.get_all("Host") not in self.server.hosts
+            ):  # another site made its name point to this address
                 raise HTTPError(HTTPStatus.FORBIDDEN, f"open this page at {self.server.url}")
             if self.path != path:
                 raise HTTPError(HTTPStatus.NOT_FOUND, f"there is nothing here but {self.server.url}")
@@ -116,7 +118,7 @@ class Handler(BaseHTTPRequestHandler):
         return body
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """As JSON, with the headers of every answer."""
+        """Send an error as JSON, with the headers of every answer."""
         body = json.dumps({"error": message or HTTPStatus(code).phrase}).encode()
         self.close_connection = True
         self._reply(HTTPStatus(code), body, "application/json", "")
@@ -139,4 +141,4 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, format: str, *arguments: Any) -> None:
-        """The terminal is for what matters."""
+        """Print nothing: requests are of no interest on the terminal."""

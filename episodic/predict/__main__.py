@@ -1,4 +1,7 @@
-"""`python -m episodic.predict support=<dir> query=<dir or file> run=<dir> [semi=...] [abstain=auto] [out=answers.json]`."""
+"""`python -m episodic.predict support=<dir> query=<dir or file> run=<dir> [semi=... unlabeled=<dir>] [abstain=auto] [out=<file>]`.
+
+Names the pictures of `query` after the examples in `support`, and prints a table with a line for each picture.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,11 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from episodic.assemble.asked import with_parts
+from episodic.assemble.model_choice import UNREAD, check_seed, with_parts
 from episodic.assemble.predictor import DEFAULTS, MANY, Predictor
 from episodic.config.command import command
 from episodic.config.compose import ConfigError
@@ -17,6 +21,7 @@ from episodic.data.image import class_folders, is_inverted, others_below, pictur
 from episodic.evaluate.tables import table
 from episodic.predict.answers import READ, answered, as_text, row, text
 from episodic.run.files import write_atomically
+from episodic.semi.wrapper import AbstractWrapper, unwrapped
 
 
 def main(cfg: DictConfig) -> None:
@@ -46,7 +51,7 @@ def main(cfg: DictConfig) -> None:
         source = f" (by {classifier.left_out_} examples, each left out in turn)" if classifier.left_out_ else ""
         print(f"\n{unsure} of {len(rows)} are unsure: {why}{source}.")
     elif classifier.left_out_:
-        share = f"at most {classifier.setting('error'):.0%}"
+        share = f"at most {classifier.setting('max_error'):.0%}"
         print(
             f"\nabstain=auto: of {classifier.left_out_} examples, each left out in turn, {share} were wrong, so all count."
         )
@@ -54,7 +59,7 @@ def main(cfg: DictConfig) -> None:
 
 
 def check(cfg: DictConfig) -> None:
-    """What can be said before anything is read.
+    """Refuse options that contradict each other, before anything is read.
 
     **Raises:** `ConfigError`.
     """
@@ -65,6 +70,7 @@ def check(cfg: DictConfig) -> None:
     for name in ("unlabeled", *DEFAULTS) if cfg.support is None else ():
         if cfg[name] is not None:
             raise ConfigError(f"{name}= goes with support=: a saved file has its own")
+    check_seed(cfg)
     for name, suffixes in (("out", (".json", ".csv")), ("save", (".safetensors",))):
         path = cfg[name] and Path(cfg[name])
         if path and path.suffix.lower() not in suffixes:
@@ -74,7 +80,7 @@ def check(cfg: DictConfig) -> None:
 
 
 def classifier_of(cfg: DictConfig) -> Predictor:
-    """The one that was saved, or one that is shown the examples."""
+    """The classifier that was saved, or one that is shown the examples."""
     if cfg.support is None:
         classifier = Predictor.load(cfg.model, device=cfg.device)
         if classifier.form_ is None:
@@ -85,6 +91,7 @@ def classifier_of(cfg: DictConfig) -> Predictor:
         mend = "take a run, or backbone.weights=<file>" if "weights" in cfg.backbone else "take a run"
         print(f"Warning: the backbone's weights are random, so the answers are guesses: {mend}.")
     classifier = Predictor(cfg.model or cfg, device=cfg.device, **{name: cfg[name] for name in DEFAULTS})
+    check_effects(cfg, classifier)
     files, failed = readable([file for files in shown.values() for file in files])
     unlabeled, failed_unlabeled = (None, {}) if cfg.unlabeled is None else readable(pictures_in(cfg.unlabeled))
     for name, of_class in shown.items():
@@ -92,11 +99,30 @@ def classifier_of(cfg: DictConfig) -> Predictor:
             raise ConfigError(f"no picture of class {name} can be read: {of_class[0]}: {failed[of_class[0]]}")
     names = [name for name, of_class in shown.items() for file in of_class if file not in failed]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # that no answer counts, which is said below the table
+        warnings.simplefilter("ignore", UserWarning)  # that no answer counts: the lines below the table say so
         classifier.fit(files, names, unlabeled)
     report_unreadable(failed | failed_unlabeled)
     note_on_polarity(classifier, files)
     return classifier
+
+
+def check_effects(cfg: DictConfig, classifier: Predictor) -> None:
+    """Refuse options that would change no answer.
+
+    **Raises:** `ConfigError`.
+    """
+    if cfg.max_error is not None and classifier.setting("abstain") != "auto":
+        raise ConfigError("max_error would have no effect here: it goes with abstain=auto")
+    wrapped = any(override.startswith(("semi=", "semi.")) for override in HydraConfig.get().overrides.task)
+    if not wrapped or cfg.unlabeled is not None:
+        return
+    layers = unwrapped(classifier.build().learner)
+    idle = [layer for layer in layers if isinstance(layer, AbstractWrapper) and not layer.works_without_unlabeled]
+    if idle:
+        raise ConfigError(
+            f"semi={'+'.join(cfg.semi)} would have no effect here: {type(idle[0]).__name__} uses further pictures without names, "
+            "and there are none: give unlabeled=<dir>"
+        )
 
 
 def readable(files: list[Path]) -> tuple[list[Path], dict[Path, str]]:
@@ -106,7 +132,7 @@ def readable(files: list[Path]) -> tuple[list[Path], dict[Path, str]]:
 
 
 def note_on_polarity(classifier: Predictor, files: list[Path]) -> None:
-    """Say so where pictures are dark on bright and the model knows bright on dark, or the other way round."""
+    """Print a note where pictures are dark on bright and the model knows bright on dark, or vice versa."""
     form = classifier.form_
     if form.channels != 1:
         return
@@ -121,18 +147,18 @@ def note_on_polarity(classifier: Predictor, files: list[Path]) -> None:
 
 
 def note_on_others(folder: Path) -> None:
-    """Say which files in it are left out since their names are not those of pictures."""
+    """Print which files of a folder are left out since their names are not those of pictures."""
     if others := others_below(folder):
         shown = ", ".join(text(file.relative_to(folder)) for file in others[:3]) + ", ..." * (len(others) > 3)
         print(f"Note: left out of {text(folder)}, by their names no pictures: {len(others)} ({shown}).")
 
 
 def report_unreadable(failed: dict[Any, str]) -> None:
-    """Say which pictures were left out, and why."""
+    """Print which pictures were left out, and why."""
     if failed:
         print(f"\n{len(failed)} {'picture' if len(failed) == 1 else 'pictures'} could not be read:")
         print("\n".join(f"  {text(file)}: {reason}" for file, reason in failed.items()))
 
 
 if __name__ == "__main__":
-    command("predict", main, with_parts)
+    command("predict", main, with_parts, UNREAD)

@@ -1,4 +1,4 @@
-"""Pictures named one after the other, as records and as rows."""
+"""The answers to pictures as records, and these as rows of a table, JSON and CSV."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import torch
 from episodic.assemble.predictor import Predictor
 from episodic.data.image import read_pictures
 
-READ = 256  # pictures in memory at once
+READ = 256  # so many pictures are in memory at once
 COLUMNS = ("file", "class", "probability", "nearest", "abstain", "error")
 
 
 def answered(classifier: Predictor, files: list[Path]) -> Iterator[dict[str, Any]]:
-    """A record for each file, by `COLUMNS`; those of a transductive learner, which sees all files together, all at once."""
+    """A record for each file, with the names in `COLUMNS`. A transductive learner gets all files together, another one few at a time."""
     form = classifier.form_
     step = len(files) if classifier.transductive_ else READ
     for start in range(0, len(files), step):
@@ -43,7 +43,7 @@ def answered(classifier: Predictor, files: list[Path]) -> Iterator[dict[str, Any
 
 
 def row(record: dict[str, Any], marked: bool) -> list[str]:
-    """Of the table that is printed; `marked`: with a column for what is unsure."""
+    """A record as a row of the table that is printed. With `marked` it has a column that marks unsure answers."""
     mark = ["unsure" if record["abstain"] else ""] if marked else []
     return [record["file"], record["class"], f"{record['probability']:.3f}", record["nearest"] or "-", *mark]
 
@@ -60,5 +60,5 @@ def as_text(records: list[dict[str, Any]], suffix: str) -> str:
 
 
 def text(name: object) -> str:
-    """A name that can be printed: of file names that are no Unicode, the odd bytes are marked."""
+    """A name that can be printed. Bytes that are no Unicode, as file names may have, are replaced by a mark."""
     return os.fsencode(str(name)).decode(errors="replace")

@@ -37,6 +37,12 @@ from episodic.run.files import write_atomically
 from episodic.run.run import Run
 from episodic.run.tensorboard import read_curves
 
+UNREAD = {
+    "augment": "a report trains nothing, and only training changes images at random",
+    "trainer": "a report trains nothing",
+    "task.train": "a report trains nothing, and it measures episodes of the shape that task.n_way, task.n_shot, ... say",
+}
+
 
 def with_run(arguments: list[str]) -> list[str]:
     """Make the parts of the run the choices `saved`, as for `episodic.evaluate`."""
@@ -119,4 +125,4 @@ def writing(out: Path) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    command("report", main, with_run)
+    command("report", main, with_run, UNREAD)
