@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -20,7 +21,7 @@ class Interval:
         return (self.below + self.above) / 2
 
 
-def mean_interval(values: np.ndarray) -> Interval:
+def mean_interval(values: Sequence[float] | np.ndarray) -> Interval:
     """Mean ± 1.96 · std(ddof=1) / √E over `values [E]`: the interval that the field prints (E = 1: of infinite width).
 
     It covers the draw of the episodes only, neither the training seed nor the choice of test classes.
@@ -41,7 +42,7 @@ def paired_interval(ours: np.ndarray, theirs: np.ndarray) -> Interval:
     return mean_interval(np.asarray(ours, np.float64) - np.asarray(theirs, np.float64))
 
 
-def repeats_interval(values: np.ndarray) -> Interval:
+def repeats_interval(values: Sequence[float] | np.ndarray) -> Interval:
     """Mean of a few repeats `[R]`, e.g. training seeds, with Student's t interval (R = 1: of infinite width)."""
     from scipy.stats import t  # takes a while
 
