@@ -20,7 +20,7 @@ COLUMNS = ("file", "class", "probability", "nearest", "abstain", "error")
 
 
 def answered(classifier: Predictor, files: list[Path]) -> Iterator[dict[str, Any]]:
-    """A record for each file, with the names in `COLUMNS`. A transductive learner gets all files together, another one few at a time."""
+    """A record for each file, with the names in `COLUMNS`. Transductive learners get all files together, others a few at a time."""
     form = classifier.form_
     step = len(files) if classifier.transductive_ else READ
     for start in range(0, len(files), step):

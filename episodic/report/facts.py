@@ -38,7 +38,9 @@ def protocols(saved: DictConfig) -> dict[str, str]:
 
     A training procedure that draws no episodes says itself what its accuracy is of (`accuracy_of`).
     """
-    trained, validated = (protocol(episode_shape(task), False).split(",")[0] for task in (saved.task.train, saved.task))
+    shape = episode_shape(saved.task)
+    shapes = (shape | episode_shape(saved.task.train), shape)
+    trained, validated = (protocol(each, False).split(",")[0] for each in shapes)
     of_procedure = get_object(saved.trainer._target_).accuracy_of
     return {"train/accuracy": of_procedure or trained, "val/accuracy": validated}
 

@@ -1,37 +1,38 @@
+"""The figure of an episode: every item in its row, with its mark."""
+
 import numpy as np
 import pytest
 
-from episodic.report.figure import Row, in_words, letter_of, rows_of, shown_rows, strip, unlabeled_mark
+from episodic.report.figure import Row, episode_figure, in_words, letter_of, rows_of, shown_rows, unlabeled_mark
 from episodic.report.measurements import measure
-from episodic.report.plots import LIGHT, picture, short
+from episodic.report.plots import LIGHT, picture
 from tests.conftest import random_store
-from tests.pages.test_findings import SEMI, semi_supervised, with_base_classes
-from tests.test_loop import FP32, PLAIN
+from tests.report.cases import FP32, PLAIN, SEMI, semi_supervised, with_base_classes
 
 
 @pytest.mark.parametrize("make", [semi_supervised, with_base_classes])
 def test_every_item_stands_in_the_row_of_its_class_with_its_answer(make):
     learner, store, episodes = make()
-    scene = measure(learner, store, episodes, PLAIN, FP32).scenes["median"]
-    rows, labels = rows_of(scene, store), store.labels.tolist()
+    example = measure(learner, store, episodes, PLAIN, FP32).examples["median"]
+    rows, labels = rows_of(example, store), store.labels.tolist()
     letters = {row.letter: row.name for row in rows if row.letter not in ("", "–")}
     for row in rows:
         for mark in [mark for marks in row.marks.values() for mark in marks]:
             assert store.class_names[labels[mark.item]] == row.name or row.name == "base classes"
     told = [mark for row in rows for mark in row.marks["queries"]]
-    assert np.mean([mark.right for mark in told]) == pytest.approx(scene.accuracy)
-    order = {int(item): place for place, item in enumerate(scene.indices.query[0])}
+    assert np.mean([mark.right for mark in told]) == pytest.approx(example.accuracy)
+    order = {int(item): place for place, item in enumerate(example.indices.query[0])}
     assert sorted(mark.item for mark in told) == sorted(order)
     for mark in told:
-        answer = int(scene.answers[order[mark.item]])
-        if not mark.right and answer < scene.indices.n_way:
-            assert letters[mark.text.split()[1]] == store.class_names[scene.indices.class_ids[0, answer]]
+        answer = int(example.answers[order[mark.item]])
+        if not mark.right and answer < example.indices.n_way:
+            assert letters[mark.text.split()[1]] == store.class_names[example.indices.class_ids[0, answer]]
         assert mark.text.startswith("✓" if mark.right else "✗")
     wrong = sum(not mark.right for mark in told)
-    assert f"{len(told) - wrong} of {len(told)} queries right" in in_words(scene, rows)
+    assert f"{len(told) - wrong} of {len(told)} queries right" in in_words(example, rows)
     distractors = [row for row in rows if row.distractor]
-    assert sum(len(row.marks["unlabeled"]) for row in distractors) == (scene.indices.unlabeled_y < 0).sum()
-    assert len(distractors) == (SEMI["n_distractors"] if scene.taken is not None else 0)
+    assert sum(len(row.marks["unlabeled"]) for row in distractors) == (example.indices.unlabeled_y < 0).sum()
+    assert len(distractors) == (SEMI["n_distractors"] if example.taken is not None else 0)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +68,7 @@ def test_of_many_classes_those_with_most_mistakes_are_drawn():
 
 def test_right_and_wrong_differ_by_sign_frame_and_color():
     marks = [unlabeled_mark(0, 0, np.array(taken)) for taken in ([1.0, 0.0], [0.0, 1.0])]
-    figure = strip(LIGHT, [Row("A", "a", {"support": [], "queries": marks, "unlabeled": []})], random_store())
+    figure = episode_figure(LIGHT, [Row("A", "a", {"support": [], "queries": marks, "unlabeled": []})], random_store())
     frames = figure.axes[0].patches
     assert frames[0].get_linewidth() < frames[1].get_linewidth()
     assert frames[0].get_edgecolor() != frames[1].get_edgecolor()
@@ -77,8 +78,6 @@ def test_right_and_wrong_differ_by_sign_frame_and_color():
 def test_names_in_any_script_or_with_signs_of_mathematics_can_be_drawn():
     names = ["$x^", "a\nb\x07c", "漢字", "_" * 90, "", "\\frac{", "🦀"]
     rows = [Row("A", name, {"support": [], "queries": [unlabeled_mark(0, 0, None)], "unlabeled": []}) for name in names]
-    made = picture("strip", "alt", lambda theme: strip(theme, rows, random_store()))
+    made = picture("episode", "alt", lambda theme: episode_figure(theme, rows, random_store()))
     assert made.light.startswith(b"\x89PNG")
     assert made.light != made.dark
-    assert short("a\nb\x07c") == "a b c"
-    assert short("0123456789" * 4, 10) == "0123…56789"

@@ -1,57 +1,51 @@
 """The report of a run from the command line: the numbers of `evaluate`, files that stand alone, and what goes wrong."""
 
-import contextlib
 import html
-import io
 import json
+import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from omegaconf import OmegaConf
+from PIL import Image
 
-from episodic.assemble.load import with_saved_parts
-from episodic.config.command import command
-from episodic.config.compose import ConfigError, compose_config
-from episodic.evaluate.__main__ import main as evaluate
-from episodic.report.__main__ import main as report
+from episodic.config.compose import ConfigError
 from episodic.report.__main__ import with_run, writing
-from episodic.report.facts import caution, protocols
-from episodic.run.run import Run
-from episodic.train.__main__ import train
-from tests.conftest import random_store
-from tests.pages.test_page import Reader
-from tests.test_train import SMALL, place  # noqa: F401  (a fixture)
+from tests.command import run_command
+from tests.report.reader import Reader
 
 SHAPE = ["task.n_way=4", "episodes=60", "seed=3"]
-COMMANDS = {"train": (train, list), "evaluate": (evaluate, with_saved_parts), "report": (report, with_run)}
+SMALL = ["task=folder_5w1s", "task.dataset.path=pictures", "task.channels=1", "task.image_size=16", "task.n_way=3",
+         "task.n_query=3", "augment=none", "backbone.widths=[8,8,8,8]", "device=cpu", "precision=fp32", "trainer.steps=10",
+         "trainer.validate_every=10", "trainer.save_every=5", "trainer.validation_episodes=20", "episodes=40"]  # fmt: skip
 
 
-def run(place, name, *arguments, code=0):  # noqa: F811
+def run(place, name, *arguments, code=0):
     """What a command says; in this process, which has imported everything already."""
-    data = [f"task.dataset.path={place / 'pictures'}", *SMALL] if name == "train" else []
-    said = io.StringIO()
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        contextlib.redirect_stdout(said),
-        contextlib.redirect_stderr(said),
-        contextlib.ExitStack() as stack,
-    ):
-        patch.chdir(place)
-        patch.setenv("EPISODIC_CACHE", str(place / "cache"))
-        patch.setattr("sys.argv", [name, *data, *arguments])
-        stop = stack.enter_context(pytest.raises(SystemExit)) if code else None
-        command(name, *COMMANDS[name])
-    assert (stop.value.code if stop else 0) == code, said.getvalue()
-    return said.getvalue()
+    ended, out, err = run_command(name, *arguments, cwd=place, environment={"EPISODIC_CACHE": str(place / "cache")})
+    assert ended == code, out + err
+    return out + err
 
 
 @pytest.fixture(scope="module")
-def runs(place):  # noqa: F811
+def runs(tmp_path_factory):
+    """A folder of pictures, 25 classes of 8, each a noisy copy of its class's pattern, and two runs on them."""
+    place, random = tmp_path_factory.mktemp("place"), np.random.default_rng(0)
+    for c in range(25):
+        pattern = random.uniform(60, 200, size=(16, 16))
+        target = place / "pictures" / f"class{c:02}"
+        target.mkdir(parents=True)
+        for i in range(8):
+            pixels = (pattern + random.normal(0, 40, size=(16, 16))).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(target / f"{i}.png")
     for seed, name in enumerate(("ours", "theirs")):
-        run(place, "train", f"run={name}", "trainer.steps=10", f"seed={seed}")
+        run(place, "train", f"run={name}", f"seed={seed}", *SMALL)
     return place
 
 
@@ -104,28 +98,6 @@ def test_the_page_says_where_a_run_began_what_its_curves_are_of_and_what_chose_i
     assert all("stand in" not in text for text in texts.values())
 
 
-@pytest.mark.parametrize(
-    ("arguments", "training"),
-    [
-        (["task.train.n_way=[5,20]"], "5-20-way 1-shot"),
-        (["trainer=dml", "loss=multi_similarity"], "nearest image in the batch"),
-        (["semi=pseudo_labels", "learner=base_classifier"], "labeled images, all classes"),
-    ],
-)
-def test_only_accuracies_of_episodes_have_ways(arguments, training):
-    saved = compose_config("train", ["task=miniimagenet_5w1s", "task.n_way=4", *arguments])
-    assert protocols(saved) == {"train/accuracy": training, "val/accuracy": "4-way 1-shot"}
-
-
-def test_classes_that_stand_in_for_others_are_said_to(runs):
-    cfg = OmegaConf.create({"run": str(runs / "ours"), "split": "test", "task": {"dataset": {"_target_": "other"}}})
-    said = "There are no test classes on disk; the validation classes stand in for them."
-    store = random_store(split="val")
-    assert caution(cfg, store) == said  # training had nothing of another data set
-    cfg.task = Run(runs / "ours").config().task
-    assert caution(cfg, store).startswith(f"{said} Validation chose the best checkpoint")
-
-
 def test_the_same_command_writes_the_same_page(runs):
     pages, words = [], ["run=theirs", "against=null", "episodes=30", "split=val", "out=again, [it's] odd"]
     for _ in range(2):
@@ -167,3 +139,20 @@ def test_a_full_disk_is_said_in_a_line(tmp_path):
         writing(tmp_path),
     ):
         Path("/dev/full").write_text("page")
+
+
+@pytest.mark.parametrize("option", ["augment=crop_flip", "trainer.steps=5", "trainer=dml", "task.train.n_way=4"])
+def test_what_only_training_reads_is_refused(runs, option):
+    assert f"{option.split('=')[0]} would have no effect here: a report" in run(
+        runs, "report", "run=ours", option, code=2
+    )
+
+
+def test_the_command_is_a_module_that_runs(runs):
+    """A real process, as a user starts it."""
+    command = [sys.executable, "-m", "episodic.report", "run=ours", "episodes=20", "split=val", "out=real"]
+    environment = {**os.environ, "EPISODIC_CACHE": str(runs / "cache"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, cwd=runs)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == str(Path("real") / "report.html")
+    assert (runs / "real" / "report.html").is_file()

@@ -1,29 +1,35 @@
+"""The page of a report: all its numbers, nothing that could be run, and all its pictures in a browser."""
+
 import dataclasses
 import html
 import re
 import shutil
 import subprocess
-from html.parser import HTMLParser
 from itertools import pairwise
 
 import numpy as np
 import pytest
-from episodic.pages import plots
 from torch import nn
 
 from episodic.evaluate.intervals import Interval
 from episodic.evaluate.tables import class_range, percent
 from episodic.learners.prototypical import Prototypical
-from episodic.report.markup import tag
 from episodic.report.measurements import measure
 from episodic.report.page import Report, build_page, spread, verdict
 from episodic.report.plane import plane
 from tests.conftest import random_store
-from tests.pages.test_findings import semi_supervised, student, tally_of
-from tests.test_loop import FP32, PLAIN, conv4, sampler_of
+from tests.report.cases import FP32, PLAIN, conv4, sampler_of, semi_supervised
+from tests.report.reader import Reader
 
 PROTOCOLS = {"train/accuracy": "20-way 1-shot", "val/accuracy": "5-way 1-shot"}
 EVIL = "<script>alert(1)</script>"
+CHROMIUM = shutil.which("chromium")
+PROBE = """<script>addEventListener("load", () => {
+  const pictures = [...document.images], wide = document.documentElement.scrollWidth - innerWidth;
+  const broken = pictures.filter(image => !image.complete || image.naturalWidth == 0).length;
+  const outside = performance.getEntriesByType("resource").filter(entry => !entry.name.startsWith("data:")).length;
+  parent.document.title = JSON.stringify([pictures.length, broken, outside, wide, innerWidth]);
+})</script>"""
 
 
 def report_of(learner, store, episodes, rival=None):
@@ -40,7 +46,7 @@ def report_of(learner, store, episodes, rival=None):
         measured=measured,
         curves=curves,
         protocols=PROTOCOLS,
-        plane=plane(learner, store, measured["ours"].tally.hardest[:10].tolist(), PLAIN, FP32),
+        plane=plane(learner, store, measured["ours"].counts.hardest[:10].tolist(), PLAIN, FP32),
         command=f"python {EVIL}",
         made={},
     )
@@ -60,22 +66,6 @@ def built(report):
     return build_page(report)
 
 
-class Reader(HTMLParser):
-    def __init__(self, page):
-        super().__init__()
-        self.tags, self.text = [], ""
-        self.feed(page)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data):
-        self.text += data
-
-    def all(self, *names):
-        return [attrs for name, attrs in self.tags if name in names]
-
-
 def test_text_from_data_cannot_become_html(built):
     reader = Reader(built[0])
     assert not reader.all("script", "b")
@@ -83,7 +73,6 @@ def test_text_from_data_cannot_become_html(built):
     assert {
         name for attrs in map(dict, (a for _, a in reader.tags)) for name in attrs if name.startswith("on")
     } == set()
-    assert tag("p", '<&">', title='"><script>') == '<p title="&quot;&gt;&lt;script&gt;">&lt;&amp;&quot;&gt;</p>'
 
 
 def test_the_page_needs_nothing_else(built):
@@ -130,8 +119,8 @@ def test_the_figures_are_those_of_the_evaluation(report, built):
     difference = ours - theirs
     half = 1.96 * difference.std(ddof=1) / len(difference) ** 0.5
     assert f"{100 * difference.mean():.2f} ± {100 * half:.2f}" in text
-    tally, hardest = report.ours.tally, report.ours.tally.hardest[0]
-    assert class_range(tally.interval(int(hardest))).replace(" ", "\xa0") in text
+    counts, hardest = report.ours.counts, report.ours.counts.hardest[0]
+    assert class_range(counts.interval(int(hardest))).replace(" ", "\xa0") in text
     assert class_range(report.difference_over_classes) in text
 
 
@@ -188,20 +177,6 @@ def test_the_page_names_the_split_and_what_each_curve_is_of(report):
     assert "train/accuracy (20-way 1-shot) ends at 50.0 % (step 50)" in text
     assert "val/accuracy (5-way 1-shot) ends at 50.0 % (step 50)" in text
     assert "their accuracies do not compare" in text
-    legend = plots.training(plots.LIGHT, report.curves, report.protocols).axes[1].get_legend()
-    assert [label.get_text().split(", mean")[0] for label in legend.get_texts()] == [
-        "training, 20-way 1-shot",
-        "validation, 5-way 1-shot",
-    ]
-
-
-def test_whiskers_stop_where_an_accuracy_does_and_are_left_out_where_there_is_no_interval():
-    tally = tally_of(([0, 1], 4, {(0, 1): 3}), ([0, 1], 4, {}))
-    [below], [above] = plots.reaches(tally, np.array([0]))
-    assert (62.5 - below, 62.5 + above) == pytest.approx(100 * student([0.25, 1.0])) == (0, 100)
-    assert np.isnan(plots.reaches(tally, np.array([1]))).all()
-    [bar] = plots.class_bars(plots.LIGHT, tally, "abcdef").axes[0].collections
-    assert [sorted(line[:, 0]) for line in bar.get_segments() if len(line)] == [pytest.approx([0, 100])]
 
 
 def test_many_classes_a_perfect_learner_and_no_curves_are_said_in_words():
@@ -218,15 +193,6 @@ def test_many_classes_a_perfect_learner_and_no_curves_are_said_in_words():
     assert "There are no TensorBoard events" in text
     assert "no embeddings" in text
     assert "class-ranks" in [picture.name for picture in pictures]
-
-
-CHROMIUM = shutil.which("chromium")
-PROBE = """<script>addEventListener("load", () => {
-  const pictures = [...document.images], wide = document.documentElement.scrollWidth - innerWidth;
-  const broken = pictures.filter(image => !image.complete || image.naturalWidth == 0).length;
-  const outside = performance.getEntriesByType("resource").filter(entry => !entry.name.startsWith("data:")).length;
-  parent.document.title = JSON.stringify([pictures.length, broken, outside, wide, innerWidth]);
-})</script>"""
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium to open the page")
