@@ -13,7 +13,7 @@ from episodic.learners.prediction import Prediction
 
 
 class ANIL(AbstractMetricLearner):
-    """MAML whose inner loop changes the linear head only: features are computed once, and stay.
+    """MAML whose inner loop changes the linear head only. Features are computed once for an episode, and stay.
 
         W_0 = W,    W_{s+1} = W_s - inner_lr * gradient of L(W_s),    logits[q] = W_S f(x_q)
 
@@ -32,6 +32,15 @@ class ANIL(AbstractMetricLearner):
     class.
 
     **Raises:** `ImportError` without learn2learn; `ValueError` for a task of another number of ways.
+
+    >>> import torch
+    >>> from episodic import Task
+    >>> backbone = torch.nn.Flatten()  # leaves vectors as they are
+    >>> backbone.shape = (2,)
+    >>> support = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
+    >>> task = Task(support, torch.tensor([[0, 1]]), query=torch.tensor([[[3.0, 1.0]]]), n_way=2)
+    >>> ANIL(backbone, n_way=2, inner_lr=5.0).eval()(task).logits.argmax(-1)  # doctest: +SKIP
+    tensor([[0]])
     """
 
     def __init__(
@@ -47,6 +56,7 @@ class ANIL(AbstractMetricLearner):
         self.inner_loop = InnerLoop("anil", n_way, inner_lr, inner_steps, test_inner_steps, first_order)
         self.backbone = backbone
         self.head = nn.Linear(math.prod(backbone.shape), n_way)
+        self.without_effect = self.inner_loop.without_effect()
 
     def classify(self, features: Task) -> Prediction:
         net = nn.Sequential(nn.Flatten(), self.head)

@@ -24,7 +24,8 @@ from episodic.learners.prediction import Prediction
 
 
 class AttentionAttractor(AbstractMetricLearner):
-    """Learns where the weights of new classes should be drawn to, so that they join the old ones without disturbing them.
+    """Learns where the weights of new classes should be drawn to, so that they join the old ones without disturbing them. It begins
+    with a run of `base_classifier`.
 
     Backbone and base classifier (W_a, b_a) are trained before, by `base_classifier`, and stay as they are. For each episode the
     fast weights w of its classes are found to convergence:
@@ -34,7 +35,7 @@ class AttentionAttractor(AbstractMetricLearner):
         a[n, .] = softmax_k(tau * cos(p_n, W_a[k])),    U_k = V_2 tanh(V_1 W_a[k] + c_1) + c_2
 
     with p_n the mean embedding of the class. g, U_0, tau, V and c are learned, by the cross-entropy of queries of new and base
-    classes over both; the gradient goes through the solution by implicit differentiation (`core/implicit.py`).
+    classes over both; the gradient goes through the solution by implicit differentiation (`core/functional/implicit.py`).
 
     - `fast="logistic"`: logits `w f(x)`, with a bias; the inner problem is convex.
     - `fast="mlp"`: `w_1 tanh(w_2 f(x)) + w_3 f(x)`, with an attractor for each of the three; that of w_2 attends from the mean
@@ -51,8 +52,20 @@ class AttentionAttractor(AbstractMetricLearner):
 
     In a task that is not incremental the base logits are left out, and the base weights only serve the attractor.
 
-    `label_swap` (see `core.sse`; None for none): in training, which row of W_a is attended to in the place of each, drawn once a
-    step; the base logits keep theirs.
+    **Arguments:** `n_classes`: training classes. `fast`: `logistic` or `mlp`. `hidden`: units of the MLP. `weight_decay`: of the
+    fast weights. `damping`: of the implicit gradient's linear system. `label_swap` (see `core.regularizers.sse`; None for none):
+    in training, which row of W_a is attended to in the place of each, drawn once a step; the base logits keep theirs.
+
+    **Raises:** `ValueError` for another `fast`, and for an episode of all training classes.
+
+    >>> import torch
+    >>> from episodic import Task
+    >>> backbone = torch.nn.Flatten()  # leaves vectors as they are
+    >>> backbone.shape = (2,)
+    >>> support = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
+    >>> task = Task(support, torch.tensor([[0, 1]]), query=torch.tensor([[[3.0, 1.0]]]), n_way=2, n_base=5)
+    >>> AttentionAttractor(backbone, n_classes=5).eval()(task).logits.shape  # 2 new classes, then 5 old ones
+    torch.Size([1, 1, 7])
     """
 
     capabilities = Capabilities(
@@ -88,6 +101,7 @@ class AttentionAttractor(AbstractMetricLearner):
             self.layer = Attractor(dim, (hidden, dim + 1), precision)
             start = torch.empty(hidden, dim + 1).uniform_(-0.01, 0.01, generator=torch.Generator().manual_seed(0))
             self.register_buffer("layer_start", start, persistent=False)
+        self.without_effect = {} if fast == "mlp" else {"hidden": "only fast=mlp has hidden units"}
 
     def train(self, mode: bool = True) -> AttentionAttractor:
         super().train(mode)
@@ -137,7 +151,7 @@ class AttentionAttractor(AbstractMetricLearner):
 
 
 class Attractor(nn.Module):
-    """Where one group of fast weights is pulled to, by attention over the base classes, and how strongly.
+    """Where one group of fast weights is pulled to, by attention over the base classes, and how strongly. Both are learned.
 
     `shape` is that of the weights for one key; `precision` the strength to begin with, of each of them.
     """

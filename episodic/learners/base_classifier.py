@@ -17,7 +17,8 @@ from episodic.learners.prediction import Prediction
 
 
 class BaseClassifier(AbstractMetricLearner):
-    """Learns the training classes by heart; answers an episode by logistic regression on the embeddings of its support.
+    """Learns the training classes by heart, as a linear classifier does. It answers an episode by logistic regression on the
+    embeddings of its support.
 
     Training, over all training classes: the cross-entropy of `W_a f(x) + b_a`, for every item of an episode, which serves as a
     batch. Evaluation, for the weights W_b, b_b of the episode's classes alone, to convergence:
@@ -30,7 +31,16 @@ class BaseClassifier(AbstractMetricLearner):
     attractor. Inductive. Features of any shape are flattened.
 
     **Arguments:** `n_classes`: training classes. `weight_decay`: of the regression on the support (1e-5 in Ren et al.).
-    `label_swap`: in training, labels to labels (see `core.sse`); None for none.
+    `label_swap`: in training, labels to labels (see `core.regularizers.sse`); None for none.
+
+    >>> import torch
+    >>> from episodic import Task
+    >>> backbone = torch.nn.Flatten()  # leaves vectors as they are
+    >>> backbone.shape = (2,)
+    >>> support = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
+    >>> task = Task(support, torch.tensor([[0, 1]]), query=torch.tensor([[[3.0, 1.0]]]), n_way=2)
+    >>> BaseClassifier(backbone, n_classes=5).eval()(task).logits.argmax(-1)
+    tensor([[0]])
     """
 
     capabilities = Capabilities(incremental=True)
@@ -80,8 +90,8 @@ class BaseClassifier(AbstractMetricLearner):
 def base_logits_of(
     base: nn.Linear, features: Task, items: Float[Tensor, "episode item dim"]
 ) -> Float[Tensor, "episode item n_base"]:
-    """Logits of the base classes, in full precision; none where the task is not incremental, minus infinity for those that play new
-    classes in training.
+    """The logits of the base classes, in full precision. There are none where the task is not incremental, and minus infinity
+    stands for classes that play new ones in training.
     """
     if not features.n_base:
         return to_float64(items.new_empty(*items.shape[:2], 0))
@@ -96,7 +106,11 @@ def base_logits_of(
 
 
 def forgotten(class_ids: Int64[Tensor, "episode way"], n_base: int) -> Bool[Tensor, "episode n_base"]:
-    """Which base classes play the new ones in training."""
+    """Which base classes play the new ones in training.
+
+    >>> forgotten(torch.tensor([[2, 0]]), n_base=4)
+    tensor([[ True, False,  True, False]])
+    """
     mask = torch.zeros(len(class_ids), n_base, dtype=torch.bool, device=class_ids.device)
     return mask.scatter(1, class_ids, True)
 
@@ -119,5 +133,9 @@ def joint_cross_entropy(
 
 
 def append_bias(items: Float[Tensor, "episode item dim"]) -> Float[Tensor, "episode item dim_and_one"]:
-    """The items in full precision, each with a 1 for the bias."""
+    """The items in full precision, each with a 1 for the bias.
+
+    >>> append_bias(torch.tensor([[[2.0, 3.0]]]))
+    tensor([[[2., 3., 1.]]], dtype=torch.float64)
+    """
     return nn.functional.pad(to_float64(items), (0, 1), value=1.0)

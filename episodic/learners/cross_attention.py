@@ -17,7 +17,8 @@ PAIRS = 2**16  # of query and class that evaluation looks at together
 
 
 class CrossAttention(AbstractMetricLearner):
-    """Weights the positions of each class map P_n and query map Q_q by what they have in common, then compares them.
+    """Weights the positions of each class map P_n and query map Q_q by what they have in common. Then it compares the weighted maps
+    by their cosine.
 
         A^p, A^q = attention of the pair (see `PairAttention`),    P' = A^p P,    Q' = A^q Q
         logit[q, n] = scale * cos(mean of P' over positions, mean of Q' over positions)
@@ -40,9 +41,21 @@ class CrossAttention(AbstractMetricLearner):
 
     - `backbone`: with maps `(C, h, w)` of two positions at least.
     - `n_classes`: training classes.
-    - `label_swap`: in training, labels of the classifier over all training classes to labels (see `core.sse`); None for none.
+    - `scale`: on the cosine. `temperature`: of the attention. `nearest_weight`: of the loss over the episode's classes.
+    - `candidates`: the share of the queries that joins the support in each round; 0 for an inductive answer.
+    - `label_swap`: in training, labels of the classifier over all training classes to labels (see `core.regularizers.sse`); None
+      for none.
 
     **Raises:** `ValueError` for a backbone of vectors.
+
+    >>> import torch
+    >>> from episodic import Task
+    >>> backbone = torch.nn.Identity()  # leaves maps as they are
+    >>> backbone.shape = (2, 1, 2)
+    >>> support = torch.tensor([[[[[1.0, 0.0]], [[0.0, 0.0]]], [[[0.0, 0.0]], [[1.0, 0.0]]]]])  # [1, 2, 2, 1, 2]
+    >>> task = Task(support, torch.tensor([[0, 1]]), query=support[:, [1]], n_way=2)
+    >>> CrossAttention(backbone, n_classes=3).eval()(task).logits.argmax(-1)
+    tensor([[1]])
     """
 
     def __init__(
@@ -156,7 +169,12 @@ class PairAttention(nn.Module):
 def class_maps(
     maps: Float[Tensor, "episode item channels position"], member: Float[Tensor, "episode item way"]
 ) -> Float[Tensor, "episode way channels position"]:
-    """Mean map of the items of each class; `member` says which items are in it."""
+    """The mean map of the items of each class. `member` says which items are in it.
+
+    >>> import torch
+    >>> class_maps(torch.tensor([[[[1.0]], [[3.0]]]]), torch.tensor([[[1.0], [1.0]]]))
+    tensor([[[[2.]]]])
+    """
     sums = torch.einsum("eicm,ein->encm", maps, member)
     return sums / member.sum(1)[..., None, None].clamp(min=1)
 

@@ -20,7 +20,8 @@ BATCH_NORMS = ("batch", "running")
 
 
 class MAML(AbstractLearner):
-    """Learns weights from which a few steps of gradient descent on the support are enough: backbone, then a linear head.
+    """Learns weights from which a few steps of gradient descent on the support are enough. All weights take these steps, those of
+    the backbone and of a linear head on it.
 
         theta_0 = theta,    theta_{s+1} = theta_s - inner_lr * gradient of L(theta_s),    logits[q] = f(x_q; theta_S)
 
@@ -46,6 +47,15 @@ class MAML(AbstractLearner):
     for each class. learn2learn's examples take 1 step of 0.5.
 
     **Raises:** `ImportError` without learn2learn; `ValueError` for a task of another number of ways.
+
+    >>> import torch
+    >>> from episodic import Task
+    >>> backbone = torch.nn.Flatten()  # leaves vectors as they are
+    >>> backbone.shape = (2,)
+    >>> support = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
+    >>> task = Task(support, torch.tensor([[0, 1]]), query=torch.tensor([[[3.0, 1.0]]]), n_way=2)
+    >>> MAML(backbone, n_way=2, inner_lr=5.0).eval()(task).logits.argmax(-1)  # doctest: +SKIP
+    tensor([[0]])
     """
 
     def __init__(
@@ -67,6 +77,9 @@ class MAML(AbstractLearner):
         self.batch_norm = batch_norm
         has_norm = any(isinstance(module, _BatchNorm) for module in backbone.modules())
         self.capabilities = Capabilities(transductive=batch_norm == "batch" and has_norm)
+        self.without_effect = self.inner_loop.without_effect()
+        if not has_norm:
+            self.without_effect["batch_norm"] = "the backbone has no batch norm"
 
     def forward(self, task: Task) -> Prediction:
         net = nn.Sequential(self.backbone, nn.Flatten(), self.head)
@@ -76,7 +89,7 @@ class MAML(AbstractLearner):
 
 
 class InnerLoop:
-    """Adapts a network to each episode of a task by gradient descent on the support's mean cross-entropy.
+    """Adapts a network to each episode of a task by gradient descent on the support's mean cross-entropy. MAML and ANIL share it.
 
     **Raises:** `ImportError` without learn2learn, `ValueError` for settings that make no sense; both speak of the learner
     `name`.
@@ -93,6 +106,13 @@ class InnerLoop:
         self.algorithm = learn2learn_module("algorithms", f"learner={name}").MAML
         self.name, self.n_way, self.lr, self.first_order = name, n_way, lr, first_order
         self.steps, self.test_steps = steps, test_steps
+
+    def without_effect(self) -> dict[str, str]:
+        """The settings that nothing reads with these numbers of steps, and why."""
+        idle = {} if self.steps else {"first_order": "inner_steps=0 leaves no gradient to go through"}
+        if self.steps == self.test_steps == 0:
+            idle["inner_lr"] = "inner_steps and test_inner_steps are 0"
+        return idle
 
     def adapt_and_predict(
         self, net: nn.Module, task: Task, training: bool, by_batch: bool = False

@@ -16,10 +16,8 @@ Loss = Callable[[Episode], Float[Tensor, " episode"]]  # called with the episode
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Prediction:
-    """The answer of a learner to a batch of tasks, and how it wants to be trained on it.
-
-    A learner answers before it can know the labels of the queries, so what it learns by is a function that training
-    calls with the whole episode afterwards.
+    """The answer of a learner to a batch of tasks, and how it wants to be trained on it. A learner answers before it can know the
+    labels of the queries, so what it learns by is a function that training calls with the whole episode afterwards.
 
     - `logits`: `[E, Q, n_way]`, log-odds up to a constant per query: softmax over the last axis gives probabilities. In an
       incremental task `n_base` further columns follow, the base classes.
@@ -40,7 +38,17 @@ class Prediction:
     unlabeled: Float[Tensor, "episode unlabeled way"] | None = None
 
     def own_loss(self, episode: Episode) -> Float[Tensor, " episode"]:
-        """What the answer is trained by: `loss`, or where there is none the cross-entropy of the logits."""
+        """What the answer is trained by, one number an episode. It is `loss`, and where there is none the cross-entropy of the
+        logits.
+
+        >>> import torch
+        >>> from episodic import Episode, Prediction, Task
+        >>> items = torch.zeros(1, 2, 3)
+        >>> labels = torch.tensor([[0, 1]])
+        >>> episode = Episode(Task(items, labels, items, n_way=2), query_y=labels, class_ids=labels)
+        >>> Prediction(torch.zeros(1, 2, 2)).own_loss(episode)  # log 2
+        tensor([0.6931])
+        """
         if self.loss is not None:
             return self.loss(episode)
         return mean_cross_entropy(self.logits, episode.query_y)
@@ -49,6 +57,11 @@ class Prediction:
 def mean_cross_entropy(
     logits: Float[Tensor, "episode item answers"], y: Int64[Tensor, "episode item"]
 ) -> Float[Tensor, " episode"]:
-    """The cross-entropy of each episode's items, a mean over them, in float32."""
+    """The cross-entropy of each episode's items, a mean over them. It is computed in float32.
+
+    >>> import torch
+    >>> mean_cross_entropy(torch.zeros(2, 3, 4), torch.zeros(2, 3, dtype=torch.long))  # log 4
+    tensor([1.3863, 1.3863])
+    """
     each = cross_entropy(logits.float().flatten(0, 1), y.flatten(), reduction="none")
     return each.unflatten(0, y.shape).mean(-1)

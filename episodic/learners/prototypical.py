@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from episodic.core.functional.pairs import squared_euclidean
+from episodic.core.distances.distance import AbstractDistance
+from episodic.core.distances.squared_euclidean import SquaredEuclidean
 from episodic.core.functional.prototypes import prototypes
 from episodic.episodes.task import Task
 from episodic.learners.learner import AbstractMetricLearner
@@ -12,7 +13,7 @@ from episodic.learners.prediction import Prediction
 
 
 class Prototypical(AbstractMetricLearner):
-    """Classifies a query by its squared Euclidean distance to the mean embedding of each class.
+    """Classifies a query by its distance to the mean embedding of each class. Nothing but the backbone is learned.
 
         c_n = mean of f(x) over the support of class n,    logit[q, n] = -||f(x_q) - c_n||^2 / temperature
 
@@ -21,16 +22,32 @@ class Prototypical(AbstractMetricLearner):
 
     Departure: `temperature` (1 in the paper). Wide backbones have squared distances in the hundreds, on which a softmax
     saturates: divide by their dimension (MetaOptNet's re-implementation) or by 64 (FEAT's).
+
+    **Arguments:** `distance`: what stands in the place of the squared Euclidean distance, with the opposite sign, or as it is where
+    it is a similarity: `Cosine()` gives `cos(f(x_q), c_n) / temperature`, which wants a temperature well below 1. The mean is
+    the best center for the squared Euclidean distance only; it stays the center.
+
+    >>> import torch
+    >>> from episodic import Task
+    >>> backbone = torch.nn.Flatten()  # leaves vectors as they are
+    >>> support = torch.tensor([[[0.0, 0.0], [4.0, 0.0]]])
+    >>> task = Task(support, torch.tensor([[0, 1]]), query=torch.tensor([[[1.0, 0.0]]]), n_way=2)
+    >>> Prototypical(backbone)(task).logits
+    tensor([[[-1., -9.]]])
+    >>> from episodic.core.distances.euclidean import Euclidean
+    >>> Prototypical(backbone, distance=Euclidean())(task).logits
+    tensor([[[-1., -3.]]])
     """
 
-    def __init__(self, backbone: nn.Module, temperature: float = 1.0):
+    def __init__(self, backbone: nn.Module, temperature: float = 1.0, distance: AbstractDistance = SquaredEuclidean()):
         super().__init__()
         if temperature <= 0:
             raise ValueError(f"temperature must be positive, got {temperature}")
         self.backbone = backbone
         self.temperature = temperature
+        self.distance = distance
 
     def classify(self, features: Task) -> Prediction:
         support, query = features.support.flatten(2).float(), features.query.flatten(2).float()
         centers = prototypes(support, features.support_y, features.n_way)
-        return Prediction(-squared_euclidean(query, centers) / self.temperature)
+        return Prediction(self.distance.similarities(query, centers) / self.temperature)

@@ -19,7 +19,7 @@ PAIRS = 2**10  # of query and class that evaluation looks at together
 
 
 class Relation(AbstractMetricLearner):
-    """Learns to tell whether a query belongs to a class: a network looks at the map of the one beside that of the other.
+    """Learns to tell whether a query belongs to a class. A network looks at the map of the one beside that of the other.
 
         m_n = sum of f(x) over the support of class n,    r[q, n] = sigmoid(g([m_n, f(x_q)]))
         loss = mean of (r[q, n] - 1[y_q = n])^2 over all pairs
@@ -33,6 +33,18 @@ class Relation(AbstractMetricLearner):
     Departures: evaluation with the running statistics of batch norm, at PyTorch's momentum. The released code never leaves
     training mode, so its published numbers are transductive, and keeps the last batch's statistics (momentum 1); its users
     saw up to 10 points less in evaluation mode. The backbone starts as it does for other learners.
+
+    **Arguments:** `loss`: `squared_error` or `cross_entropy`.
+
+    **Raises:** `ValueError` for a backbone of vectors, and for another loss.
+
+    >>> import torch
+    >>> from episodic import Task
+    >>> backbone = torch.nn.Identity()  # leaves maps as they are
+    >>> backbone.shape = (2, 5, 5)
+    >>> task = Task(torch.randn(1, 3, 2, 5, 5), torch.tensor([[0, 1, 2]]), torch.randn(1, 4, 2, 5, 5), n_way=3)
+    >>> Relation(backbone).eval()(task).logits.shape  # a score for each pair of query and class
+    torch.Size([1, 4, 3])
     """
 
     def __init__(self, backbone: nn.Module, loss: str = "squared_error"):
@@ -57,8 +69,8 @@ class Relation(AbstractMetricLearner):
 
 
 class RelationModule(nn.Module):
-    """Scores every pair of a class map and a query map, concatenated on their channels: two blocks of 3x3 convolution to 64
-    channels, batch norm, ReLU and 2x2 max-pooling, then linear layers to 8 and to 1.
+    """Scores every pair of a class map and a query map, concatenated on their channels. Its layers are two blocks of 3x3
+    convolution to 64 channels, batch norm, ReLU and 2x2 max-pooling, then linear layers to 8 and to 1.
 
     The convolutions are without padding where at least a pixel is left in the end (10 pixels a side), as in the paper for
     19 x 19 (115,601 parameters for 64 channels), otherwise with padding 1, as in the paper for 5 x 5. A map of one pixel a

@@ -15,7 +15,8 @@ from episodic.learners.prediction import Prediction
 
 
 class TPN(AbstractMetricLearner):
-    """Spreads the labels of the support to all queries at once, along a graph whose length scales are learned.
+    """Spreads the labels of the support to all queries at once, along a graph of both. How far the graph reaches around each item
+    is learned.
 
         e_i = f(x_i) / sigma_i,    W_ij = exp(-mean of (e_i - e_j)^2 over the D features / 2)
         S = D^-1/2 W D^-1/2 of the `neighbors` heaviest edges a row,    F = (I - alpha S)^-1 Y
@@ -27,6 +28,20 @@ class TPN(AbstractMetricLearner):
     Liu, Lee, Park, Kim, Kim, Yang, Yang: *Learning to Propagate Labels: Transductive Propagation Network for Few-shot
     Learning*, ICLR 2019, https://arxiv.org/abs/1805.10002. Transductive: an answer depends on the other queries, on how
     many there are (15 a class in the paper) and on their being balanced. Unlabeled items are left out.
+
+    **Arguments:** `neighbors`: edges that an item keeps, that to itself included. `alpha`: in [0, 1), how much of a label an item
+    passes on.
+
+    **Raises:** `ValueError` for a backbone of vectors, and for settings that make no sense.
+
+    >>> import torch
+    >>> from episodic import Task
+    >>> backbone = torch.nn.Identity()  # leaves maps as they are
+    >>> backbone.shape = (2, 1, 1)
+    >>> support = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])[..., None, None]
+    >>> task = Task(support, torch.tensor([[0, 1]]), query=support[:, [1, 0]], n_way=2)
+    >>> TPN(backbone, alpha=0.5).eval()(task).logits.argmax(-1)
+    tensor([[1, 0]])
     """
 
     capabilities = Capabilities(transductive=True)
@@ -41,6 +56,7 @@ class TPN(AbstractMetricLearner):
         self.length_scale = LengthScale(*map_shape(backbone, "TPN"))
         self.neighbors = neighbors
         self.alpha = alpha
+        self.without_effect = {} if alpha else {"neighbors": "alpha=0 spreads no label"}
 
     def classify(self, features: Task) -> Prediction:
         maps = torch.cat([features.support, features.query], dim=1)
@@ -60,8 +76,9 @@ class TPN(AbstractMetricLearner):
 
 
 class LengthScale(nn.Module):
-    """The length scale `sigma > 0` of each item: two blocks of convolution, batch norm, ReLU and 2x2 max-pooling (padding
-    1), of 64 channels and of 1, then linear layers to 8 and to 1. Maps of any size; 37,684 parameters for (64, 5, 5).
+    """Computes the length scale `sigma > 0` of each item. Its layers are two blocks of convolution, batch norm, ReLU and 2x2
+    max-pooling (padding 1), of 64 channels and of 1, then linear layers to 8 and to 1. Maps of any size; 37,684 parameters for
+    (64, 5, 5).
 
     Departure: `sigma = softplus(g - 2) + 1e-6`, where the released code takes g, the last layer's output, as it is: an item
     whose g is negative is then mirrored at the origin, away from equal items whose g is positive, and g = 0 divides by 0.

@@ -9,11 +9,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from episodic.core.functional.pairs import squared_euclidean
+from episodic.core.distances.distance import AbstractDistance
 from episodic.core.functional.prototypes import one_hot
 from episodic.episodes.task import Task
+from episodic.learners.learner import AbstractLearner
 from episodic.learners.prediction import Prediction
-from episodic.semi.wrapper import AbstractWrapper
+from episodic.semi.wrapper import AbstractWrapper, check_distance, metric
+
+ITSELF = "steps=0 is the learner itself"
 
 
 class AbstractRefinement(AbstractWrapper):
@@ -24,11 +27,35 @@ class AbstractRefinement(AbstractWrapper):
 
     Items of the support keep their labels. The `weights` w are what the three differ in. The learner sees one support item a
     class, the refined prototype: for Prototypical Networks that is the paper's method, for others an extension of it.
+
+    **Arguments:** `learner` and the `name` of the wrapper, for messages; `steps`, `temperature`, `distance`: see the three.
+    `detach`: the weights are constants to the gradient.
+
+    **Raises:** `ValueError` for settings that make no sense, and for a learner without embeddings.
     """
 
-    steps: int
-    temperature: float
-    detach: bool = False
+    def __init__(
+        self,
+        learner: AbstractLearner,
+        name: str,
+        steps: int,
+        temperature: float,
+        distance: AbstractDistance,
+        detach: bool = False,
+    ):
+        super().__init__()
+        if not isinstance(steps, int) or steps < 0:
+            raise ValueError(
+                f"steps of the refinement must be an integer, at least 0 (the learner itself), got {steps!r}"
+            )
+        if temperature <= 0:
+            raise ValueError(f"temperature must be positive, got {temperature}")
+        self.learner = metric(learner, name)
+        self.steps = steps
+        self.temperature = temperature
+        self.distance = check_distance(distance, name)
+        self.detach = detach
+        self.without_effect = {} if steps else {"temperature": ITSELF, "distance": ITSELF}
 
     @abc.abstractmethod
     def weights(
@@ -48,11 +75,11 @@ class AbstractRefinement(AbstractWrapper):
         member = one_hot(features.support_y, features.n_way)
         sums, counts = member.mT @ support, member.sum(1)[..., None]
         centers = sums / counts.clamp(min=1)
-        initial = squared_euclidean(unlabeled, centers) / self.temperature
+        initial = self.distance.distances(unlabeled, centers) / self.temperature
         distances = initial
         for step in range(self.steps):
             if step:
-                distances = squared_euclidean(unlabeled, centers) / self.temperature
+                distances = self.distance.distances(unlabeled, centers) / self.temperature
             weights = self.weights(distances, unlabeled, initial)
             weights = weights.detach() if self.detach else weights
             total = counts + weights.sum(1)[..., None]
@@ -64,11 +91,3 @@ class AbstractRefinement(AbstractWrapper):
             unlabeled=None,
         )
         return dataclasses.replace(self.learner.classify(refined), unlabeled=weights)
-
-
-def check_refinement(steps: int, temperature: float) -> None:
-    """**Raises:** `ValueError` for settings that make no sense."""
-    if not isinstance(steps, int) or steps < 0:
-        raise ValueError(f"steps of the refinement must be an integer, at least 0 (the learner itself), got {steps!r}")
-    if temperature <= 0:
-        raise ValueError(f"temperature must be positive, got {temperature}")

@@ -7,6 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
+from episodic.core.distances.distance import AbstractDistance
+from episodic.core.distances.squared_euclidean import SquaredEuclidean
 from episodic.core.functional.graph import (
     SMALLEST_DEGREE,
     clamped,
@@ -17,21 +19,22 @@ from episodic.core.functional.graph import (
     propagate,
     without_self_loops,
 )
-from episodic.core.functional.pairs import squared_euclidean
 from episodic.core.functional.prototypes import one_hot
 from episodic.episodes.task import Task
 from episodic.learners.learner import AbstractLearner
 from episodic.learners.prediction import Prediction
-from episodic.semi.wrapper import AbstractWrapper, metric
+from episodic.semi.wrapper import AbstractWrapper, check_distance, metric
 
 LEAST = 1e-6  # added to a share before its logarithm: an item that no label reaches is answered evenly
 SMALLEST_TOTAL = 1e-24  # of the scores of an item that a label reaches
 
 
 class LabelPropagation(AbstractWrapper):
-    """Spreads the labels of the support along a graph of support and unlabeled items, and answers queries from there.
+    """Spreads the labels of the support along a graph of support and unlabeled items. Queries are answered by their neighbors in
+    that graph.
 
-        W_ij = exp(-gamma ||f(x_i) - f(x_j)||^2 / (s_i s_j)),    W_ii = 0,    s_i = distance to the `scale_neighbor`-th nearest
+        W_ij = exp(-gamma d(f(x_i), f(x_j)) / (s_i s_j)),    W_ii = 0,    d(x, y) = ||x - y||^2
+        s_i^2 = d to the `scale_neighbor`-th nearest
         S = D^-1/2 W D^-1/2 of the `neighbors` heaviest edges of each item,    F = (I - alpha S)^-1 Y
         logit[q, c] = log of F_qc / sum over c of F_qc
 
@@ -56,7 +59,21 @@ class LabelPropagation(AbstractWrapper):
 
     **Arguments:** `alpha`: in [0, 1), how much an item passes on; 0 is the learner itself. `gamma`: how fast an edge loses
     weight with distance. `scale_neighbor`: the neighbor whose distance is an item's scale; 0 for none. `neighbors`: edges
-    that an item keeps; 0 for all.
+    that an item keeps; 0 for all. `distance`: d (paper: squared Euclidean). With one that is not symmetric, such as the
+    signal-to-noise ratio, the graph is directed: W_ij is how much item i takes from item j. The formulas stay as they are.
+
+    >>> import torch
+    >>> from episodic import Task
+    >>> from episodic.learners.prototypical import Prototypical
+    >>> backbone = torch.nn.Flatten()  # leaves vectors as they are
+    >>> points = [0.0, 10.0], [4.0], [1.0, 2.0, 3.0, 9.0, 11.0]
+    >>> support, query, unlabeled = (torch.tensor(x)[None, :, None] for x in points)
+    >>> task = Task(support, torch.tensor([[0, 1]]), query, n_way=2, unlabeled=unlabeled)
+    >>> prediction = LabelPropagation(Prototypical(backbone), scale_neighbor=2)(task)
+    >>> prediction.unlabeled.argmax(-1)
+    tensor([[0, 0, 0, 1, 1]])
+    >>> prediction.logits.argmax(-1)
+    tensor([[0]])
     """
 
     def __init__(
@@ -68,6 +85,7 @@ class LabelPropagation(AbstractWrapper):
         neighbors: int = 20,
         transductive: bool = False,
         clamp: bool = False,
+        distance: AbstractDistance = SquaredEuclidean(),
     ):
         super().__init__()
         if not 0 <= alpha < 1:
@@ -87,6 +105,10 @@ class LabelPropagation(AbstractWrapper):
         if transductive and alpha > 0:
             self.changes["transductive"] = True
         self.clamp = clamp
+        self.distance = check_distance(distance, "label_propagation")
+        if alpha == 0:
+            idle = ("gamma", "scale_neighbor", "neighbors", "transductive", "clamp", "distance")
+            self.without_effect = dict.fromkeys(idle, "alpha=0 is the learner itself")
 
     def classify_with_unlabeled(self, features: Task) -> Prediction:
         if self.alpha == 0:
@@ -97,7 +119,7 @@ class LabelPropagation(AbstractWrapper):
         n_support, n_known = support.shape[1], support.shape[1] + unlabeled.shape[1]
         labels = pad(one_hot(features.support_y, features.n_way), (0, 0, 0, items.shape[1] - n_support))
 
-        distances = squared_euclidean(items, items)
+        distances = self.distance.distances(items, items)
         scales = self.scales(distances, self.scale_neighbor + 1)  # the first is the item itself
         weights = without_self_loops(self.affinities(distances, scales, scales))
         if self.neighbors:
@@ -108,7 +130,7 @@ class LabelPropagation(AbstractWrapper):
         if self.joint:
             answers = scores[:, n_known:]
         else:
-            across = squared_euclidean(query, items)
+            across = self.distance.distances(query, items)
             edges = self.affinities(across, self.scales(across, self.scale_neighbor), scales)
             if self.neighbors:
                 edges = edges.masked_fill(~nearest(edges, self.neighbors), 0)
@@ -119,6 +141,7 @@ class LabelPropagation(AbstractWrapper):
         return Prediction((shares(answers) + LEAST).log(), unlabeled=taken)
 
     def scales(self, distances: Float[Tensor, "episode m n"], neighbor: int) -> Float[Tensor, "episode m"]:
+        """`s` of the items that are the rows, by the `neighbor`-th nearest column; 1 where there are no scales."""
         return length_scales(distances, neighbor) if self.scale_neighbor else torch.ones_like(distances[..., 0])
 
     def affinities(
@@ -127,11 +150,18 @@ class LabelPropagation(AbstractWrapper):
         row: Float[Tensor, "episode m"],
         column: Float[Tensor, "episode n"],
     ) -> Float[Tensor, "episode m n"]:
+        """`W` between the items of rows and columns, by their distances and scales."""
         return (-self.gamma * distances / (row[..., :, None] * column[..., None, :])).exp()
 
 
 def shares(scores: Float[Tensor, "episode item way"]) -> Float[Tensor, "episode item way"]:
-    """Scores over their sum; 0 for an item that no label reaches."""
+    """Scores over their sum. They are 0 for an item that no label reaches.
+
+    >>> import torch
+    >>> shares(torch.tensor([[[1.0, 3.0], [0.0, 0.0]]]))
+    tensor([[[0.2500, 0.7500],
+             [0.0000, 0.0000]]])
+    """
     scores = scores.clamp(min=0)  # rounding
     total = scores.sum(-1, keepdim=True)
     return scores / torch.where(total > SMALLEST_TOTAL, total, 1)

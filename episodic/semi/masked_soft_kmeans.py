@@ -6,15 +6,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from episodic.core.distances.distance import AbstractDistance
+from episodic.core.distances.squared_euclidean import SquaredEuclidean
 from episodic.learners.learner import AbstractLearner
-from episodic.semi._refinement import AbstractRefinement, check_refinement
-from episodic.semi.wrapper import metric
+from episodic.semi._refinement import ITSELF, AbstractRefinement
 
 LARGEST_EXPONENT = 20.0  # of the threshold and the slope, far outside what training reaches
 
 
 class MaskedSoftKMeans(AbstractRefinement):
-    """Soft k-means in which each item counts for a class by a learned, soft threshold on its distance.
+    """Moves prototypes towards the unlabeled items that are near them, as soft k-means does. How far away an item may be to count
+    for a class is learned, as a soft threshold on its distance.
 
         d_jc = ||f(u_j) - p_c||^2,    e_jc = d_jc / (mean of d_jc over j)
         (log beta_c, log gamma_c) = MLP(min, max, variance, skewness, kurtosis of e_jc over j)
@@ -28,17 +30,34 @@ class MaskedSoftKMeans(AbstractRefinement):
     output, a drift of beta from step to step, does nothing with one step and is left out.
 
     **Arguments:** `steps`: 1 in the paper; 0 is the learner itself. `temperature`: of z. `mask_power`: 1 in the paper; the code
-    multiplies the mask in twice (2).
+    multiplies the mask in twice (2). `distance`: d (paper: squared Euclidean); the mean stays the center, whatever the distance.
+
+    >>> import torch
+    >>> from episodic import Task
+    >>> from episodic.learners.prototypical import Prototypical
+    >>> backbone = torch.nn.Flatten()  # leaves vectors as they are
+    >>> support, query, unlabeled = (torch.tensor(x)[None, :, None] for x in ([0.0, 4.0], [1.0], [1.0, 3.0, 9.0]))
+    >>> task = Task(support, torch.tensor([[0, 1]]), query, n_way=2, unlabeled=unlabeled)
+    >>> prediction = MaskedSoftKMeans(Prototypical(backbone))(task)
+    >>> prediction.unlabeled.shape
+    torch.Size([1, 3, 2])
+    >>> bool(prediction.unlabeled[0, 2].sum() < prediction.unlabeled[0, 1].sum())  # the item far away counts for less
+    True
     """
 
-    def __init__(self, learner: AbstractLearner, steps: int = 1, temperature: float = 1.0, mask_power: int = 1):
-        super().__init__()
-        check_refinement(steps, temperature)
+    def __init__(
+        self,
+        learner: AbstractLearner,
+        steps: int = 1,
+        temperature: float = 1.0,
+        mask_power: int = 1,
+        distance: AbstractDistance = SquaredEuclidean(),
+    ):
+        super().__init__(learner, "masked_soft_kmeans", steps, temperature, distance)
         if mask_power < 0:
             raise ValueError(f"mask_power must be at least 0 (no mask), got {mask_power}")
-        self.learner = metric(learner, "masked_soft_kmeans")
-        self.steps = steps
-        self.temperature = temperature
+        if steps == 0:
+            self.without_effect["mask_power"] = ITSELF
         self.mask_power = mask_power
         self.mask = nn.Sequential(nn.Linear(5, 20), nn.Tanh(), nn.Linear(20, 2))
         for layer in (self.mask[0], self.mask[2]):  # near zero, so that beta and gamma start near 1
@@ -64,9 +83,9 @@ def statistics(distances: Float[Tensor, "episode unlabeled way"]) -> Float[Tenso
     """Minimum, maximum, variance, skewness and excess kurtosis over the unlabeled items, of the population; the last two are
     0 and -3 where all are equal.
     """
-    centerd = distances - distances.mean(1, keepdim=True)
-    variance = centerd.square().mean(1)
+    centered = distances - distances.mean(1, keepdim=True)
+    variance = centered.square().mean(1)
     scale = torch.where(variance > 0, variance, 1)
-    skewness = (centerd**3).mean(1) / scale**1.5
-    kurtosis = (centerd**4).mean(1) / scale**2 - 3
+    skewness = (centered**3).mean(1) / scale**1.5
+    kurtosis = (centered**4).mean(1) / scale**2 - 3
     return torch.stack([distances.amin(1), distances.amax(1), variance, skewness, kurtosis], dim=-1)

@@ -23,7 +23,8 @@ CONSISTENCIES = ("mse", "kl")
 
 
 class MeanTeacher(Wrapping, AbstractLearner):
-    """Trains a learner, the student, to answer for unlabeled items as its teacher does, a running average of its weights.
+    """Trains a learner, the student, to answer for unlabeled items as its teacher does. The teacher is a running average of the
+    student's weights.
 
         student's loss + weight(t) * distance of the probabilities of student and teacher, a mean over the unlabeled items
         weight(t) = weight * exp(-5 (1 - min(t, ramp_steps) / ramp_steps)^2)
@@ -44,6 +45,17 @@ class MeanTeacher(Wrapping, AbstractLearner):
 
     **Arguments:** `learner`: any. `weight`: between n_way and its square for `mse`, 1 to 10 for `kl`, say the authors; 0 trains
     the learner as without a teacher. `decay`: with `weight=0` and `decay=0` nothing is changed. `ramp_steps`: 0 for none.
+    `mean_teacher` makes one of any learner.
+
+    >>> import torch
+    >>> from episodic.learners.prototypical import Prototypical
+    >>> backbone = torch.nn.Linear(1, 1, bias=False)
+    >>> _ = torch.nn.init.constant_(backbone.weight, 1.0)
+    >>> wrapper = MeanTeacher(Prototypical(backbone), decay=0.25)
+    >>> _ = torch.nn.init.constant_(backbone.weight, 5.0)  # what a step of the optimizer may do
+    >>> wrapper.after_step()
+    >>> wrapper.teacher.backbone.weight.item()  # 0.25 * 1 + 0.75 * 5
+    4.0
     """
 
     changes: Mapping[str, Any] = {"uses_unlabeled": True, "n_views": 2}
@@ -73,6 +85,9 @@ class MeanTeacher(Wrapping, AbstractLearner):
         self.decay = decay
         self.ramp_steps = ramp_steps
         self.consistency = consistency
+        if weight == 0:
+            reason = "weight=0 leaves the consistency out"
+            self.without_effect = {"ramp_steps": reason, "consistency": reason}
 
     def forward(self, task: Task) -> Prediction:
         if not self.training:
@@ -110,7 +125,9 @@ class MeanTeacher(Wrapping, AbstractLearner):
 
 
 class MetricMeanTeacher(MeanTeacher, AbstractMetricLearner):
-    """`MeanTeacher` of a metric learner, which can answer on features as well: the teacher's, in training the student's."""
+    """The `MeanTeacher` of a metric learner, which can answer on features as well. In evaluation they are the teacher's, in
+    training the student's.
+    """
 
     @property
     def backbone(self) -> nn.Module:
@@ -127,7 +144,16 @@ def mean_teacher(
     ramp_steps: int = 1000,
     consistency: str = "mse",
 ) -> MeanTeacher:
-    """The `MeanTeacher` of `learner`, itself a metric learner where that is one."""
+    """The `MeanTeacher` of a learner, with the arguments of that class. It is itself a metric learner where the learner is one.
+
+    >>> import torch
+    >>> from episodic.learners.prototypical import Prototypical
+    >>> wrapper = mean_teacher(Prototypical(torch.nn.Identity()), weight=5.0)
+    >>> type(wrapper).__name__
+    'MetricMeanTeacher'
+    >>> wrapper.capabilities.n_views  # training draws the augmentation of a task twice
+    2
+    """
     kind = MetricMeanTeacher if isinstance(learner, AbstractMetricLearner) else MeanTeacher
     return kind(learner, weight, decay, ramp_steps, consistency)
 
@@ -135,7 +161,7 @@ def mean_teacher(
 def with_unlabeled_as_queries(
     learner: AbstractLearner, task: Task
 ) -> tuple[Prediction, Float[Tensor, "episode unlabeled answers"]]:
-    """The prediction for `task`, and the logits for its unlabeled items; embeddings are computed once, in one batch."""
+    """The prediction for `task`, and the logits for its unlabeled items. Embeddings are computed once, in one batch."""
     if not isinstance(learner, AbstractMetricLearner):
         asked = dataclasses.replace(task, query=task.unlabeled, unlabeled=None)
         return learner(task), learner(asked).logits
@@ -146,14 +172,23 @@ def with_unlabeled_as_queries(
 
 
 def ramp_up(step: int, steps: int) -> float:
-    """`exp(-5 (1 - step / steps)^2)`, from `step = steps` on 1."""
+    """The factor on the weight of the consistency: `exp(-5 (1 - step / steps)^2)`. From `step = steps` on it is 1.
+
+    >>> round(ramp_up(5, 10), 4), ramp_up(10, 10)
+    (0.2865, 1.0)
+    """
     return math.exp(-5 * (1 - min(step, steps) / steps) ** 2) if steps else 1.0
 
 
 def consistency(
     student: Float[Tensor, "episode item answers"], teacher: Float[Tensor, "episode item answers"], kind: str
 ) -> Float[Tensor, " episode"]:
-    """Distance of two answers, given as logits: `mse` or `kl`, a mean over items; the teacher's is a constant."""
+    """The distance of two answers, given as logits: `mse` or `kl`, a mean over items. The teacher's answer is a constant.
+
+    >>> import torch
+    >>> consistency(torch.tensor([[[0.0, 0.0]]]), torch.tensor([[[0.0, 100.0]]]), "mse")
+    tensor([0.2500])
+    """
     student, teacher = student.float(), teacher.detach().float()
     if kind == "mse":
         return mse_loss(student.softmax(-1), teacher.softmax(-1), reduction="none").mean((1, 2))

@@ -13,7 +13,8 @@ from episodic.semi.wrapper import AbstractWrapper
 
 
 class PseudoLabels(AbstractWrapper):
-    """Trains a linear classifier and its backbone on labeled images, and on unlabeled ones with labels spread to them.
+    """Trains a linear classifier and its backbone on labeled images, and on unlabeled ones with labels spread to them. It needs a
+    run of `base_classifier` on the labeled images to begin with.
 
     Before every epoch, all training images are embedded, joined to a graph and given labels (`core.functional.diffusion`):
 
@@ -40,6 +41,13 @@ class PseudoLabels(AbstractWrapper):
     which then fill the batch.
 
     **Raises:** `ValueError` for another learner, or settings that make no sense.
+
+    >>> import torch
+    >>> backbone = torch.nn.Flatten()  # leaves vectors as they are
+    >>> backbone.shape = (2,)
+    >>> wrapper = PseudoLabels(BaseClassifier(backbone, n_classes=3), neighbors=5)
+    >>> wrapper.capabilities.trainer  # the procedure that trains it
+    'pseudo_labels'
     """
 
     changes: Mapping[str, Any] = {
@@ -87,6 +95,12 @@ class PseudoLabels(AbstractWrapper):
         self.refresh_every = refresh_every
         self.relative_weights = relative_weights
         self.unlabeled_weight = unlabeled_weight
+        idle = ("neighbors", "gamma", "iterations", "refresh_every", "relative_weights")
+        if unlabeled_weight == 0:
+            idle = (*idle, "alpha", "labeled_per_batch")
+            self.without_effect = dict.fromkeys(idle, "unlabeled_weight=0 trains on labeled images alone")
+        elif alpha == 0:
+            self.without_effect = dict.fromkeys(idle, "alpha=0 spreads no label")
 
     def classify_with_unlabeled(self, features: Task) -> Prediction:
         return self.learner.classify(features)

@@ -22,7 +22,7 @@ STOPPED = ("max_iter", "no_change", "all_labeled")
 
 
 class SelfTraining(AbstractWrapper):
-    """Labels the unlabeled items of an episode by itself and fits a linear layer to them, in stages; a network weighs the labels.
+    """Labels the unlabeled items of an episode by itself and fits a linear layer to them, in stages. A network weighs the labels.
 
         f(x) = g(x) + s x W,    g: the learner's logits,    W = 0 at the start of every stage
 
@@ -67,6 +67,19 @@ class SelfTraining(AbstractWrapper):
     - `weighting`: false for w = 1, without a network.
 
     **Raises:** `ValueError` for a transductive learner.
+
+    >>> import torch
+    >>> from episodic import Task
+    >>> from episodic.learners.prototypical import Prototypical
+    >>> backbone = torch.nn.Flatten()  # leaves vectors as they are
+    >>> backbone.shape = (1,)
+    >>> support, query, unlabeled = (torch.tensor(x)[None, :, None] for x in ([0.0, 4.0], [1.0], [0.5, 3.0, 5.0]))
+    >>> task = Task(support, torch.tensor([[0, 1]]), query, n_way=2, unlabeled=unlabeled)
+    >>> wrapper = SelfTraining(Prototypical(backbone), most_confident=None, weighting=False).eval()
+    >>> wrapper(task).logits.argmax(-1)
+    tensor([[0]])
+    >>> wrapper.self_train(task).labels  # what the unlabeled items were taken for
+    tensor([[0, 1, 1]])
     """
 
     changes: Mapping[str, Any] = {"uses_unlabeled": True, "incremental": False}
@@ -104,9 +117,16 @@ class SelfTraining(AbstractWrapper):
         self.retrain_steps, self.finetune_steps, self.lr = retrain_steps, finetune_steps, lr
         self.most_confident, self.threshold = most_confident, threshold
         self.weighting = SoftWeighting(learner.backbone.shape) if weighting else None
+        if stages == 0:
+            idle = ("retrain_steps", "finetune_steps", "lr", "most_confident", "threshold", "weighting")
+            self.without_effect = dict.fromkeys(idle, "stages=0 is the learner itself")
+        elif retrain_steps == finetune_steps == 0:
+            self.without_effect = {"lr": "retrain_steps and finetune_steps are 0, so nothing is fitted"}
 
     def self_train(self, features: Task) -> SelfTrained:
-        """`features`, with unlabeled items -> what became of them, and the answers to the queries."""
+        """What became of the unlabeled items of a task of features, and the answers to its queries. `classify` gives the answers
+        alone.
+        """
         return self._self_train(self._linear_fit(features), self._weights(features).detach())
 
     def classify_with_unlabeled(self, features: Task) -> Prediction:
@@ -201,7 +221,7 @@ class SelfTraining(AbstractWrapper):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SelfTrained:
-    """What became of the unlabeled items of each episode, and the answers after it.
+    """What became of the unlabeled items of each episode. It holds their labels and the answers after the last stage.
 
     - `logits [E, Q, n_way]`: of the queries.
     - `labels [E, U]`: the last pseudo-labels, −1 for items without one.
@@ -218,7 +238,8 @@ class SelfTrained:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LinearFit:
-    """Gradient descent on W of `f(x) = g(x) + s x W` over the items of an episode, its support and then its unlabeled ones.
+    """The linear layer that is fitted to an episode, by gradient descent on W of `f(x) = g(x) + s x W`. The items are those of the
+    episode, its support and then its unlabeled ones.
 
     Every step adds to W a combination of the items, so that its coefficients A, a row an item, stand for it: `W = lr X^T A` and
     `f(x) = g(x) + s k(x) A` with `k_i(x) = lr x . x_i`. One step subtracts the derivative of the loss by `f / s` from A.
@@ -234,6 +255,7 @@ class LinearFit:
     spread: Float[Tensor, "episode 1 1"]
 
     def targets(self, pseudo: Float[Tensor, "episode unlabeled way"]) -> Float[Tensor, "episode item way"]:
+        """The rows of the support's labels, then those of the `pseudo` labels."""
         return torch.cat([self.known, pseudo], dim=1)
 
     def descend(self, targets: Tensor, weights: Tensor, steps: int, start: Tensor | None = None) -> Tensor:
@@ -250,10 +272,13 @@ class LinearFit:
         return coefficients
 
     def predict(self, coefficients: Tensor) -> Tensor:
+        """f of the episode's items."""
         return self.logits + self.spread * (self.kernel @ coefficients)
 
     def answer(self, coefficients: Tensor) -> Tensor:
+        """f of the queries."""
         return self.query_logits + self.spread * (self.query_kernel @ coefficients)
 
     def detach(self) -> LinearFit:
+        """The same fit, a constant to the gradient."""
         return LinearFit(*(getattr(self, field.name).detach() for field in dataclasses.fields(self)))

@@ -9,13 +9,27 @@ from typing import Any
 
 from torch import nn
 
+from episodic.core.distances.distance import AbstractDistance
 from episodic.episodes.task import Task
 from episodic.learners.learner import AbstractLearner, AbstractMetricLearner, Capabilities
 from episodic.learners.prediction import Prediction
 
 
 class Wrapping:
-    """A learner around another one, whose capabilities it hands on with its own `changes`."""
+    """A learner around another one, `learner`. It can do what that one can, but for its own `changes`.
+
+    `changes`: names of `Capabilities` and the values that the wrapper gives them. This is the one place where wrappers hand
+    capabilities on.
+
+    >>> import torch
+    >>> from episodic.learners.prototypical import Prototypical
+    >>> from episodic.semi.mean_teacher import mean_teacher
+    >>> wrapped = mean_teacher(Prototypical(torch.nn.Identity()))
+    >>> wrapped.changes
+    {'uses_unlabeled': True, 'n_views': 2}
+    >>> wrapped.capabilities.uses_unlabeled, wrapped.capabilities.transductive
+    (True, False)
+    """
 
     learner: AbstractLearner
     changes: Mapping[str, Any] = {"uses_unlabeled": True}
@@ -27,7 +41,8 @@ class Wrapping:
 
 
 class AbstractWrapper(Wrapping, AbstractMetricLearner):
-    """A metric learner that answers by another one, `learner`, with the help of the unlabeled items.
+    """A metric learner that answers by another one, `learner`, with the help of the unlabeled items. A subclass writes what it
+    does with them, `classify_with_unlabeled`.
 
     Laws, which tests hold: without unlabeled items it is `learner` itself, exactly; so it is in its null setting (no steps, no
     weight); labeled items keep their labels; the order of unlabeled items does not matter.
@@ -53,15 +68,30 @@ class AbstractWrapper(Wrapping, AbstractMetricLearner):
 
 
 def unwrapped(learner: AbstractLearner) -> list[AbstractLearner]:
-    """The learner as it is wrapped, from the outermost wrapper to the innermost learner."""
+    """The learner as it is wrapped, from the outermost wrapper to the innermost learner. A learner without a wrapper is alone in
+    the list.
+
+    >>> import torch
+    >>> from episodic.learners.prototypical import Prototypical
+    >>> from episodic.semi.soft_kmeans import SoftKMeans
+    >>> [type(layer).__name__ for layer in unwrapped(SoftKMeans(Prototypical(torch.nn.Identity())))]
+    ['SoftKMeans', 'Prototypical']
+    """
     inner = getattr(learner, "learner", None)
     return [learner] if inner is None else [learner, *unwrapped(inner)]
 
 
 def metric(learner: AbstractLearner, wrapper: str) -> AbstractMetricLearner:
-    """`learner`, which must work on features, and leave the unlabeled items to the wrapper.
+    """The learner itself, where the wrapper of that name can go around it. It must work on features and leave the unlabeled
+    items to the wrapper.
 
     **Raises:** `ValueError` where it does not.
+
+    >>> import torch
+    >>> from episodic.learners.prototypical import Prototypical
+    >>> learner = Prototypical(torch.nn.Identity())
+    >>> metric(learner, "soft_kmeans") is learner
+    True
     """
     if not isinstance(learner, AbstractMetricLearner):
         raise ValueError(
@@ -79,3 +109,19 @@ def metric(learner: AbstractLearner, wrapper: str) -> AbstractMetricLearner:
             "of the two; mean_teacher goes with either"
         )
     return learner
+
+
+def check_distance(distance: AbstractDistance, wrapper: str) -> AbstractDistance:
+    """The distance itself, where the wrapper of that name can compare embeddings by it.
+
+    **Raises:** `ValueError` for a similarity that cannot be read as a distance.
+
+    >>> from episodic.core.distances.cosine import Cosine
+    >>> check_distance(Cosine(), "soft_kmeans")
+    Cosine()
+    """
+    if not distance.has_distances:
+        raise ValueError(
+            f"semi={wrapper} needs distances, and {distance} cannot be read as one: take squared_euclidean, euclidean or cosine"
+        )
+    return distance

@@ -1,12 +1,32 @@
 """Laws that every learner obeys; a new learner's test calls `check_laws(learner)`."""
 
 import dataclasses
+from collections.abc import Callable
 
 import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
 
 from episodic import Episode, Task
+from episodic.core.distances.cosine import Cosine
+from episodic.core.distances.distance import AbstractDistance
+from episodic.core.distances.euclidean import Euclidean
+from episodic.core.distances.snr import SNR
+from episodic.core.distances.squared_euclidean import SquaredEuclidean
 from episodic.learners.learner import AbstractMetricLearner
 from tests.conftest import random_task
+
+# Each beside its formula for two vectors.
+DISTANCES: list[tuple[AbstractDistance, Callable[[Tensor, Tensor], Tensor]]] = [
+    (SquaredEuclidean(), lambda x, y: ((x - y) ** 2).sum()),
+    (Euclidean(), lambda x, y: ((x - y) ** 2).sum().sqrt()),
+    (Cosine(), lambda x, y: 1 - cosine_similarity(x, y, dim=0)),
+    (SNR(), lambda x, y: (y - x).var(correction=0) / x.var(correction=0)),
+]
+
+
+def similarity_of_pair(distance: AbstractDistance, of_pair: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor):
+    return 1 - of_pair(x, y) if isinstance(distance, Cosine) else -of_pair(x, y)
 
 
 def check_laws(

@@ -164,6 +164,12 @@ def test_without_steps_it_is_the_linear_head():
     torch.testing.assert_close(learner(task).logits, learner.head(task.query))
 
 
+def test_settings_without_effect():
+    assert anil().without_effect == {}
+    assert list(anil(inner_steps=0).without_effect) == ["first_order"]
+    assert list(anil(inner_steps=0, test_inner_steps=0).without_effect) == ["first_order", "inner_lr"]
+
+
 def test_a_support_given_twice_changes_nothing():
     learner, task = anil().eval(), random_task(imbalanced=True)
     twice = dataclasses.replace(

@@ -202,6 +202,13 @@ def test_an_unknown_kind_of_fast_weights_is_refused():
         attractor_network(fast="slow")
 
 
+def test_hidden_units_have_no_effect_in_logistic_regression():
+    assert list(attractor_network(fast="logistic").without_effect) == ["hidden"]
+    assert attractor_network(fast="mlp").without_effect == {}
+    few, many = (attractor_network(hidden=hidden).state_dict() for hidden in (3, 30))
+    assert all(torch.equal(few[name], many[name]) for name in few.keys() | many.keys())
+
+
 def test_keys_are_dropped_out_in_training_only():
     learner, task = attractor_network(), incremental_task(training=True)
     assert torch.equal(learner.classify(task).logits, learner.classify(task).logits)

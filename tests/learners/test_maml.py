@@ -260,6 +260,21 @@ def test_laws_of_a_head_that_starts_at_zero(batch_norm):
         check_laws(as_metric, item=IMAGE, transductive=batch_norm == "batch")
 
 
+def test_settings_without_effect():
+    assert learner_of(conv).without_effect == {}
+    assert list(learner_of(mlp).without_effect) == ["batch_norm"]
+    assert list(learner_of(conv, inner_steps=0).without_effect) == ["first_order"]
+    assert list(learner_of(conv, inner_steps=0, test_inner_steps=0).without_effect) == ["first_order", "inner_lr"]
+    assert learner_of(conv, test_inner_steps=0).without_effect == {}
+
+
+def test_first_order_has_no_effect_where_training_takes_no_step():
+    task = images()
+    one, other = (meta_gradient(learner_of(conv, inner_steps=0, first_order=first), task) for first in (False, True))
+    assert torch.equal(one[0], other[0])
+    assert_same_tensors(one[1], other[1])
+
+
 def test_transductive_is_said_of_a_batch_norm_that_goes_by_the_queries_only():
     assert learner_of(conv).capabilities.transductive
     assert not learner_of(conv, batch_norm="running").capabilities.transductive

@@ -8,7 +8,7 @@ from torch import nn
 from episodic import Task
 from episodic.learners.matching import Matching
 from tests.conftest import Features, random_task
-from tests.learners.laws import check_laws
+from tests.learners.laws import DISTANCES, check_laws, similarity_of_pair
 
 
 def test_laws():
@@ -30,6 +30,27 @@ def test_equals_an_explicit_loop():
             attention = (4 * cosines).softmax(0)
             for n in range(4):
                 torch.testing.assert_close(logits[e, q, n].exp(), attention[task.support_y[e] == n].sum())
+
+
+@pytest.mark.parametrize(("distance", "of_pair"), DISTANCES, ids=repr)
+def test_any_distance_equals_an_explicit_loop(distance, of_pair):
+    task = random_task(imbalanced=True)
+    learner = Matching(nn.Identity(), scale=0.5, distance=distance)
+    logits = learner.classify(task).logits
+    for e in range(3):
+        for q in range(5):
+            similarities = [similarity_of_pair(distance, of_pair, task.query[e, q], s) for s in task.support[e]]
+            attention = (0.5 * torch.stack(similarities)).softmax(0)
+            for n in range(4):
+                torch.testing.assert_close(
+                    logits[e, q, n].exp(), attention[task.support_y[e] == n].sum(), atol=1e-5, rtol=1e-4
+                )
+    check_laws(learner)
+
+
+def test_steps_have_no_effect_without_full_context():
+    assert list(Matching(nn.Identity()).without_effect) == ["steps"]
+    assert Matching(Features(6), full_context=True).without_effect == {}
 
 
 def test_probabilities_sum_to_one():

@@ -5,10 +5,13 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from episodic import Task
+from episodic.core.distances.cosine import Cosine
+from episodic.core.distances.dot import Dot
+from episodic.core.functional.pairs import squared_euclidean
 from episodic.learners.matching import Matching
 from episodic.learners.prototypical import Prototypical
 from tests.conftest import random_task
-from tests.learners.laws import check_laws
+from tests.learners.laws import DISTANCES, check_laws, similarity_of_pair
 
 
 def test_laws():
@@ -34,6 +37,39 @@ def test_equals_an_explicit_loop():
                 torch.testing.assert_close(
                     logits[e, q, n], -((task.query[e, q] - center) ** 2).sum() / 3, atol=1e-4, rtol=1e-4
                 )
+
+
+@pytest.mark.parametrize(("distance", "of_pair"), DISTANCES, ids=repr)
+def test_any_distance_equals_an_explicit_loop(distance, of_pair):
+    task = random_task(imbalanced=True)
+    learner = Prototypical(nn.Identity(), temperature=0.7, distance=distance)
+    logits = learner.classify(task).logits
+    for e in range(3):
+        for n in range(4):
+            center = task.support[e][task.support_y[e] == n].mean(0)
+            for q in range(5):
+                expected = similarity_of_pair(distance, of_pair, task.query[e, q], center) / 0.7
+                torch.testing.assert_close(logits[e, q, n], expected, atol=1e-4, rtol=1e-4)
+    check_laws(learner)
+
+
+def test_with_the_cosine_by_hand():
+    # Prototypes (4, 0) and (0, 2), query (3, 4): cosines 3/5 and 4/5, over a temperature of 0.1.
+    support = torch.tensor([[[3.0, 1.0], [5.0, -1.0], [0.0, 2.0], [0.0, 2.0]]])
+    task = Task(support, torch.tensor([[0, 0, 1, 1]]), torch.tensor([[[3.0, 4.0]]]), n_way=2)
+    logits = Prototypical(nn.Identity(), temperature=0.1, distance=Cosine()).classify(task).logits
+    torch.testing.assert_close(logits, torch.tensor([[[6.0, 8.0]]]))
+    torch.testing.assert_close(logits.softmax(-1)[0, 0, 1].item(), 0.88080, atol=1e-5, rtol=0)
+    # The inner product, which is no distance, will do as well: 12 and 8.
+    logits = Prototypical(nn.Identity(), distance=Dot()).classify(task).logits
+    torch.testing.assert_close(logits, torch.tensor([[[12.0, 8.0]]]))
+
+
+def test_the_default_is_minus_the_squared_distance_over_the_temperature_bit_for_bit():
+    task = random_task(item=(64,))
+    centers = torch.stack([task.support[:, 2 * n : 2 * n + 2].sum(1) / 2 for n in range(4)], dim=1)
+    expected = -squared_euclidean(task.query, centers) / 3.0
+    assert torch.equal(Prototypical(nn.Identity(), 3.0).classify(task).logits, expected)
 
 
 def test_decides_as_scikit_learns_nearest_centroid():

@@ -94,6 +94,11 @@ def test_with_alpha_zero_no_query_learns_anything():
     assert torch.equal(tpn(alpha=0.0).classify(task).logits, torch.zeros(3, 5, 4))
 
 
+def test_neighbors_have_no_effect_where_nothing_spreads():
+    assert list(tpn(alpha=0.0).without_effect) == ["neighbors"]
+    assert tpn(alpha=0.1).without_effect == {}
+
+
 def test_a_query_that_repeats_a_support_item_gets_its_class_and_its_scores_where_both_are_labeled_alike():
     task = random_task(item=MAP, n_shot=1, n_query=4)
     repeated = dataclasses.replace(task, query=task.support)

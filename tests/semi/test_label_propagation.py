@@ -8,6 +8,7 @@ from sklearn.semi_supervised import LabelPropagation as Clamping
 from sklearn.semi_supervised import LabelSpreading
 
 from episodic import Task
+from episodic.core.distances.dot import Dot
 from episodic.learners.attention_attractor import AttentionAttractor
 from episodic.learners.learner import AbstractLearner, AbstractMetricLearner
 from episodic.learners.matching import Matching
@@ -16,6 +17,7 @@ from episodic.learners.prototypical import Prototypical
 from episodic.learners.tpn import TPN
 from episodic.semi.label_propagation import LabelPropagation
 from tests.conftest import Features, random_task
+from tests.learners.laws import DISTANCES
 from tests.semi.laws import check_gradients, check_wrapper_laws
 
 ALPHAS = [0.2, 0.5, 0.9, 0.99]
@@ -92,6 +94,53 @@ def test_scales_and_neighbors_equal_loops_and_scikit_learns_label_spreading(alph
         torch.testing.assert_close(prediction.unlabeled[e], expected[:9], atol=1e-5, rtol=0)
         if transductive:
             torch.testing.assert_close(prediction.logits[e].softmax(-1), expected[9:], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("transductive", [False, True])
+@pytest.mark.parametrize(("distance", "of_pair"), DISTANCES, ids=repr)
+def test_any_distance_equals_loops(distance, of_pair, transductive):
+    """Scales, weights, neighbors, normalization and answers by the formulas of the docstring, item by item."""
+    task = random_task(seed=2, n_unlabeled=9)
+    gamma, nth, k, alpha = 1.5, 3, 4, 0.7
+    wrapper = wrapped(
+        alpha=alpha, gamma=gamma, scale_neighbor=nth, neighbors=k, transductive=transductive, distance=distance
+    )
+    prediction = wrapper.classify(task)
+    for e in range(3):
+        roles = ("support", "unlabeled", *["query"] * transductive)
+        x = torch.cat([getattr(task, role)[e] for role in roles]).double()
+        n = len(x)
+        d = [[float(of_pair(x[i], x[j])) for j in range(n)] for i in range(n)]
+        s = [sorted(d[i][j] for j in range(n) if j != i)[nth - 1] ** 0.5 for i in range(n)]
+        w = [[(i != j) * np.exp(-gamma * d[i][j] / (s[i] * s[j])) for j in range(n)] for i in range(n)]
+        near = [sorted(range(n), key=lambda j, i=i: -w[i][j])[:k] for i in range(n)]
+        w = np.array([[w[i][j] * (j in near[i] or i in near[j]) for j in range(n)] for i in range(n)])
+        degree = w.sum(1)
+        y = np.eye(4)[labels(task, e, n)] * (np.arange(n) < 8)[:, None]
+        f = np.linalg.solve(np.eye(n) - alpha * w / np.sqrt(np.outer(degree, degree)), y)
+        torch.testing.assert_close(prediction.unlabeled[e], normalized_rows(f[8:17]), atol=1e-4, rtol=0)
+        answers = f[17:]
+        if not transductive:
+            answers = []
+            for q in task.query[e].double():
+                to = [float(of_pair(q, x[j])) for j in range(n)]
+                edges = [np.exp(-gamma * to[j] / (sorted(to)[nth - 1] ** 0.5 * s[j])) for j in range(n)]
+                kept = sorted(range(n), key=lambda j, edges=edges: -edges[j])[:k]
+                answers.append(sum(edges[j] / np.sqrt(degree[j] + edges[j]) * f[j] for j in kept))
+        torch.testing.assert_close(
+            prediction.logits[e].softmax(-1), normalized_rows(np.array(answers)), atol=1e-4, rtol=0
+        )
+
+
+def test_a_similarity_that_is_no_distance_is_refused():
+    with pytest.raises(ValueError, match=r"semi=label_propagation needs distances, and Dot\(\) cannot be read as one"):
+        wrapped(distance=Dot())
+
+
+def test_with_alpha_zero_no_other_setting_has_an_effect():
+    idle = ["gamma", "scale_neighbor", "neighbors", "transductive", "clamp", "distance"]
+    assert list(wrapped(alpha=0.0).without_effect) == idle
+    assert wrapped().without_effect == {}
 
 
 def test_without_unlabeled_items_the_queries_alone_make_the_graph_where_it_is_transductive():

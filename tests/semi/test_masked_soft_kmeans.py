@@ -82,3 +82,9 @@ def test_training_starts_near_one_and_moves_the_mask():
 def test_a_power_that_makes_no_sense():
     with pytest.raises(ValueError, match="mask_power must be at least 0"):
         MaskedSoftKMeans(Prototypical(Features(1)), mask_power=-1)
+
+
+def test_without_steps_no_other_setting_has_an_effect():
+    learner = Prototypical(Features(6))
+    assert MaskedSoftKMeans(learner, steps=0).without_effect.keys() == {"temperature", "distance", "mask_power"}
+    assert MaskedSoftKMeans(learner).without_effect == {}

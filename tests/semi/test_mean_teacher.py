@@ -162,6 +162,12 @@ def test_without_weight_the_student_learns_as_alone_bit_for_bit():
     assert not torch.equal(wrapper.teacher.backbone.blocks[0][0].weight, student["backbone.blocks.0.0.weight"])
 
 
+def test_settings_without_effect():
+    learner = Prototypical(small_backbone())
+    assert mean_teacher(learner).without_effect == mean_teacher(learner, decay=0, ramp_steps=0).without_effect == {}
+    assert list(mean_teacher(learner, weight=0).without_effect) == ["ramp_steps", "consistency"]
+
+
 def test_without_weight_and_decay_it_is_the_learner_itself():
     alone, wrapper = Prototypical(small_backbone()), mean_teacher(Prototypical(small_backbone()), weight=0, decay=0)
     train(alone)

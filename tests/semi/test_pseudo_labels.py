@@ -38,9 +38,8 @@ def test_it_answers_as_the_learner_whatever_the_unlabeled_items_are():
 
 def training_of(wrapper: PseudoLabels) -> PseudoLabelTraining:
     """On 2 x 3 pixels of 3 classes, half of them labeled; nothing is embedded before the first step."""
-    store = dataclasses.replace(
-        random_store(classes=3, per_class=4), images=torch.zeros(12, 1, 2, 3, dtype=torch.uint8)
-    )
+    images = torch.randint(256, (12, 1, 2, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    store = dataclasses.replace(random_store(classes=3, per_class=4), images=images)
     setup = Setup(
         learner=wrapper,
         store=store,
@@ -95,6 +94,36 @@ def test_the_loss_by_hand():
 def test_settings_that_make_no_sense(settings, message):
     with pytest.raises(ValueError, match=message):
         PseudoLabels(classifier(), **settings)
+
+
+def test_settings_without_effect():
+    assert PseudoLabels(classifier()).without_effect == {}
+    idle = {"neighbors", "gamma", "iterations", "refresh_every", "relative_weights"}
+    assert PseudoLabels(classifier(), alpha=0).without_effect.keys() == idle
+    without = PseudoLabels(classifier(), unlabeled_weight=0).without_effect
+    assert without.keys() == idle | {"alpha", "labeled_per_batch"}
+
+
+@pytest.mark.parametrize(
+    ("fixed", "changed"),
+    [
+        ({"unlabeled_weight": 0.0}, {"alpha": 0.5, "labeled_per_batch": 3}),
+        ({"alpha": 0.0}, {}),
+    ],
+)
+def test_settings_without_effect_have_none(fixed, changed):
+    """Three steps of training: the same weights."""
+    changed = {"neighbors": 2, "gamma": 1.0, "iterations": 3, "refresh_every": 2, "relative_weights": False, **changed}
+    assert PseudoLabels(classifier(), **fixed).without_effect.keys() == changed.keys()
+    small = {"batch": 6, "labeled_per_batch": 2, "neighbors": 4}
+    plain, other = (PseudoLabels(classifier(), **{**small, **more, **fixed}) for more in ({}, changed))
+    start = plain.learner.base.weight.clone()
+    for wrapper in (plain, other):
+        training = training_of(wrapper)
+        for _ in range(3):
+            training.training_step()
+    assert not torch.equal(plain.learner.base.weight, start)
+    assert torch.equal(plain.learner.base.weight, other.learner.base.weight)
 
 
 def test_another_learner_is_refused():

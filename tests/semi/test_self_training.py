@@ -347,6 +347,14 @@ def test_settings_that_make_no_sense(settings, message):
         SelfTraining(Prototypical(Features(6)), **settings)
 
 
+def test_settings_without_effect():
+    assert SelfTraining(Prototypical(Features(6))).without_effect == {}
+    idle = ["retrain_steps", "finetune_steps", "lr", "most_confident", "threshold", "weighting"]
+    assert list(plain(stages=0).without_effect) == idle
+    assert list(plain(retrain_steps=0, finetune_steps=0).without_effect) == ["lr"]
+    assert plain(retrain_steps=0).without_effect == plain(finetune_steps=0).without_effect == {}
+
+
 def test_a_transductive_learner_is_refused():
     with pytest.raises(ValueError, match="which TPN lets see each other: take an inductive learner"):
         SelfTraining(TPN(Features(3, 5, 5)))

@@ -102,3 +102,9 @@ def test_a_learner_without_embeddings_is_refused():
 
     with pytest.raises(ValueError, match=r"semi=soft_kmeans works on embeddings, but MAML has none"):
         SoftKMeans(MAML(Features(6), n_way=4))
+
+
+def test_without_steps_no_other_setting_has_an_effect():
+    learner = Prototypical(Features(6))
+    assert SoftKMeans(learner, steps=0).without_effect.keys() == {"temperature", "distance", "detach_assignments"}
+    assert SoftKMeans(learner).without_effect == {}

@@ -42,3 +42,9 @@ def test_the_radius_is_learned():
 def test_a_radius_that_makes_no_sense():
     with pytest.raises(ValueError, match="radius must be positive, got 0"):
         SoftKMeansCluster(Prototypical(Features(1)), radius=0)
+
+
+def test_without_steps_no_other_setting_has_an_effect():
+    learner = Prototypical(Features(6))
+    assert SoftKMeansCluster(learner, steps=0).without_effect.keys() == {"temperature", "distance", "radius"}
+    assert SoftKMeansCluster(learner).without_effect == {}
