@@ -5,6 +5,8 @@ from torch import nn
 
 from episodic import Task
 from episodic.data.store import ImageStore
+from tests.configured import config as config  # fixtures
+from tests.configured import pictures as pictures
 
 
 class Features(nn.Module):

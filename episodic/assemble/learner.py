@@ -9,7 +9,7 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from episodic.assemble.task import is_incremental, load_split
+from episodic.assemble.task import check_task, is_incremental, load_split
 from episodic.config.compose import ConfigError
 from episodic.config.instantiate import arguments_of, make
 from episodic.core.regularizers.sse import edges_of_file, edges_of_groups
@@ -32,6 +32,7 @@ class Parts:
 def build_parts(cfg: DictConfig) -> Parts:
     """Data set and learner (weights drawn from `cfg.seed`), placed on the hardware."""
     trust = {"allow_any_target": cfg.allow_any_target}
+    check_task(cfg.task)
     hardware = Hardware.choose(cfg.device, cfg.precision)
     dataset = make(cfg.task.dataset, **trust)
     torch.manual_seed(cfg.seed)

@@ -21,6 +21,14 @@ STREAMS = {"train": 0, "val": 1, "test": 2}  # the sampler's epoch: training nev
 SHAPE = ("n_way", "n_shot", "n_query", "n_unlabeled", "n_distractors")
 
 
+def check_task(task: DictConfig) -> None:
+    """**Raises:** `ConfigError` where the data set makes images of another form than the task says."""
+    for name in ("image_size", "channels"):
+        made = task.dataset.get(name, task[name])
+        if made != task[name]:
+            raise ConfigError(f"task.dataset.{name}={made}, but the task has {task[name]}: set task.{name} alone")
+
+
 def count_train_classes(cfg: DictConfig) -> None:
     """Write the number of training classes into `cfg.task`, for learners that have a weight for each."""
     if cfg.task.train_classes is None:
@@ -78,13 +86,13 @@ def build_sampler(
 
 def is_incremental(task: DictConfig) -> bool:
     """Whether queries may be of training classes as well."""
-    return task.get("base_way", 0) > 0  # runs of older versions do not have it
+    return task.base_way > 0
 
 
 def episode_shape(task: DictConfig) -> dict[str, int | list[int]]:
     """The numbers of an episode, by name, for reports."""
     plain = OmegaConf.to_object(task)
-    return {name: plain.get(name, 0) for name in (*SHAPE, "base_way", "base_query")}
+    return {name: plain[name] for name in (*SHAPE, "base_way", "base_query") if name in plain}
 
 
 def load_store(dataset: AbstractDataset, task: DictConfig, split: str) -> ImageStore:
@@ -108,7 +116,7 @@ def load_split(dataset: AbstractDataset, task: DictConfig, split: str) -> ImageS
     """
     if split not in SPLITS:
         raise ConfigError(f"split must be one of {', '.join(SPLITS)} or all, got {split!r}")
-    folded = task.get("fold") is not None  # runs of older versions do not have it
+    folded = task.fold is not None
     if folded and split != "test":
         return fold_of(dataset.store("train"), split, task.fold, task.folds)
     first: FileNotFoundError | None = None

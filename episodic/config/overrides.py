@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -60,15 +61,15 @@ def in_full(argument: str) -> str:
 
 
 def refuse_unread(arguments: Iterable[str], unread: Mapping[str, str]) -> None:
-    """**Raises:** `ConfigError` for an argument that sets an option in `unread`, option -> why it would have no effect."""
+    """**Raises:** `ConfigError` for an argument that sets an option in `unread`, option (or option=value) -> why it would have no effect."""
     for argument in arguments:
         key, found, _ = argument.partition("=")
         for name, reason in unread.items():
-            if found and (key == name or key.startswith(f"{name}.")):
+            if found and (argument == name or key == name or key.startswith(f"{name}.")):
                 raise ConfigError(f"{key} would have no effect here: {reason}")
 
 
-def composed(name: str, options: list[str]) -> tuple[DictConfig, dict[str, str]]:
+def composed(name: str, options: list[str]) -> tuple[DictConfig, dict[str, Any]]:
     """The configuration that `conf/<name>.yaml` and `options` make, checked, and which option each group has.
 
     **Raises:** as `check_overrides`.

@@ -6,8 +6,10 @@ import dataclasses
 from pathlib import Path
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from episodic.assemble.effects import check_unlabeled_are_used, idle_in_task, parts_of, refuse_idle
 from episodic.assemble.load import load_parts, with_saved_parts
 from episodic.assemble.task import episode_shape, is_incremental, load_store
 from episodic.config.command import command
@@ -23,10 +25,18 @@ from episodic.evaluate.spread import density, spectral_decay
 from episodic.run.embed import embeddings_of
 from episodic.run.run import Run
 
+TRAINING = "it counts in training alone"
+UNREAD = dict.fromkeys(("augment", "trainer", "task.train", "task.labeled_fraction", "task.labeled_seed"), TRAINING)
+UNREAD["semi=pseudo_labels"] = "in evaluation it is the learner itself"
+
 
 def main(cfg: DictConfig) -> None:
     """Score a run, and where `against` names another, compare both on the same episodes."""
+    overrides = list(HydraConfig.get().overrides.task)
     parts = load_parts(cfg, cfg.run)
+    refuse_idle(overrides, parts_of(cfg, parts.learner), idle_in_task(cfg.task))
+    if any(override.startswith("semi=") for override in overrides):
+        check_unlabeled_are_used(cfg, parts.learner)
     rival = load_parts(cfg, cfg.against, as_saved=True) if cfg.against else None
     wanted = SPLITS[1:] if cfg.split == "all" else (cfg.split,)
     stores = {store.split: store for store in (load_store(parts.dataset, cfg.task, split) for split in wanted)}
@@ -69,4 +79,4 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    command("evaluate", main, with_saved_parts)
+    command("evaluate", main, with_saved_parts, UNREAD)

@@ -109,8 +109,8 @@ class AbstractProcedure(abc.ABC):
         self.base_rates = [g.setdefault("initial_lr", g["lr"] * g.get("lr_multiplier", 1.0)) for g in groups]
 
     def _check_number(self, field: dataclasses.Field) -> None:
-        value, least = getattr(self, field.name), int(field.name != "clip_norm")
-        kind = int | float if isinstance(field.default, float) else int
+        value = getattr(self, field.name)
+        kind, least = (int | float, 0) if isinstance(field.default, float) else (int, 1)  # shares and norms may be 0
         if not isinstance(value, kind) or isinstance(value, bool) or value < least:
             raise ValueError(f"trainer.{field.name} must be a number, at least {least}, got {value!r}")
 

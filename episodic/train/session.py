@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from episodic.assemble.learner import Parts, build_parts
 from episodic.assemble.load import load_initial
-from episodic.assemble.task import build_sampler, count_train_classes, episode_shape, load_store
+from episodic.assemble.task import build_sampler, check_task, count_train_classes, episode_shape, load_store
 from episodic.data.store import ImageStore
 from episodic.episodes.source import Episodes
 from episodic.evaluate.results import Results
@@ -32,8 +32,9 @@ class Session(Journal):
     `state` is what a checkpoint says beside weights: the `step`, the `best` validation and the `seconds` that training took.
     """
 
-    def __init__(self, cfg: DictConfig, choices: dict[str, str], overrides: list[str]):
+    def __init__(self, cfg: DictConfig, choices: dict[str, Any], overrides: list[str]):
         self.cfg, self.choices = cfg, choices
+        check_task(cfg.task)
         count_train_classes(cfg)
         self.parts: Parts = build_parts(cfg)
         self.procedure: AbstractProcedure = build_procedure(cfg, self.parts)
@@ -156,7 +157,7 @@ class Session(Journal):
         return metrics | results.record
 
 
-def train(cfg: DictConfig, choices: dict[str, str], overrides: list[str]) -> dict[str, Any]:
+def train(cfg: DictConfig, choices: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     """Train as `cfg` says, in a run's folder; ends with the score of the best checkpoint on validation and test.
 
     **Arguments:** `choices`: the option of each group, by name, for records. `overrides`: what was set by hand, which must have

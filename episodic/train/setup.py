@@ -7,6 +7,7 @@ import math
 
 from omegaconf import DictConfig, OmegaConf
 
+from episodic.assemble.effects import check_unlabeled_are_used, idle_in_task, parts_of, refuse_idle
 from episodic.assemble.learner import Parts, build_label_swap
 from episodic.assemble.task import build_sampler, is_incremental, load_split, training_masks
 from episodic.config.compose import ConfigError
@@ -14,7 +15,7 @@ from episodic.config.instantiate import arguments_of, make
 from episodic.core.losses.loss import AbstractPairLoss
 from episodic.data.dataset import AbstractDataset
 from episodic.learners.learner import AbstractLearner
-from episodic.semi.wrapper import AbstractWrapper, unwrapped
+from episodic.semi.wrapper import unwrapped
 from episodic.train.objective import Objective
 from episodic.train.procedure import AbstractProcedure, Setup
 
@@ -105,40 +106,15 @@ def check_wrappers(cfg: DictConfig, learner: AbstractLearner) -> None:
         )
     if any(inner.capabilities.trainer for inner in layers[1:]):
         raise ConfigError("pseudo_labels trains on its own, without another wrapper around it: semi=pseudo_labels")
-    shapes = OmegaConf.to_container(cfg.task, resolve=True)
-    if any(shape["n_unlabeled"] not in (0, [0, 0]) for shape in (shapes, shapes["train"])):
-        return
-    for layer in layers:
-        idle = isinstance(layer, AbstractWrapper) and not layer.works_without_unlabeled
-        idle = idle or bool(getattr(layer, "weight", 0) and layer.capabilities.n_views > 1)
-        if idle and layer.capabilities.uses_unlabeled:
-            raise ConfigError(
-                f"semi={'+'.join(cfg.semi)} uses unlabeled items, and episodes of this task have none: give task.n_unlabeled, or "
-                "take task=*_semi_*"
-            )
+    check_unlabeled_are_used(cfg, learner)
 
 
 def check_effects(cfg: DictConfig, overrides: list[str], procedure: AbstractProcedure) -> None:
     """Refuse settings that were given by hand and that nothing in the chosen parts reads.
 
-    A procedure says so in `unread`, any other part in an attribute `without_effect`: setting -> what it would take.
-
     **Raises:** `ConfigError` that names the first such setting and the reason.
     """
-    learner = procedure.setup.learner
-    layers = unwrapped(learner)
-    wrappers = [name for name in cfg.semi if name != "supervised"]
-    backbone = getattr(layers[-1], "backbone", None)
-    parts = {f"semi.{name}": layer for name, layer in zip(wrappers, reversed(layers[:-1]), strict=True)}
-    parts |= {"learner": layers[-1], "trainer": procedure, "head": backbone, "augment": procedure.setup.augment}
-    parts |= {"backbone": getattr(backbone, "body", backbone)}
-    for name, loss in procedure.setup.objective.losses.items():
-        parts[f"loss.{name}"] = getattr(loss, "loss", loss)
-    idle = dict(procedure.unread)
-    for prefix, part in parts.items():
-        idle |= {f"{prefix}.{key}": reason for key, reason in getattr(part, "without_effect", {}).items()}
-    for override in overrides:
-        key = override.partition("=")[0].lstrip("+~")
-        for name, reason in idle.items():
-            if key == name or key.startswith(f"{name}."):
-                raise ConfigError(f"{key} would have no effect here: {reason}")
+    setup = procedure.setup
+    parts = parts_of(cfg, setup.learner) | {"trainer": procedure, "augment": setup.augment, "schedule": setup.schedule}
+    parts |= {f"loss.{name}": getattr(loss, "loss", loss) for name, loss in setup.objective.losses.items()}
+    refuse_idle(overrides, parts, idle_in_task(cfg.task) | dict(procedure.unread))

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from episodic import checkpoint
+from episodic.run import checkpoint
 from episodic.run.checkpoint import CheckpointError, has_checkpoint, load_checkpoint, load_weights, save_checkpoint
 
 
@@ -20,7 +20,8 @@ def trained(seed=0):
 
 def save(folder, step, seed=0):
     model, optimizer = trained(seed)
-    save_checkpoint(folder, model.state_dict(), optimizer.state_dict(), {"step": step})
+    trainer = {"tensors": {"bank": torch.full((3,), float(step))}, "optimizer": optimizer.state_dict()}
+    save_checkpoint(folder, model.state_dict(), trainer, {"step": step})
     return model, optimizer
 
 
@@ -33,14 +34,15 @@ def test_comes_back_as_it_was(tmp_path):
     assert all(torch.equal(weights[k], v) for k, v in model.state_dict().items())
     other, fresh = trained(seed=1)
     load_weights(other, weights, "last")
-    fresh.load_state_dict(state)
+    fresh.load_state_dict(state["optimizer"])
+    assert state["tensors"]["bank"].tolist() == [7, 7, 7]
     before, after = optimizer.state_dict(), fresh.state_dict()
     assert before["param_groups"] == after["param_groups"]
     for key, moments in before["state"].items():
         assert all(torch.equal(moments[m], after["state"][key][m]) for m in moments)
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
+@pytest.mark.parametrize("name", ["model.safetensors", "trainer.safetensors", "optimizer.safetensors", "state.json"])
 @pytest.mark.parametrize("damage", ["truncate", "flip", "empty", "remove"])
 def test_damage_is_noticed_and_the_one_before_is_used(tmp_path, name, damage):
     save(tmp_path / "last", 1)
@@ -73,19 +75,19 @@ def test_none_there(tmp_path):
         load_checkpoint(tmp_path / "last")
 
 
-@pytest.mark.parametrize("writes", [0, 1, 2])
+@pytest.mark.parametrize("writes", [0, 1, 2, 3])
 def test_a_full_disk_leaves_the_old_one_whole(tmp_path, monkeypatch, writes):
     save(tmp_path / "last", 1)
-    write, count = checkpoint._write, []
+    write, count = checkpoint.write_atomically, []
 
-    def full(path, data):
+    def full(path, content):
         count.append(path)
         if len(count) > writes:
-            path.write_bytes(data[:3])
+            path.write_bytes(b"...")
             raise OSError(errno.ENOSPC, "No space left on device")
-        write(path, data)
+        write(path, content)
 
-    monkeypatch.setattr(checkpoint, "_write", full)
+    monkeypatch.setattr(checkpoint, "write_atomically", full)
     with pytest.raises(OSError, match="No space left"):
         save(tmp_path / "last", 2)
     assert load_checkpoint(tmp_path / "last")[2:] == ({"step": 1}, None)
@@ -133,6 +135,7 @@ def test_no_pickle(tmp_path):
     assert json.loads((tmp_path / "last" / "state.json").read_text())["step"] == 1
     assert {p.name for p in (tmp_path / "last").iterdir()} == {
         "model.safetensors",
+        "trainer.safetensors",
         "optimizer.safetensors",
         "state.json",
     }

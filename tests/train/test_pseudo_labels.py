@@ -6,76 +6,58 @@ import numpy as np
 import pytest
 import torch
 
-from episodic import EpisodeSampler
 from episodic.core.backbones.conv4 import Conv4
 from episodic.core.functional import diffusion
-from episodic.data.augment import Augment, Normalize
+from episodic.core.losses.contrastive import Contrastive
+from episodic.data.augment import Augment
 from episodic.data.labels.folds import restricted
 from episodic.data.labels.fraction import labeled_mask
 from episodic.learners.base_classifier import BaseClassifier
-from episodic.run.device import Hardware
 from episodic.run.embed import embed
 from episodic.semi.pseudo_labels import PseudoLabels
-from episodic.train.loop import Trainer, fit
+from episodic.train.fit import fit
+from episodic.train.objective import Objective
 from episodic.train.pseudo_labels import PseudoLabelTraining, shuffled
-from episodic.train.schedule import constant
 from tests.conftest import random_store
-from tests.test_train import equal_weights, place, run  # noqa: F401 - a fixture
+from tests.train.test_main import equal_weights, place, run  # noqa: F401 - a fixture
+from tests.train.training import FP32, PLAIN, resume, setup_of, states_equal
 
-FP32 = Hardware.choose("cpu", "fp32")
-PLAIN = Normalize([0.5], [0.25])
 SMALL = {"neighbors": 5, "batch": 12, "labeled_per_batch": 5, "refresh_every": 4}
 
 
-def training_of(store=None, *, seed=0, steps=10, weights=0, augment=None, **settings):
+def training_of(store=None, *, seed=0, steps=10, weights=0, augment=None, fraction=0.25, **settings):
     """4 of 20 images of each of 8 classes labeled, 4 not to be seen."""
     store = store or random_store(separation=2.0)
     labels = random_store().labels.numpy()
     seen = labeled_mask(labels, 0.8, seed=1)
     labeled = np.zeros_like(seen)
-    labeled[seen] = labeled_mask(labels[seen], 0.25, seed=2)
+    labeled[seen] = labeled_mask(labels[seen], fraction, seed=2)
     torch.manual_seed(weights)
     learner = PseudoLabels(BaseClassifier(Conv4(1, 16, widths=(8, 8, 8, 8)), 8), **{**SMALL, **settings})
-    return PseudoLabelTraining(
-        learner=learner,
-        store=store,
-        sampler=EpisodeSampler(store.labels, 3, 1, 1, episodes=steps, labeled=labeled),
-        normalize=PLAIN,
-        augment=augment or Augment(crop_padding=1),
-        optimizer=torch.optim.Adam(learner.learned_parameters(), lr=0.01),
-        schedule=constant(),
-        trainer=Trainer(steps=steps),
-        hardware=FP32,
-        seed=seed,
-        labeled=labeled,
-        seen=seen,
-    )
-
-
-def equal(a, b):
-    assert a.state_dict().keys() == b.state_dict().keys()
-    return all(torch.equal(value, b.state_dict()[name]) for name, value in a.state_dict().items())
+    given = {"labeled": labeled, "seen": seen, "seed": seed, "shape": (3, 1, 1)}
+    setup = setup_of(store, learner, augment=augment or Augment(crop_padding=1), **given)
+    return PseudoLabelTraining(setup, steps=steps)
 
 
 def test_labels_are_spread_by_the_features_of_now():
     """A step of the training against its definition, written out."""
     training = training_of(augment=Augment())
-    wrapper = training.learner
-    seen = np.flatnonzero(training.seen)
-    known, labels = training.labeled[seen], training.store.labels[seen].numpy()
-    images = training.store.images[seen]
-    features = embed(wrapper.backbone, restricted(training.store, training.seen), PLAIN, FP32)
+    wrapper = training.setup.learner
+    seen = np.flatnonzero(training.setup.seen)
+    known, labels = training.setup.labeled[seen], training.setup.store.labels[seen].numpy()
+    images = training.setup.store.images[seen]
+    features = embed(wrapper.backbone, restricted(training.setup.store, training.setup.seen), PLAIN, FP32)
     graph = diffusion.neighbor_graph(features, 5)
     expected = diffusion.pseudo_labels(graph, np.where(known, labels, -1), 8, relative=True)
     before = copy.deepcopy(wrapper)
-    loss, correct = training.outcome(torch.Generator())
+    loss, correct = training.compute_loss(torch.Generator())
     assert wrapper.backbone.training
-    np.testing.assert_array_equal(wrapper.labels, expected.labels)
-    np.testing.assert_allclose(wrapper.weights, expected.weights, atol=1e-6)
-    np.testing.assert_allclose(wrapper.class_weights, expected.class_weights, rtol=1e-6)
+    np.testing.assert_array_equal(training.state.labels, expected.labels)
+    np.testing.assert_allclose(training.state.weights, expected.weights, atol=1e-6)
+    np.testing.assert_allclose(training.state.class_weights, expected.class_weights, rtol=1e-6)
     right = (expected.labels == labels)[~known].mean()
-    assert training.measured["pseudo_label_accuracy"] == pytest.approx(right)
-    assert training.measured["refresh_seconds"] > 0
+    assert training.metrics["pseudo_label_accuracy"] == pytest.approx(right)
+    assert training.metrics["refresh_seconds"] > 0
     given = np.flatnonzero(known)[shuffled(32, 0, 5, (0, 2))]
     items = np.concatenate([given, np.flatnonzero(~known)[shuffled(96, 0, 7, (0, 3))]])
     before.train()
@@ -90,35 +72,35 @@ def test_labels_are_spread_by_the_features_of_now():
 
 def test_labels_that_are_given_stay_and_others_get_better_than_chance():
     training = training_of(steps=30)
-    assert training.measured["pseudo_label_accuracy"] == 0  # none yet
-    given = torch.from_numpy(training.labeled[training.seen])
-    truth = training.store.labels[torch.from_numpy(training.seen)]
+    assert training.metrics["pseudo_label_accuracy"] == 0  # none yet
+    given = torch.from_numpy(training.setup.labeled[training.setup.seen])
+    truth = training.setup.store.labels[torch.from_numpy(training.setup.seen)]
     for _ in range(30):
-        training.advance()
-        assert torch.equal(training.learner.labels[given], truth[given])
-        assert (training.learner.weights[given] == 1).all()
-    assert training.measured["pseudo_label_accuracy"] > 0.5
+        training.training_step()
+        assert torch.equal(training.state.labels[given], truth[given])
+        assert (training.state.weights[given] == 1).all()
+    assert training.metrics["pseudo_label_accuracy"] > 0.5
 
 
 def test_hidden_labels_are_never_used():
     """Other true labels of the unlabeled images, and other images that may not be seen: the same weights."""
     plain = training_of()
     store, random = random_store(separation=2.0), np.random.default_rng(0)
-    hidden = np.flatnonzero(plain.seen & ~plain.labeled)
+    hidden = np.flatnonzero(plain.setup.seen & ~plain.setup.labeled)
     labels, images = store.labels.clone(), store.images.clone()
     labels[hidden] = store.labels[random.permutation(hidden)]
-    unseen = np.flatnonzero(~plain.seen)
+    unseen = np.flatnonzero(~plain.setup.seen)
     labels[unseen], images[unseen] = labels[unseen].flip(0), 0
     shuffled_labels = training_of(dataclasses.replace(store, labels=labels, images=images))
     assert fit(plain)
     assert fit(shuffled_labels)
-    assert equal(plain.learner, shuffled_labels.learner)
-    assert plain.measured["pseudo_label_accuracy"] > shuffled_labels.measured["pseudo_label_accuracy"]
-    given = np.flatnonzero(plain.labeled)
+    assert states_equal(plain, shuffled_labels)
+    assert plain.metrics["pseudo_label_accuracy"] > shuffled_labels.metrics["pseudo_label_accuracy"]
+    given = np.flatnonzero(plain.setup.labeled)
     labels[given] = labels[given].flip(0)
     other = training_of(dataclasses.replace(store, labels=labels))
     assert fit(other)
-    assert not equal(plain.learner, other.learner)
+    assert not states_equal(plain, other)
 
 
 @pytest.mark.parametrize("killed", [3, 4, 6])
@@ -126,24 +108,22 @@ def test_a_resumed_training_is_an_undisturbed_one(killed):
     """Before, at and after a refresh; weights, and labels between two refreshes, bit for bit."""
     whole, first = training_of(), training_of()
     for _ in range(10):
-        whole.advance()
+        whole.training_step()
     for _ in range(killed):
-        first.advance()
+        first.training_step()
     again = training_of(weights=1)
-    assert not equal(again.learner, first.learner)
-    again.learner.load_state_dict(first.learner.state_dict())
-    again.optimizer.load_state_dict(first.optimizer.state_dict())
-    again.step = killed
+    assert not states_equal(again, first)
+    resume(again, first, killed)
     for _ in range(10 - killed):
-        again.advance()
-    assert equal(whole.learner, again.learner)
-    assert whole.measured["pseudo_label_accuracy"] == again.measured["pseudo_label_accuracy"]
+        again.training_step()
+    assert states_equal(whole, again)
+    assert whole.metrics["pseudo_label_accuracy"] == again.metrics["pseudo_label_accuracy"]
 
 
 def test_another_seed_is_another_training():
     a, b = training_of(), training_of(seed=1)
-    a.advance(), b.advance()
-    assert not equal(a.learner, b.learner)
+    a.training_step(), b.training_step()
+    assert not states_equal(a, b)
 
 
 def test_without_weight_only_labeled_images_are_seen():
@@ -151,19 +131,19 @@ def test_without_weight_only_labeled_images_are_seen():
     plain = training_of(unlabeled_weight=0.0)
     store = random_store(separation=2.0)
     black = store.images.clone()
-    black[np.flatnonzero(~plain.labeled)] = 0
+    black[np.flatnonzero(~plain.setup.labeled)] = 0
     blackened = training_of(dataclasses.replace(store, images=black), unlabeled_weight=0.0)
     assert fit(plain)
     assert fit(blackened)
-    assert equal(plain.learner, blackened.learner)
-    assert plain.measured == {}
-    assert plain.learner.class_weights.tolist() == [1.0] * 8
+    assert states_equal(plain, blackened)
+    assert plain.metrics == {}
+    assert plain.state.class_weights.tolist() == [1.0] * 8
     both = training_of()
     assert fit(both)
-    assert not equal(plain.learner, both.learner)
+    assert not states_equal(plain, both)
     generator = torch.Generator()
-    assert plain.outcome(generator)[1].shape == (12,)
-    assert both.outcome(generator)[1].shape == (5,)
+    assert plain.compute_loss(generator)[1].shape == (12,)
+    assert both.compute_loss(generator)[1].shape == (5,)
 
 
 def test_an_epoch_is_a_pass_over_the_unlabeled_images():
@@ -171,7 +151,7 @@ def test_an_epoch_is_a_pass_over_the_unlabeled_images():
     training, spread = training_of(refresh_every=None, labeled_per_batch=4), []
     training.refresh = lambda: spread.append(training.step)
     for _ in range(25):
-        training.advance()
+        training.training_step()
     assert spread == [0, 12, 24]
 
 
@@ -186,16 +166,23 @@ def test_passes_are_over_all_items_each_in_its_own_order():
 
 @pytest.mark.parametrize("fraction", [0.01, 1.0])
 def test_labels_need_somewhere_to_come_from_and_to_go_to(fraction):
-    training = training_of()
-    labeled = labeled_mask(training.store.labels.numpy(), fraction, seed=0)
     with pytest.raises(ValueError, match=r"task\.labeled_fraction must leave images of both kinds, got"):
-        dataclasses.replace(training, labeled=labeled, seen=np.ones(160, dtype=bool), base_rates=[])
+        training_of(fraction=fraction)
+
+
+def test_another_learner_and_other_losses_are_refused():
+    with pytest.raises(ValueError, match="trains semi=pseudo_labels: choose it"):
+        PseudoLabelTraining(setup_of())
+    learner = training_of().setup.learner
+    for objective in (Objective({"contrastive": Contrastive()}), Objective(own_weight=0.5)):
+        with pytest.raises(ValueError, match="has a loss of its own: leave loss= as it is"):
+            PseudoLabelTraining(setup_of(learner=learner, objective=objective))
 
 
 def test_the_command_line_end_to_end(place):  # noqa: F811 - the fixture
     """Two stages; stopped between two refreshes and resumed; evaluated as the learner itself."""
     task = ["learner=base_classifier", "task.base_way=4", "task.base_query=1", "task.held_out=0.5", "task.train.n_query=1",
-            "task.labeled_fraction=0.5", "schedule=constant"]  # fmt: skip
+            "task.labeled_fraction=0.5"]  # fmt: skip
     small = [f"semi.pseudo_labels.{s}" for s in ("neighbors=3", "batch=8", "labeled_per_batch=4", "refresh_every=5")]
     second = ["semi=pseudo_labels", "init_from=few", *task, *small]
     run(place, "train", "run=few", "trainer.steps=10", *task)
