@@ -1,4 +1,4 @@
-"""From uint8 images to what a backbone reads: random changes in training, then normalization; on the images' device."""
+"""From uint8 images to what a backbone reads, on the device of the images: random changes in training, then normalization."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class Augment:
-    """Random crop, horizontal flip and color jitter, each drawn anew for every item, vectorized over all items.
+    """Random crop, horizontal flip and color jitter. They are drawn anew for every item, and computed for all items at once.
 
     **Arguments** (the defaults change nothing):
 
@@ -21,6 +21,10 @@ class Augment:
 
     With 8 (84 x 84) or 4 (32 x 32), true and 0.4 it is the augmentation of Lee et al. (MetaOptNet, CVPR 2019,
     https://arxiv.org/abs/1904.03758); departure: the three color changes come in a fixed order.
+
+    >>> augment = Augment(crop_padding=4, flip=True, jitter=0.4)
+    >>> augment(torch.rand(2, 3, 32, 32), torch.Generator().manual_seed(0)).shape
+    torch.Size([2, 3, 32, 32])
     """
 
     def __init__(self, crop_padding: int = 0, flip: bool = False, jitter: float = 0.0):
@@ -60,7 +64,13 @@ class Augment:
 
 
 class Normalize(nn.Module):
-    """uint8 `[item, C, H, W]` -> float32 on the scale 0..1, less `mean` and over `std` (one number a channel)."""
+    """Turns uint8 images `[item, C, H, W]` into float32 of mean 0 and standard deviation 1. It brings pixels to the scale 0..1,
+    then subtracts `mean` and divides by `std`, one number a channel each.
+
+    >>> normalize = Normalize(mean=[0.2], std=[0.4])
+    >>> normalize(torch.tensor([[[[51, 255]]]], dtype=torch.uint8))
+    tensor([[[[0., 2.]]]])
+    """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]):
         super().__init__()

@@ -29,14 +29,14 @@ FORMAT = 1  # part of every cache key: raise it when the bytes written here chan
 
 
 def cache_dir() -> Path:
-    """`$EPISODIC_CACHE`, else `episodic` in the user's cache folder."""
+    """The folder of the cache: `$EPISODIC_CACHE`, else `episodic` in the user's cache folder."""
     if override := os.environ.get("EPISODIC_CACHE"):
         return Path(override)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "episodic"
 
 
 def files_stamp(paths: Sequence[Path]) -> str:
-    """Fingerprint of files by name, size and time of change, without reading them. Files that are not there are left out."""
+    """A fingerprint of files by name, size and time of change, without reading them. Files that are not there are left out."""
     marks = []
     for path in map(os.fspath, paths):
         with contextlib.suppress(FileNotFoundError):
@@ -46,10 +46,16 @@ def files_stamp(paths: Sequence[Path]) -> str:
 
 
 class ImageFile:
-    """A new `.npy` file of uint8 images `[N, C, H, W]`, to whose rows whole images are assigned as to those of an array:
+    """A new `.npy` file of uint8 images `[N, C, H, W]`. Whole images are assigned to its rows as to those of an array:
     `out[row] = image`, `out[start:stop] = images`, `out[rows] = images`.
 
     It is written, not mapped: a full disk is an `OSError` then, not the end of the process, and no page has to be read first.
+
+    >>> with tempfile.TemporaryFile() as file:
+    ...     out = ImageFile(file, shape=(5, 3, 8, 8))
+    ...     out[1:3] = np.full((2, 3, 8, 8), 255)
+    ...     len(out)
+    5
     """
 
     def __init__(self, file: IO[bytes], shape: tuple[int, ...]):
@@ -83,9 +89,12 @@ def decode_parallel(
     *,
     title: str,
 ) -> dict[int, str]:
-    """Fill `out[i]` with `decode(items[i])` on all cores, under a progress bar.
+    """Fills `out[i]` with `decode(items[i])` on all cores, under a progress bar. It returns `{i: reason}` for the items whose
+    decoding raised; their rows in `out` are undefined.
 
-    Returns `{i: reason}` for the items whose decoding raised; their rows in `out` are undefined.
+    >>> out = np.empty((3, 1, 2, 2), np.uint8)
+    >>> decode_parallel([10, 20, "x"], lambda item: np.full((1, 2, 2), int(item)), out, title="numbers")
+    {2: "invalid literal for int() with base 10: 'x'"}
     """
     failed: dict[int, str] = {}
 
@@ -121,7 +130,7 @@ def build_store(
     split_name: str,
     corrupt: str = "error",
 ) -> ImageStore:
-    """The store of one split: read from the cache, or rendered into it.
+    """The store of one split. It is read from the cache, or rendered into it first.
 
     **Arguments:**
 

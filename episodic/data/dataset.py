@@ -1,4 +1,4 @@
-"""What every data set of this package is: a source of `ImageStore`s, one a split."""
+"""What every data set of this package is: a source of one `ImageStore` for each split."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SPLITS = ("train", "val", "test")
 
 
 class AbstractDataset(abc.ABC):
-    """Images in class-disjoint splits.
+    """Images in splits that have no class in common. Each data set is a subclass, and `store` gives the images of a split.
 
     A data set says what a split holds (`listing`, cheap: nothing is decoded) and how to turn that into one uint8 array
     (`render`); caching, corrupt files and the rest are here. Constructors take plain values and read nothing.
@@ -72,7 +72,11 @@ class AbstractDataset(abc.ABC):
 
 
 def data_dir(given: str | os.PathLike | None = None) -> Path:
-    """Where data sets lie: `given`, else `$EPISODIC_DATA`, else `data` in the user's cache folder."""
+    """The folder where data sets lie: `given`, else `$EPISODIC_DATA`, else `data` in the user's cache folder.
+
+    >>> data_dir("/data").name
+    'data'
+    """
     return Path(given or os.environ.get("EPISODIC_DATA") or cache_dir() / "data").expanduser()
 
 

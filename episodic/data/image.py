@@ -28,13 +28,16 @@ LAYOUT = "expected <folder>/<class name>/<picture>"
 
 @dataclasses.dataclass(frozen=True)
 class PictureForm:
-    """What a model expects of pictures.
+    """What a model expects of pictures: their size, colors and scale. Pictures of any kind are brought into this form.
 
     - `channels`: 3 for color (default), 1 for gray. `size`: side in pixels, 224 by default.
     - `mean`, `std`: one number a channel on the scale 0..1; None (default) for ImageNet's, for one channel their averages.
     - `resize`: `"crop"` (default) scales the short side and cuts the center, `"squash"` scales both sides.
 
     **Raises:** `ValueError` for other values.
+
+    >>> PictureForm(channels=1, size=28)
+    PictureForm(channels=1, size=28, mean=(0.449,), std=(0.226,), resize='crop')
     """
 
     channels: int = 3
@@ -65,13 +68,18 @@ class PictureForm:
 
 
 def is_inverted(form: PictureForm, mean: float) -> bool:
-    """Whether gray pictures of that `mean`, on the scale 0..1, are clearly dark where the model's own are bright, or vice versa."""
+    """Whether gray pictures of that `mean`, on the scale 0..1, are clearly dark where the model's own are bright, or vice versa.
+
+    >>> is_inverted(PictureForm(channels=1, mean=[0.08], std=[0.3]), mean=0.9)
+    True
+    """
     known = form.mean[0]
     return form.channels == 1 and abs(1 - mean - known) + 0.25 < abs(mean - known)
 
 
 def class_folders(path: str | os.PathLike) -> dict[str, list[Path]]:
-    """Class name -> its pictures, both sorted; hidden files and what is no picture by its suffix are ignored.
+    """The pictures of each class in a folder of class folders: class name -> paths, both sorted. Hidden files are ignored, and
+    what is no picture by its suffix.
 
     **Raises:** `FileNotFoundError` for no such folder; `ValueError` where it has pictures outside class folders, no class
     folders, or an empty one.
@@ -92,7 +100,7 @@ def class_folders(path: str | os.PathLike) -> dict[str, list[Path]]:
 
 
 def pictures_in(path: str | os.PathLike) -> list[Path]:
-    """The pictures in a folder and the folders in it, sorted; or the one file that `path` is, whatever its suffix.
+    """The pictures in a folder and the folders in it, sorted. Where `path` is a file it is that one, whatever its suffix.
 
     **Raises:** `FileNotFoundError` where there is nothing; `ValueError` for a folder without pictures.
     """
@@ -110,7 +118,9 @@ def pictures_in(path: str | os.PathLike) -> list[Path]:
 def read_pictures(
     paths: Sequence[str | os.PathLike], channels: int, size: int, *, resize: str = "squash"
 ) -> tuple[UInt8[np.ndarray, "picture channels height width"], list[Path], dict[Path, str]]:
-    """`(uint8 array [n, C, H, W], the paths that could be read, {path that could not: reason})`, decoded in parallel."""
+    """Reads pictures in parallel, and says which could not be read: `(uint8 array [n, C, H, W], the paths that could be read,
+    {path that could not: reason})`.
+    """
     paths = [Path(path).expanduser() for path in paths]
     out = np.empty((len(paths), channels, size, size), dtype=np.uint8)
     failed = decode_parallel(
@@ -121,12 +131,15 @@ def read_pictures(
 
 
 def as_pictures(items: Any, form: PictureForm) -> UInt8[Tensor, "picture channels height width"]:
-    """Pictures of any kind in the form that a model expects.
+    """Pictures of any kind, in the form that a model expects. The result is one uint8 tensor.
 
     `items` is a list of paths, PIL images and uint8 arrays `[H, W]` or `[H, W, C]` (1, 3 or 4 channels), such arrays stacked, or
     a uint8 tensor `[n, C, H, W]` that has the form already, as `ImageStore.images`.
 
     **Raises:** `ValueError` that says what else it is, or which pictures cannot be read.
+
+    >>> as_pictures([np.zeros((60, 40, 3), np.uint8), np.zeros((30, 30), np.uint8)], PictureForm(size=32)).shape
+    torch.Size([2, 3, 32, 32])
     """
     if isinstance(items, Tensor):
         shape = (form.channels, form.size, form.size)
@@ -194,12 +207,17 @@ def _kind(array: Tensor | np.ndarray) -> str:
 
 
 def decode_image(source, *, channels: int, size: int, resize: str = "squash") -> np.ndarray:
-    """An image file (path or file object) as uint8 `[channels, size, size]`.
+    """Decodes an image file, a path or a file object. The result is uint8 `[channels, size, size]`.
 
     EXIF rotation is applied; gray, CMYK, alpha and 16-bit images are converted. `resize="squash"` scales both sides to
     `size` (as miniImageNet's makers did); `"crop"` scales the short side and cuts the center. Bilinear with antialiasing.
 
     **Raises:** `OSError`, `ValueError` or `SyntaxError` from Pillow where the bytes are no whole image.
+
+    >>> file = io.BytesIO()
+    >>> Image.new("RGB", (60, 40), "white").save(file, "PNG")
+    >>> decode_image(file, channels=3, size=32).shape
+    (3, 32, 32)
     """
     with _opened(source) as opened:
         image = opened

@@ -16,10 +16,15 @@ from episodic.episodes.collate import Items
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-    """What a split holds before anything is decoded.
+    """What a split holds, before anything is decoded. A data set lists it, and `build_store` makes the store.
 
     `items` are references that only the data set understands (a path, a member of a zip, a row of an array).
     `stamp` is a cheap fingerprint of the bytes behind them (names, sizes, times): a new stamp means a new cache entry.
+
+    >>> files = ["cat/1.png", "dog/1.png"]
+    >>> listing = Listing(items=files, labels=[0, 1], class_names=["cat", "dog"], item_names=files, stamp="1")
+    >>> len(listing.items)
+    2
     """
 
     items: Sequence[object]
@@ -33,7 +38,8 @@ class Listing:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageStore:
-    """Images of one split, ready for episodes.
+    """The images of one split, with their labels and names. They lie decoded in one array, so that episodes are only indices
+    into it.
 
     **Attributes:**
 
@@ -47,6 +53,15 @@ class ImageStore:
     - `skipped`: `(item name, reason)` of images left out because they could not be decoded.
 
     It is a map-style data set of `(uint8 image, label)` as well, so it works in a plain `DataLoader`.
+
+    >>> store = ImageStore(
+    ...     images=torch.zeros(6, 3, 8, 8, dtype=torch.uint8), labels=torch.tensor([0, 0, 0, 1, 1, 1]), class_names=("cat", "dog"),
+    ...     item_names=tuple("abcdef"), super_classes=None, super_class_names=(), dataset="pets", split="val", split_name="ours",
+    ... )
+    >>> store
+    ImageStore(pets val: 6 images of 2 classes)
+    >>> store.gather(torch.tensor([[0, 5]])).shape
+    torch.Size([1, 2, 3, 8, 8])
     """
 
     images: UInt8[Tensor, "item channels height width"]

@@ -11,7 +11,8 @@ from episodic.core.backbones._output import check_choice, check_images, check_in
 
 
 class Conv4(nn.Module):
-    """Four equal blocks of 3x3 convolution, batch norm, 2x2 max-pooling and ReLU, flattened.
+    """The small network of few-shot learning: four equal blocks of 3x3 convolution, batch norm, 2x2 max-pooling and ReLU. Its
+    embedding is the last map in one row.
 
     Source: Snell, Swersky and Zemel, "Prototypical Networks for Few-shot Learning", 2017,
     https://arxiv.org/abs/1703.05175, after Vinyals et al., 2016, https://arxiv.org/abs/1606.04080.
@@ -35,6 +36,11 @@ class Conv4(nn.Module):
 
     `shape` is that of one embedding: `(1600,)` or `(64, 5, 5)` for 84 pixels, `(256,)` or `(64, 8, 8)` for 32, `(64,)` or
     `(64, 7, 7)` for 28.
+
+    >>> import torch
+    >>> backbone = Conv4(in_channels=1, image_size=28)
+    >>> backbone.shape, backbone(torch.rand(2, 1, 28, 28)).shape
+    ((64,), torch.Size([2, 64]))
     """
 
     shape: tuple[int, ...]

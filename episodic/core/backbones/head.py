@@ -12,12 +12,18 @@ from episodic.core.functional.pairs import unit
 
 
 def no_head(backbone: nn.Module) -> nn.Module:
-    """The backbone as it is."""
+    """The backbone as it is, without a head.
+
+    >>> from episodic.core.backbones.conv4 import Conv4
+    >>> no_head(Conv4(in_channels=1, image_size=28)).shape
+    (64,)
+    """
     return backbone
 
 
 class LinearHead(nn.Module):
-    """`W f(x) + b` of the flattened features f(x) of a backbone: embeddings of another dimension, below 0 too.
+    """A linear layer on the flattened features f(x) of a backbone: `W f(x) + b`. It gives embeddings of another dimension, with
+    entries below 0 too.
 
     Backbones for few-shot learning end in a ReLU, so that no cosine of theirs is below 0; losses of embeddings, those with proxies
     above all, want opposite directions. Deep metric learning has such a layer on any network, and pre-training leaves it
@@ -25,6 +31,11 @@ class LinearHead(nn.Module):
 
     **Arguments:** `embedding_dim`: of the embeddings. `normalize`: embeddings have length 1. `slices`: then each of so many equal
     parts has (see `divide_and_conquer`).
+
+    >>> from episodic.core.backbones.conv4 import Conv4
+    >>> backbone = LinearHead(Conv4(in_channels=1, image_size=28), embedding_dim=16, normalize=True)
+    >>> backbone.shape, backbone(torch.rand(2, 1, 28, 28)).shape
+    ((16,), torch.Size([2, 16]))
     """
 
     def __init__(self, backbone: nn.Module, embedding_dim: int = 128, normalize: bool = False, slices: int = 1):
@@ -38,6 +49,8 @@ class LinearHead(nn.Module):
         self.normalize = normalize
         self.slices = slices
         self.shape = (embedding_dim,)
+        idle = {"slices": "embeddings keep their length (head.normalize=false)"}
+        self.without_effect = {} if normalize else idle
 
     def forward(self, images: Float[Tensor, "item channels height width"]) -> Float[Tensor, "item dim"]:
         embeddings = self.head(self.body(images).flatten(1))

@@ -23,8 +23,9 @@ OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 
 
 class Pretrained(nn.Module):
-    """A network made for ImageNet up to its last linear layer (and the dropout before it).
+    """A network made for ImageNet, of torchvision or timm, without its classifier. Deep metric learning starts from such networks.
 
+    The last linear layer is left out, and the dropout before it.
     `resnet50` (23.5 million parameters), `googlenet` (5.6) and `densenet201` (18.1) are those of metric learning. BN-Inception,
     which many of its papers use, is in neither library; `googlenet` is Inception v1 with batch norm. Images are expected with
     ImageNet's mean and standard deviation; GoogLeNet and Inception v3 of torchvision, which come from TensorFlow and want
@@ -48,6 +49,10 @@ class Pretrained(nn.Module):
 
     **Raises:** `ValueError` for unknown names, for files that do not fit (the first names that differ are said) and images
     too small for the network; `FileNotFoundError`; `OSError` where a download fails; `ImportError` where timm is not installed.
+
+    >>> backbone = Pretrained("shufflenet_v2_x0_5", image_size=32, weights=None)
+    >>> backbone.shape
+    (1024,)
     """
 
     shape: tuple[int, ...]
@@ -87,6 +92,8 @@ class Pretrained(nn.Module):
             for norm in self._batch_norms():
                 norm.requires_grad_(False)
         self.train()
+        has_norms = not frozen_batch_norm or self._batch_norms()
+        self.without_effect = {} if has_norms else {"frozen_batch_norm": f"{name} has no batch norm"}
         if weights is not None:
             tensors = self.network.state_dict().values()
             size = sum(tensor.numel() * tensor.element_size() for tensor in tensors) / 1e6
@@ -119,7 +126,11 @@ class Pretrained(nn.Module):
 
 
 class AverageAndMaximum(nn.Module):
-    """The sum of the average and the maximum of each channel, `[item, dim, 1, 1]`."""
+    """The sum of the average and the maximum of each channel, `[item, dim, 1, 1]`.
+
+    >>> AverageAndMaximum()(torch.tensor([[[[1.0, 3.0]]]])).item()
+    5.0
+    """
 
     def forward(self, maps: Float[Tensor, "item dim height width"]) -> Float[Tensor, "item dim 1 1"]:
         return maps.mean((2, 3), keepdim=True) + maps.amax((2, 3), keepdim=True)

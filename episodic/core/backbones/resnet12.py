@@ -20,7 +20,8 @@ WIDTHS = {"metaoptnet": (64, 160, 320, 640), "can": (64, 128, 256, 512)}
 
 
 class DropBlock(nn.Module):
-    """Dropout of square blocks of a map, at a rate that rises linearly.
+    """Dropout of square blocks of a map, at a rate that rises linearly. Neighboring pixels are alike, so dropping single ones would
+    hide little.
 
     A seed falls on each of the `(f - b + 1)^2` places of a map of side f where a block of side b fits, independently by
     channel, with probability
@@ -35,6 +36,10 @@ class DropBlock(nn.Module):
     Departures: t counts calls in training mode only and is a buffer, so it is in the state dict and a resumed run is
     exact; MetaOptNet's code also counts evaluation and forgets t with the process. A map smaller than the block is
     dropped whole (b = f), where the code fails.
+
+    >>> drop = DropBlock(rate=0.1, block_size=2, ramp=1).eval()
+    >>> drop(torch.ones(1, 1, 2, 2)).sum()
+    tensor(4.)
     """
 
     calls: Tensor
@@ -69,7 +74,7 @@ def kept(
 
 
 class ResNet12(nn.Module):
-    """Four residual blocks of three 3x3 convolutions, each block halving the map.
+    """The usual large network of few-shot learning: four residual blocks of three 3x3 convolutions. Each block halves the map.
 
     A block is activation(bn(conv), twice; then bn(conv) + bn(1x1 conv of the input)), without biases. The variants:
 
@@ -91,12 +96,16 @@ class ResNet12(nn.Module):
 
     - `in_channels`, `image_size`: of the square images.
     - `variant`: see above.
-    - `drop_rate`: of dropout and DropBlock in variant `"metaoptnet"`; `"can"` has none and ignores it.
+    - `drop_rate`: of dropout and DropBlock in variant `"metaoptnet"`; `"can"` has none.
     - `output`: `"vector"`, the average over the map; `"flatten"`, the whole map in a row (MetaOptNet's own use);
       `"map"`.
 
     `shape` is that of one embedding. For 84 pixels: `(640,)`, `(16000,)` or `(640, 5, 5)`; `(512,)`, `(18432,)` or
     `(512, 6, 6)` in variant `"can"`.
+
+    >>> backbone = ResNet12(image_size=32)
+    >>> backbone.shape, backbone(torch.rand(2, 3, 32, 32)).shape
+    ((640,), torch.Size([2, 640]))
     """
 
     shape: tuple[int, ...]
@@ -130,6 +139,7 @@ class ResNet12(nn.Module):
         dims_in = (in_channels if pools else 64, *widths)
         blocks = (_Block(*arguments, pools) for arguments in zip(dims_in, widths, drops, strict=False))
         self.blocks = nn.Sequential(*blocks)
+        self.without_effect = {} if pools else {"drop_rate": "the variant can has no dropout (backbone.variant=can)"}
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -11,7 +11,8 @@ WIDTHS = (64, 128, 256, 512)
 
 
 class ResNet18(nn.Module):
-    """Eight basic blocks of two 3x3 convolutions in four stages, 64-128-256-512 wide, the last three at stride 2.
+    """A residual network of eight basic blocks of two 3x3 convolutions. They stand in four stages, 64-128-256-512 wide, the last
+    three at stride 2.
 
     The shortcut is a 1x1 convolution with batch norm where the width changes, else the identity; no convolution has a
     bias. The variants differ in the stem only:
@@ -34,6 +35,11 @@ class ResNet18(nn.Module):
 
     `shape` is that of one embedding: `(512,)`; as a map `(512, 11, 11)` for 84 pixels in variant `"feat"`, `(512, 7, 7)`
     for 224 in variant `"closerlook"`.
+
+    >>> import torch
+    >>> backbone = ResNet18(image_size=32)
+    >>> backbone.shape, backbone(torch.rand(2, 3, 32, 32)).shape
+    ((512,), torch.Size([2, 512]))
     """
 
     shape: tuple[int, ...]

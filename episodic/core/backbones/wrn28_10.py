@@ -19,7 +19,7 @@ BLOCKS = 4  # (28 - 4) / 6 of them in each group
 
 
 class WRN28_10(nn.Module):
-    """A wide residual network of 28 layers: a 3x3 convolution to 16 channels, then twelve pre-activation blocks.
+    """A wide residual network of 28 layers. A 3x3 convolution to 16 channels comes first, then twelve pre-activation blocks.
 
     They stand in three groups of four, 160, 320 and 640 wide, the last two at stride 2; batch norm and ReLU end the
     network. A block adds conv(relu(bn(conv(relu(bn(x)))))), with dropout inside, to x, or to a 1x1 convolution of it
@@ -43,6 +43,12 @@ class WRN28_10(nn.Module):
     - `output`: `"vector"`, the average over the map, or `"map"`.
 
     `shape` is that of one embedding: `(640,)`; as a map `(640, 21, 21)` for 84 pixels, `(640, 8, 8)` for 32.
+
+    >>> import torch
+    >>> with torch.device("meta"):  # without memory for its 36 million parameters
+    ...     backbone = WRN28_10(image_size=32)
+    >>> backbone.shape
+    (640,)
     """
 
     shape: tuple[int, ...]

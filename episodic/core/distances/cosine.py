@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from episodic.core.distances.distance import AbstractDistance
-from episodic.core.functional.pairs import cosine
+from episodic.core.functional.pairs import cosine, unit
 
 
 class Cosine(AbstractDistance):
@@ -30,3 +30,6 @@ class Cosine(AbstractDistance):
 
     def to_euclidean(self, distances: Tensor) -> Tensor:
         return (2 * distances).clamp(min=0).sqrt()
+
+    def points(self, x: Tensor) -> Tensor:
+        return unit(x)

@@ -26,10 +26,10 @@ class AbstractDistance(abc.ABC):
     >>> from episodic.core.distances.cosine import Cosine
     >>> from episodic.core.distances.euclidean import Euclidean
     >>> x = torch.tensor([[3.0, 4.0], [0.0, 1.0]])
-    >>> Euclidean().distances(x, x)[0, 1].round(decimals=3).item()
-    4.243
-    >>> Cosine().distances(x, x)[0, 1].round(decimals=3).item()
-    0.2
+    >>> Euclidean().distances(x, x)[0, 1], Euclidean().similarities(x, x)[0, 1]
+    (tensor(4.2426), tensor(-4.2426))
+    >>> Cosine().distances(x, x)[0, 1], Cosine().similarities(x, x)[0, 1]
+    (tensor(0.2000), tensor(0.8000))
     """
 
     larger_is_closer: bool = False
@@ -47,6 +47,10 @@ class AbstractDistance(abc.ABC):
     @abc.abstractmethod
     def to_euclidean(self, distances: Tensor) -> Tensor | None:
         """Euclidean distances of unit vectors from their `distances`; None where these do not tell them."""
+
+    @abc.abstractmethod
+    def points(self, x: Float[Tensor, "item dim"]) -> Float[Tensor, "item dim"] | None:
+        """Vectors whose Euclidean distances rank pairs as this distance ranks those of `x`; None where there are none."""
 
     def distances(self, x: Float[Tensor, "*axes n dim"], y: Float[Tensor, "*axes m dim"]) -> Float[Tensor, "*axes n m"]:
         """All pairs, smaller where closer.

@@ -30,3 +30,6 @@ class Dot(AbstractDistance):
 
     def to_euclidean(self, distances: Tensor) -> None:
         return None
+
+    def points(self, x: Tensor) -> None:
+        return None

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from episodic.core.distances.distance import AbstractDistance
-from episodic.core.functional.pairs import euclidean
+from episodic.core.functional.pairs import euclidean, upcast
 
 
 class Euclidean(AbstractDistance):
@@ -27,3 +27,6 @@ class Euclidean(AbstractDistance):
 
     def to_euclidean(self, distances: Tensor) -> Tensor:
         return distances
+
+    def points(self, x: Tensor) -> Tensor:
+        return upcast(x)

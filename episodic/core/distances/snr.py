@@ -38,3 +38,6 @@ class SNR(AbstractDistance):
 
     def to_euclidean(self, distances: Tensor) -> None:
         return None
+
+    def points(self, x: Tensor) -> None:
+        return None

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from episodic.core.distances.distance import AbstractDistance
-from episodic.core.functional.pairs import squared_euclidean
+from episodic.core.functional.pairs import squared_euclidean, upcast
 
 
 class SquaredEuclidean(AbstractDistance):
@@ -30,3 +30,6 @@ class SquaredEuclidean(AbstractDistance):
 
     def to_euclidean(self, distances: Tensor) -> Tensor:
         return distances.clamp(min=0).sqrt()
+
+    def points(self, x: Tensor) -> Tensor:
+        return upcast(x)

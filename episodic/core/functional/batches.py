@@ -22,11 +22,15 @@ QUANTILES = 50  # by which distributions of distances are compared
 def greedy_coreset(
     candidates: Float[Tensor, "candidate group item dim"], classes: Int64[Tensor, "candidate group"]
 ) -> Int64[Tensor, " chosen"]:
-    """As many groups as a batch has, far from each other: which of all groups of all candidates, numbered through.
+    """Chooses as many groups as a batch has, far from each other. The result numbers them among all groups of all candidates.
 
     The first is the first of all; each next one is that whose first item is farthest from the first items of those chosen, among
     the classes that are not chosen yet (Sener, Savarese: *Active Learning for Convolutional Neural Networks: A Core-Set Approach*,
     ICLR 2018, https://arxiv.org/abs/1708.00489). There are enough of these where the classes of a candidate differ.
+
+    >>> candidates = torch.tensor([[[[0.0]], [[1.0]]], [[[5.0]], [[0.5]]]])  # two candidates of two groups of one item
+    >>> greedy_coreset(candidates, classes=torch.tensor([[0, 1], [2, 3]]))
+    tensor([0, 2])
     """
     first, labels = candidates[:, :, 0].flatten(0, 1), classes.flatten()
     chosen = [torch.zeros((), dtype=torch.long, device=labels.device)]
@@ -39,11 +43,15 @@ def greedy_coreset(
 
 
 def density_gaps(candidates: Float[Tensor, "candidate group item dim"]) -> Float[Tensor, " candidate"]:
-    """How far the distribution of distances within each candidate is from that of all of them together.
+    """How far the distances within each candidate are from typical: it compares their distribution with that of all candidates
+    together. The smaller, the better the candidate.
 
         |mean - mean'| + |std - std'| + W_1, the mean difference of their quantiles
 
     Departure: the authors weigh W_1 by 75, but give it counts of a histogram as if they were positions.
+
+    >>> density_gaps(torch.rand(3, 4, 2, 16)).shape  # of three candidates
+    torch.Size([3])
     """
     items = candidates.flatten(1, 2)
     own = _distances(items)
@@ -55,11 +63,15 @@ def density_gaps(candidates: Float[Tensor, "candidate group item dim"]) -> Float
 
 
 def frechet_gaps(candidates: Float[Tensor, "candidate group item dim"]) -> Float[Tensor, " candidate"]:
-    """Squared Fréchet distance of the normal distribution with each candidate's mean and covariance S to that, S', of all together.
+    """How far each candidate's mean and covariance are from those of all candidates together: the squared Fréchet distance of two
+    normal distributions, with covariances S and S'.
 
         |m - m'|^2 + tr S + tr S' - 2 tr (S^1/2 S' S^1/2)^1/2
 
-    The last trace is the sum of the singular values of `A B^T`, for centerd items A and B with S = A^T A and S' = B^T B.
+    The last trace is the sum of the singular values of `A B^T`, for centered items A and B with S = A^T A and S' = B^T B.
+
+    >>> frechet_gaps(torch.rand(3, 4, 2, 16)).shape  # of three candidates
+    torch.Size([3])
     """
     items = candidates.flatten(1, 2)
     everything = items.flatten(0, 1)
@@ -83,7 +95,8 @@ def hard_negatives(
     n_classes: int,
     pool: int,
 ) -> Int64[Tensor, " negative"]:
-    """`n_classes` negatives for each of `anchors`, items of one class, from classes and then items that are near to it.
+    """Chooses `n_classes` negatives for each of `anchors`, which are items of one class. They come from classes that are near
+    to it, and in these from items that are near.
 
     By the cosine to the nearest anchor, the `pool * n_classes` nearest other classes are found by their signatures, and in these
     the `pool` times as many items as are wanted, by `bank`; the negatives are drawn of them evenly, by torch's own generator. With

@@ -32,7 +32,8 @@ class PseudoLabels:
 
 
 def neighbor_graph(features: Float[Tensor, "n dim"], neighbors: int = 50, gamma: float = 3.0) -> scipy.sparse.csr_array:
-    """The graph `S = D^-1/2 W D^-1/2` of items and their nearest neighbors by the cosine of their features.
+    """The normalized graph `S = D^-1/2 W D^-1/2` of items and their nearest neighbors. Neighbors are found by the cosine of
+    features.
 
         A_ij = max(cos(f_i, f_j), 0)^gamma where j is among the `neighbors` nearest items of i, not i itself;  W = A + A^T
 
@@ -41,6 +42,9 @@ def neighbor_graph(features: Float[Tensor, "n dim"], neighbors: int = 50, gamma:
     times as long for 1600-dimensional ones (38,400 items, one thread).
 
     **Raises:** `ValueError` for fewer than one neighbor, or a gamma that is not positive.
+
+    >>> neighbor_graph(torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]]), neighbors=1).toarray().round(3).tolist()
+    [[0.0, 1.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0], [0.0, 0.0, 1.0, 0.0]]
     """
     if neighbors < 1 or gamma <= 0:
         raise ValueError(f"neighbors must be at least 1 and gamma positive, got {neighbors} and {gamma}")
@@ -60,7 +64,7 @@ def neighbor_graph(features: Float[Tensor, "n dim"], neighbors: int = 50, gamma:
 
 
 def normalized(weights: scipy.sparse.csr_array) -> scipy.sparse.csr_array:
-    """`D^-1/2 W D^-1/2` of a symmetric W without negative entries, as in `core.graph`; a row of 0 stays so."""
+    """`D^-1/2 W D^-1/2` of a symmetric W without negative entries, as in `core.functional.graph`; a row of 0 stays so."""
     weights = weights.copy()
     weights.eliminate_zeros()
     degree = weights.sum(axis=1)
@@ -77,7 +81,8 @@ def diffuse(
     iterations: int = 20,
     tolerance: float = 1e-6,
 ) -> tuple[Float[np.ndarray, "n n_classes"], float]:
-    """`Z = (I - alpha S)^-1 Y` by conjugate gradients, Y one-hot where `labels` are not -1, else 0; in the type of `graph`.
+    """Spreads labels along a graph: `Z = (I - alpha S)^-1 Y`, Y one-hot where `labels` are not -1, else 0. The system is solved by
+    conjugate gradients, in the type of `graph`.
 
     A column ends when its residual is `tolerance` times its right-hand side, or after `iterations`: that many reach the items
     at most `iterations - 1` edges away. Returns Z and the largest relative residual of a column. Beside Z it needs memory for
@@ -103,9 +108,14 @@ def pseudo_labels(
     *,
     relative: bool = False,
 ) -> PseudoLabels:
-    """Labels for the items that have none, -1 in `labels`, from those that have one; how they are spread, see `diffuse`.
+    """Labels for the items that have none (-1 in `labels`), spread from those that have one. How they are spread is told in
+    `diffuse`.
 
     `relative`: the weights of unlabeled items are divided by the largest of them.
+
+    >>> features = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]])
+    >>> pseudo_labels(neighbor_graph(features, neighbors=1), np.array([0, -1, 1, -1]), n_classes=2).labels
+    array([0, 0, 1, 1])
     """
     if n_classes < 2:
         raise ValueError(f"pseudo-labels need at least 2 classes, got {n_classes}")
@@ -119,9 +129,12 @@ def pseudo_labels(
 
 
 def certainties(z: Float[np.ndarray, "n n_classes"]) -> Float[np.ndarray, " n"]:
-    """`1 - H(p) / log(n_classes)` of each row, p the row over its sum; 0 for a row of 0.
+    """How sure each row is of its class: `1 - H(p) / log(n_classes)`, p the row over its sum, and 0 for a row of 0.
 
     An unfinished solution may have negative entries; they count as 0.
+
+    >>> certainties(np.array([[2.0, 0.0], [1.0, 1.0]])).tolist()
+    [1.0, 0.0]
     """
     p = z.clip(min=0)
     mass = p.sum(axis=1, keepdims=True)
@@ -131,8 +144,11 @@ def certainties(z: Float[np.ndarray, "n n_classes"]) -> Float[np.ndarray, " n"]:
 
 
 def class_weights(labels: Integer[np.ndarray, " n"], n_classes: int) -> Float[np.ndarray, " n_classes"]:
-    """One over the number of items with each label, scaled so that the mean over items is 1 if every class has some; 0 for a
-    class without. Items of label -1 do not count.
+    """Weights that let every class count equally: one over its number of items, scaled so that the mean over items is 1 if
+    every class has some. A class without items has 0, and items of label -1 do not count.
+
+    >>> class_weights(np.array([0, 0, 0, 1, -1]), n_classes=2).round(3).tolist()
+    [0.667, 2.0]
     """
     counts = np.bincount(labels[labels >= 0], minlength=n_classes)
     return np.where(counts > 0, counts.sum() / n_classes / counts.clip(min=1), 0.0)

@@ -13,7 +13,7 @@ Pair = tuple[Tensor, Tensor, Tensor]
 
 
 def to_float64(x: Tensor) -> Tensor:
-    """`x` in the precision that inner problems are solved in: float64, where the device has it."""
+    """`x` in the precision that inner problems are solved in. It is float64, where the device has it."""
     return x.float() if x.device.type == "mps" else x.double()
 
 
@@ -25,10 +25,15 @@ def minimize(
     max_iterations: int = 1000,
     memory: int = 10,
 ) -> Float[Tensor, "episode parameter"]:
-    """The minimum of each problem by L-BFGS with backtracking; every problem has its own history, step and end.
+    """The minimum of each of a batch of problems, by L-BFGS with backtracking. Every problem has its own history, step and end.
 
     A problem ends when no entry of its gradient is above `tolerance`, or no step along its direction makes the value
     smaller, as happens at the precision of `start`'s type. The result carries no gradient; see `implicit_gradient`.
+
+    >>> targets = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    >>> minimize(lambda w: (w - targets).square().sum(-1), torch.zeros(2, 2)).round(decimals=3)
+    tensor([[1., 2.],
+            [3., 4.]])
     """
 
     def value_and_gradient(w: Tensor) -> tuple[Tensor, Tensor]:
@@ -76,13 +81,20 @@ def implicit_gradient(
     tolerance: float = 1e-6,
     max_iterations: int = 100,
 ) -> Float[Tensor, "episode parameter"]:
-    """`solution`, a minimum of `objective`, with a gradient to whatever tensors `objective` is made of.
+    """The same `solution`, now with a gradient. It flows to whatever tensors `objective`, which it minimizes, is made of.
 
         d(solution) / d(theta) = -(H + damping I)^-1 d2(objective) / d(w) d(theta)
 
     It is the fixed point of damped recurrent back-propagation (Liao et al., 2018, https://arxiv.org/abs/1803.06396), which
     iterates `v <- v - H v - damping v` and sums the v; that diverges where H has an eigenvalue above `2 - damping`. Here the
     same linear system is solved by conjugate gradients. H is never made: only its products with a vector.
+
+    >>> target = torch.tensor([[3.0]], requires_grad=True)
+    >>> objective = lambda w: (w - 2 * target).square().sum(-1)
+    >>> solution = minimize(objective, torch.zeros(1, 1))
+    >>> implicit_gradient(objective, solution).sum().backward()
+    >>> target.grad.round(decimals=3)
+    tensor([[2.]])
     """
     with torch.enable_grad():
         w = solution.detach().requires_grad_()

@@ -1,4 +1,4 @@
-"""Every anchor beside every reference: what all pairwise losses, miners and memories stand on.
+"""Comparing every anchor with every reference. All pairwise losses, miners and memories stand on this.
 
 Matrices are `[anchor, reference]`, after whatever leading axes (episodes) the embeddings have. The references are the batch itself,
 a memory of past embeddings, the support of an episode or what other processes gathered; a pair of an item with itself is neither
@@ -19,8 +19,8 @@ SMALLEST_SQUARE = 1e-12  # below it a distance has no slope
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class References:
-    """What anchors are compared with: `embeddings [R, D]`, their `labels [R]`, and which of them each anchor itself is, `self_index [N]`,
-    or None where it is none of them.
+    """What anchors are compared with: `embeddings [R, D]`, their `labels [R]`, and which of them each anchor itself is,
+    `self_index [N]`, or None where it is none of them.
     """
 
     embeddings: Float[Tensor, "reference dim"]
@@ -38,10 +38,10 @@ def masks(
     reference_labels: Int64[Tensor, " reference"],
     self_index: Int64[Tensor, " anchor"] | None = None,
 ) -> tuple[Bool[Tensor, "anchor reference"], Bool[Tensor, "anchor reference"]]:
-    """`(positive, negative)`: which pairs have the same label, and which have not.
+    """Which pairs have the same label, and which have not: `(positive, negative)`.
 
-    `self_index`: which reference each anchor itself is, or None where it is none of them. By place, not by distance: a copy of an item
-    is a positive of it.
+    `self_index`: which reference each anchor itself is, or None where it is none of them. By place, not by distance: a copy of
+    an item is a positive of it.
     """
     same = labels[:, None] == reference_labels
     if self_index is None:
@@ -55,7 +55,11 @@ def upcast(x: Tensor) -> Tensor:
 
 
 def unit(x: Float[Tensor, "*axes dim"]) -> Float[Tensor, "*axes dim"]:
-    """Vectors of length 1 (0 stays 0), at least in float32."""
+    """Vectors brought to length 1, at least in float32. A vector of 0 stays 0.
+
+    >>> unit(torch.tensor([3.0, 4.0]))
+    tensor([0.6000, 0.8000])
+    """
     return normalize(upcast(x), dim=-1)
 
 
@@ -74,12 +78,20 @@ class _Gram(torch.autograd.Function):
 
 
 def dot(x: Float[Tensor, "*axes n dim"], y: Float[Tensor, "*axes m dim"]) -> Float[Tensor, "*axes n m"]:
-    """`x . y` of all pairs; faster to learn from where both are one tensor."""
+    """Inner products `x . y` of all pairs. Where both are one tensor the backward pass is faster.
+
+    >>> dot(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0], [0.0, 1.0]]))
+    tensor([[11.,  2.]])
+    """
     return _Gram.apply(upcast(x)) if x is y else upcast(x) @ upcast(y).mT
 
 
 def cosine(x: Float[Tensor, "*axes n dim"], y: Float[Tensor, "*axes m dim"]) -> Float[Tensor, "*axes n m"]:
-    """Cosines of all pairs; a zero vector has cosine 0 with everything."""
+    """Cosines of all pairs. A zero vector has cosine 0 with everything.
+
+    >>> cosine(torch.tensor([[1.0, 0.0]]), torch.tensor([[5.0, 0.0], [0.0, 2.0]]))
+    tensor([[1., 0.]])
+    """
     first = unit(x)
     return dot(first, first if x is y else unit(y))
 
@@ -87,27 +99,39 @@ def cosine(x: Float[Tensor, "*axes n dim"], y: Float[Tensor, "*axes m dim"]) -> 
 def squared_euclidean(
     x: Float[Tensor, "*axes n dim"], y: Float[Tensor, "*axes m dim"], least: float = 0.0
 ) -> Float[Tensor, "*axes n m"]:
-    """`||x - y||^2` by one matrix product, not below `least`."""
+    """Squared distances `||x - y||^2` of all pairs, by one matrix product. None is below `least`.
+
+    >>> squared_euclidean(torch.zeros(1, 2), torch.tensor([[3.0, 4.0]]))
+    tensor([[25.]])
+    """
     squares = [upcast(z).square().sum(-1) for z in (x, y)]
     return (squares[0][..., None] - 2 * dot(x, y) + squares[1][..., None, :]).clamp(min=least)
 
 
 def euclidean(x: Float[Tensor, "*axes n dim"], y: Float[Tensor, "*axes m dim"]) -> Float[Tensor, "*axes n m"]:
-    """`||x - y||`; no gradient where two points coincide, where it has none."""
+    """Distances `||x - y||` of all pairs. Where two points coincide there is no gradient.
+
+    >>> euclidean(torch.zeros(1, 2), torch.tensor([[3.0, 4.0]]))
+    tensor([[5.]])
+    """
     return squared_euclidean(x, y, SMALLEST_SQUARE).sqrt()
 
 
 def masked_logsumexp(
     x: Float[Tensor, "anchor reference"], mask: Bool[Tensor, "anchor reference"], *, one: bool = False
 ) -> Float[Tensor, " anchor"]:
-    """log of the sum of `exp(x)` where `mask` holds, in each row; `one` adds 1 to the sum, so that it is 0 for an empty row.
-
-    Without it an empty row has the most negative number there is, not minus infinity, whose gradient is NaN.
+    """The logarithm of the sum of `exp(x)` where `mask` holds, in each row. With `one` the sum starts from 1, so that the
+    result is 0 for an empty row. Without it an empty row has the most negative number there is, not minus infinity, whose
+    gradient is NaN.
     """
     x = x.masked_fill(~mask, torch.finfo(x.dtype).min)
     return torch.nn.functional.pad(x, (0, 1)).logsumexp(-1) if one else x.logsumexp(-1)
 
 
 def mean_where(x: Tensor, mask: Tensor) -> Tensor:
-    """Mean of `x` where `mask` holds; 0, with a gradient of 0, where it holds nowhere."""
+    """The mean of `x` where `mask` holds. Where it holds nowhere this is 0, with a gradient of 0.
+
+    >>> mean_where(torch.tensor([1.0, 2.0, 9.0]), torch.tensor([True, True, False]))
+    tensor(1.5000)
+    """
     return torch.where(mask, x, 0).sum() / mask.sum().clamp(min=1)

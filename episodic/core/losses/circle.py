@@ -13,8 +13,8 @@ from episodic.core.losses.loss import AbstractPairLoss, Pairs
 
 
 class Circle(AbstractPairLoss):
-    """Each similarity is pulled to its optimum, `1 + m` of a positive p, `-m` of a negative n, with a weight that grows with what
-    is missing. For an anchor, with weights a that are constants of the gradient:
+    """Pulls the similarity of each pair to its optimum: `1 + m` for a positive p, `-m` for a negative n. The farther a pair is from
+    its optimum, the stronger it is pulled. For an anchor, with weights a that are constants of the gradient:
 
         L = log(1 + sum_n exp(gamma a_n (s_n - m)) * sum_p exp(-gamma a_p (s_p - (1 - m))))
         a_p = [1 + m - s_p]+,  a_n = [s_n + m]+
@@ -29,6 +29,11 @@ class Circle(AbstractPairLoss):
 
     **Arguments:** `margin`: m. `gamma`: scale of the exponents. `distance`: how embeddings compare, by similarities; the optima are
     meant for cosines. `normalize`: compare vectors of length 1.
+
+    >>> import torch
+    >>> x, y = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [-1.0, 0.0]]), torch.tensor([0, 0, 1, 1])
+    >>> Circle()(x, y)
+    tensor(53.1466)
     """
 
     of_similarities = True

@@ -11,11 +11,13 @@ from episodic.core.losses.loss import AbstractProxyLoss
 
 
 class Classifier(AbstractProxyLoss):
-    """`mean over items of CE(W x + b, y)`, or with a `scale` `CE(scale cos(x, w_c), y)`.
+    """A linear layer over the training classes, with the cross-entropy of its logits. It is plain supervised pre-training.
+
+        mean over items of  CE(W x + b, y),    or with a `scale`  CE(scale cos(x, w_c), y)
 
     Chen, Liu, Kira, Wang, Huang: *A Closer Look at Few-shot Classification*, ICLR 2019, https://arxiv.org/abs/1904.04232: the
-    training stage of their Baseline, and with a `scale` of their Baseline++. The second is Proxy-NCA in its variant `probability` with
-    half the scale, and the normalized softmax of temperature `1 / scale` (Zhai, Wu, BMVC 2019).
+    training stage of their Baseline, and with a `scale` of their Baseline++. The second is Proxy-NCA in its variant
+    `probability` with half the scale, and the normalized softmax of temperature `1 / scale` (Zhai, Wu, BMVC 2019).
 
     **Arguments:** `dim`: of the embeddings. `n_classes`: training classes. `label_smoothing`: PyTorch's. `scale`: of cosines; None
     for a linear layer with a bias. The authors' code has 2 up to 200 classes and 10 above. `label_swap`: see `AbstractProxyLoss`;
@@ -23,6 +25,12 @@ class Classifier(AbstractProxyLoss):
 
     **Departures**: the authors' code gives each class of Baseline++ a learned factor on its cosines, which the paper does not have;
     left out.
+
+    >>> import torch
+    >>> loss = Classifier(dim=2, n_classes=2, scale=10.0)
+    >>> _ = torch.nn.init.eye_(loss.linear.weight)
+    >>> loss(torch.tensor([[3.0, 0.0], [0.6, 0.8]]), torch.tensor([0, 1])).detach().round(decimals=3)
+    tensor(0.0630)
     """
 
     def __init__(

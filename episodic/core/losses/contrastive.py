@@ -14,19 +14,26 @@ VARIANTS = ("hinge", "squared", "xbm")
 
 
 class Contrastive(AbstractPairLoss):
-    """Penalizes distances of positive pairs above `positive_margin`, of negative pairs below `negative_margin`.
+    """Pulls pairs of one class together and pushes pairs of two classes apart. It penalizes distances of positive pairs above
+    `positive_margin` and distances of negative pairs below `negative_margin`.
 
         hinge:    [d - positive_margin]+  and  [negative_margin - d]+,  the mean of what is above 0, of each kind, added
         squared:  1/2 [d - positive_margin]+^2  and  1/2 [negative_margin - d]+^2,  the mean over all pairs
         xbm:      1 - s = d  and  s = 1 - d where that is above `negative_margin`,  the sum over pairs by the number of anchors
 
     Hadsell, Chopra, LeCun: *Dimensionality Reduction by Learning an Invariant Mapping*, CVPR 2006,
-    http://yann.lecun.com/exdb/publis/pdf/hadsell-chopra-lecun-06.pdf, has the `squared` variant with a positive margin of 0. `hinge`
-    is what metric learning means by it since, as in Musgrave et al., *A Metric Learning Reality Check*, ECCV 2020. `xbm`, for
-    `distance="cosine"`, is that of the authors of cross-batch memory: the value of a negative pair is s, not s - margin, and
-    its sums grow with the number of references.
+    http://yann.lecun.com/exdb/publis/pdf/hadsell-chopra-lecun-06.pdf, has the `squared` variant with a positive margin of 0.
+    `hinge` is what metric learning means by it since, as in Musgrave et al., *A Metric Learning Reality Check*, ECCV 2020.
+    `xbm`, for `distance=Cosine()`, is that of the authors of cross-batch memory: the value of a negative pair is `s`, not
+    `s - margin`, and its sums grow with the number of references.
 
-    **Arguments:** `distance`: how embeddings compare. `normalize`: compare vectors of length 1. `variant`: see above.
+    **Arguments:** `positive_margin`, `negative_margin`: in units of `distance`; the variant `xbm` has no positive margin.
+    `variant`: see above. `distance`: how embeddings compare. `normalize`: compare vectors of length 1.
+
+    >>> import torch
+    >>> x, y = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [-1.0, 0.0]]), torch.tensor([0, 0, 1, 1])
+    >>> Contrastive()(x, y)
+    tensor(1.5219)
     """
 
     def __init__(
@@ -43,6 +50,8 @@ class Contrastive(AbstractPairLoss):
         self.positive_margin = positive_margin
         self.negative_margin = negative_margin
         self.variant = variant
+        if variant == "xbm":
+            self.without_effect["positive_margin"] = "the variant xbm has none (loss.contrastive.variant=xbm)"
 
     def of_pairs(self, pairs: Pairs) -> Float[Tensor, ""]:
         matrix, positive, negative = pairs.matrix, pairs.positive, pairs.negative

@@ -10,7 +10,8 @@ from episodic.core.losses.margin import Margin
 
 
 class DivideAndConquer(AbstractLoss):
-    """The margin loss of one slice of the embedding, that of the cluster which the batch is from; in the end of the whole.
+    """The margin loss of one slice of the embedding. Each cluster of the training images trains a slice of its own, and in the end
+    all images train the whole embedding.
 
     `trainer=divide_and_conquer` clusters the training images, says which cluster a batch is from, and describes the method.
     Called without a cluster it is the margin loss of the whole embedding.

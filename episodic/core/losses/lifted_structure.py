@@ -15,7 +15,8 @@ VARIANTS = ("pairs", "generalized")
 
 
 class LiftedStructure(AbstractPairLoss):
-    """A soft maximum over negatives, so that near ones weigh most.
+    """Pulls a positive pair together and pushes both of its items from all of their negatives. A soft maximum over negatives makes
+    near ones weigh most.
 
         pairs:        1/2 [d(i,j) + log(sum over negatives k of i of exp(margin - d(i,k))
                                       + sum over negatives k of j of exp(margin - d(k,j)))]+^2,    the mean over positive pairs
@@ -34,6 +35,11 @@ class LiftedStructure(AbstractPairLoss):
 
     **Arguments:** `margin`: above. `variant`: see above. `distance`: how embeddings compare. `normalize`: compare vectors of
     length 1.
+
+    >>> import torch
+    >>> x, y = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [-1.0, 0.0]]), torch.tensor([0, 0, 1, 1])
+    >>> LiftedStructure(margin=0.5)(x, y)
+    tensor(1.5275)
     """
 
     def __init__(

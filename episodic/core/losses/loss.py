@@ -15,15 +15,32 @@ from episodic.core.regularizers.sse import label_swap_of
 
 
 class AbstractLoss(nn.Module, abc.ABC):
-    """A function `(embeddings [N, D], labels [N]) -> scalar`, computed at least in float32, whatever autocast says.
+    """A loss of embeddings: it says how well they tell classes apart. Call it with `(embeddings [N, D], labels [N])`, and it
+    returns a scalar to minimize, computed at least in float32, whatever autocast says.
 
     Labels are integers; for losses with `proxies`, from 0 below their `n_classes`. A batch without the pairs that a
     loss learns from gives 0 with a gradient of 0, never NaN.
 
-    `needs_trainer` names the training procedure whose batches the loss is made for; empty where any batch will do.
+    **Attributes:**
+
+    - `needs_trainer`: the training procedure whose batches the loss is made for; empty where any batch will do.
+    - `without_effect`: settings that do nothing beside the others that were given, each with the reason. A run that was asked
+      for one of them is refused.
+
+    >>> import torch
+    >>> class Spread(AbstractLoss):
+    ...     def forward(self, embeddings, labels):
+    ...         return embeddings.var(0).mean()
+    >>> Spread()(torch.tensor([[0.0, 1.0], [2.0, 1.0]]), torch.tensor([0, 1]))
+    tensor(1.)
     """
 
     needs_trainer: str = ""
+    without_effect: dict[str, str]
+
+    def __init__(self):
+        super().__init__()
+        self.without_effect = {}
 
     @abc.abstractmethod
     def forward(self, embeddings: Float[Tensor, "item dim"], labels: Int64[Tensor, " item"]) -> Float[Tensor, ""]:
@@ -35,7 +52,7 @@ class AbstractLoss(nn.Module, abc.ABC):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Batch:
-    """Embeddings `[N, D]` with their labels `[N]`, and the references that they are compared with."""
+    """Embeddings `[N, D]` with their labels `[N]`, and the references that they are compared with. `prepare` may change it."""
 
     embeddings: Float[Tensor, "anchor dim"]
     labels: Int64[Tensor, " anchor"]
@@ -44,12 +61,20 @@ class Batch:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pairs:
-    """All pairs of an anchor and a reference: what a pair loss is computed from.
+    """All pairs of an anchor and a reference. It is what a pair loss is computed from.
 
     - `matrix [N, R]`: distances or similarities, as the loss asks for.
     - `positive`, `negative [N, R]`: which pairs have the same label and which have not; an anchor with itself is neither.
     - `labels [N]` of the anchors, for losses that learn something for each class.
     - `embeddings`: the whole batch as it came, for terms that no pair tells.
+
+    >>> import torch
+    >>> from episodic.core.losses.contrastive import Contrastive
+    >>> distances = torch.tensor([[0.0, 0.4, 0.7], [0.4, 0.0, 0.9]])  # of two anchors to three references
+    >>> positive = torch.tensor([[False, True, False], [True, False, False]])
+    >>> negative = torch.tensor([[False, False, True], [False, False, True]])
+    >>> Contrastive().of_pairs(Pairs(distances, positive, negative))
+    tensor(0.6000)
     """
 
     matrix: Float[Tensor, "anchor reference"]
@@ -60,7 +85,7 @@ class Pairs:
 
 
 class AbstractPairLoss(AbstractLoss):
-    """A loss of a matrix of distances or similarities between anchors and references, and of who is positive and negative.
+    """A loss of pairs of items. It compares each anchor with each reference, and knows which pairs are of one class.
 
     Subclasses write `of_pairs`, and `prepare` where anchors or references are to be chosen first. `of_similarities` says
     whether `of_pairs` wants similarities (larger is closer) or distances.
@@ -68,6 +93,14 @@ class AbstractPairLoss(AbstractLoss):
     **Arguments:** `distance`: how embeddings compare. `normalize`: whether they are first brought to length 1.
 
     **Raises:** `ValueError` for a loss of distances with a similarity that cannot be read as one.
+
+    >>> import torch
+    >>> from episodic.core.distances.euclidean import Euclidean
+    >>> class Nearest(AbstractPairLoss):
+    ...     def of_pairs(self, pairs):
+    ...         return pairs.matrix[pairs.positive].mean()
+    >>> Nearest(Euclidean(), normalize=False)(torch.tensor([[0.0], [3.0]]), torch.tensor([7, 7]))
+    tensor(3.)
     """
 
     of_similarities: bool = False
@@ -81,6 +114,8 @@ class AbstractPairLoss(AbstractLoss):
             )
         self.distance = distance
         self.normalize = normalize
+        if distance.ignores_length:
+            self.without_effect["normalize"] = f"{type(distance).__name__} ignores the length of vectors"
 
     @abc.abstractmethod
     def of_pairs(self, pairs: Pairs) -> Float[Tensor, ""]:
@@ -113,7 +148,7 @@ class AbstractPairLoss(AbstractLoss):
 
 
 class AbstractProxyLoss(AbstractLoss):
-    """A loss of items against what it learns for each of `n_classes` classes.
+    """A loss of items against vectors that it learns, one or more for each of `n_classes` classes. Labels are numbers of classes.
 
     `label_swap`: labels to labels, see `core.regularizers.sse`, once an item; None for none.
 

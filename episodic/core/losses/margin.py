@@ -13,22 +13,28 @@ from episodic.core.losses.miners import make_miner
 
 
 class Margin(AbstractPairLoss):
-    """Penalizes the distances of a triplet's positive pair above `beta - alpha`, of its negative pair below `beta + alpha`.
+    """Draws a boundary between near and far, which may be learned. It penalizes distances of positive pairs above
+    `beta - alpha` and distances of negative pairs below `beta + alpha`.
 
         [alpha + d(a,p) - beta]+  and  [alpha - d(a,n) + beta]+,   the sum over triplets of both, and of nu * beta where it is
                                                                    learned, by the number of those of both that are above 0
 
     Wu, Manmatha, Smola, Krähenbühl: *Sampling Matters in Deep Embedding Learning*, ICCV 2017, https://arxiv.org/abs/1706.07567,
-    with its distance-weighted negatives, `core.miners.distance_weighted`. A pair counts as often as it is in a triplet.
+    with its distance-weighted negatives, `core.losses.miners.distance_weighted`. A pair counts as often as it is in a triplet.
 
     **Departures:** the boundary of an anchor is one number for each class, or one for all, where the paper adds one for all, one
     for each class and one for each image. An anchor that `rho` makes its own positive costs nothing by it, whatever its boundary.
 
     **Arguments:** `alpha`: half the width of the gap. `beta`: the boundary, or where it starts. `triplets`: "all" or one of
-    `core.miners.MINERS`. `learn_beta`: `beta` is a parameter, which weight decay should leave alone. `n_classes`: then there is one
-    for each class of anchors, or one for all if None. `nu`: weight of the sum of learned boundaries. `rho`: the probability of
-    `core.miners.rho_swap`. `distance`: how embeddings compare. `normalize`: compare vectors of length 1. `dim`: of the
-    embeddings, for distance-weighted triplets.
+    `core.losses.miners.MINERS`. `learn_beta`: `beta` is a parameter, which weight decay should leave alone. `n_classes`: then
+    there is one for each class of anchors, or one for all if None. `nu`: weight of the sum of learned boundaries. `rho`: the
+    probability of `core.losses.miners.rho_swap`. `distance`: how embeddings compare. `normalize`: compare vectors of length 1.
+    `dim`: of the embeddings, for distance-weighted triplets.
+
+    >>> import torch
+    >>> x, y = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [-1.0, 0.0]]), torch.tensor([0, 0, 1, 1])
+    >>> Margin(triplets="all")(x, y)
+    tensor(0.5320)
     """
 
     def __init__(
@@ -52,6 +58,9 @@ class Margin(AbstractPairLoss):
         self.per_class = learn_beta and n_classes is not None
         self.beta = nn.Parameter(torch.full((n_classes or 1,), float(beta))) if learn_beta else beta
         self.nu = nu
+        if not learn_beta:
+            reason = "the boundary is not learned (loss.margin.learn_beta=false)"
+            self.without_effect |= {name: reason for name in ("lr_multiplier", "n_classes", "nu")}
 
     def of_pairs(self, pairs: Pairs) -> Float[Tensor, ""]:
         matrix, positive, negative = pairs.matrix, pairs.positive, pairs.negative

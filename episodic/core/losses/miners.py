@@ -1,4 +1,5 @@
-"""Which triplets of anchor, positive and negative a loss is given.
+"""Miners choose the triplets of an anchor, a positive and a negative that a loss is computed from. Losses name them by the keys of
+`MINERS`, as in `Triplet(triplets="hard")`.
 
 A miner is a function of distances `[anchor, reference]` and of who is positive and negative. It gives one negative for each pair
 of an anchor and a positive that it takes, so triplets are two matrices of the same shape, `Triplets`, whatever their number.
@@ -25,9 +26,17 @@ FARTHEST = 1.4  # and does not draw from here on, where the margin loss has no g
 
 @dataclass(frozen=True)
 class Triplets:
-    """Where `valid`, a triplet of the row's anchor, the column's reference as its positive and the reference `negative`.
+    """The triplets that a miner chose. Where `valid` holds there is one, of the row's anchor, the column's reference as its
+    positive and the reference with the number `negative`.
 
     `itself`: in this triplet the positive is not the column's reference but the anchor itself.
+
+    >>> distances = torch.tensor([[0.0, 0.4, 0.7, 0.9]])  # of one anchor to itself, a positive and two negatives
+    >>> positive = torch.tensor([[False, True, False, False]])
+    >>> negative = torch.tensor([[False, False, True, True]])
+    >>> triplets = batch_hard(distances, positive, negative)
+    >>> triplets.valid, triplets.negative[triplets.valid]
+    (tensor([[False,  True, False, False]]), tensor([2]))
     """
 
     valid: Bool[Tensor, "anchor reference"]
@@ -90,9 +99,16 @@ def batch_hard(
     positive: Bool[Tensor, "anchor reference"],
     negative: Bool[Tensor, "anchor reference"],
 ) -> Triplets:
-    """One triplet an anchor, of its farthest positive and its nearest negative.
+    """One triplet for each anchor, of its farthest positive and its nearest negative. These are the hardest there are.
 
     Hermans, Beyer, Leibe: *In Defense of the Triplet Loss for Person Re-Identification*, 2017, https://arxiv.org/abs/1703.07737.
+
+    >>> distances = torch.tensor([[0.0, 0.4, 0.6, 0.7, 0.3]])
+    >>> positive = torch.tensor([[False, True, True, False, False]])
+    >>> negative = torch.tensor([[False, False, False, True, True]])
+    >>> to_positive, to_negative = batch_hard(distances, positive, negative).distances(distances)
+    >>> to_positive[0, 2], to_negative[0, 2]
+    (tensor(0.6000), tensor(0.3000))
     """
     farthest = distances.masked_fill(~positive, -inf).argmax(-1, keepdim=True)
     nearest = distances.masked_fill(~negative, inf).argmin(-1, keepdim=True)
@@ -105,11 +121,18 @@ def semi_hard(
     positive: Bool[Tensor, "anchor reference"],
     negative: Bool[Tensor, "anchor reference"],
 ) -> Triplets:
-    """For every positive pair the nearest negative that is farther than the positive, or the farthest of all where none is.
+    """For every positive pair the nearest negative that is farther than the positive. Where none is farther it takes the farthest
+    of all.
 
     Schroff, Kalenichenko, Philbin: *FaceNet: A Unified Embedding for Face Recognition and Clustering*, CVPR 2015,
     https://arxiv.org/abs/1503.03832. The paper wants them within the margin and does not say what to do where none is. This is
     TensorFlow's reading: no such limit, as what is beyond the margin has a hinge of 0 anyway, and the farthest as a last resort.
+
+    >>> distances = torch.tensor([[0.0, 0.4, 0.6, 0.7, 0.5]])
+    >>> positive = torch.tensor([[False, True, True, False, False]])
+    >>> negative = torch.tensor([[False, False, False, True, True]])
+    >>> semi_hard(distances, positive, negative).negative[positive]
+    tensor([4, 3])
     """
     ordered, order = distances.masked_fill(~negative, inf).sort(-1)
     rank = torch.searchsorted(ordered, distances, right=True)
@@ -124,10 +147,17 @@ def soft_hard(
     positive: Bool[Tensor, "anchor reference"],
     negative: Bool[Tensor, "anchor reference"],
 ) -> Triplets:
-    """One triplet an anchor: a random positive of those farther than its nearest negative, a random negative of those nearer
-    than its farthest positive; of all positives, or all negatives, where there are none such.
+    """One random triplet for each anchor, of a hard positive and a hard negative. A positive is hard if it is farther than the
+    nearest negative, a negative if it is nearer than the farthest positive; where none is, all count.
 
     Roth, Brattoli: *Deep Metric Learning Baselines*, 2019, https://github.com/Confusezius/Deep-Metric-Learning-Baselines.
+
+    >>> distances = torch.tensor([[0.0, 0.4, 0.6, 0.7, 0.5]])
+    >>> positive = torch.tensor([[False, True, True, False, False]])
+    >>> negative = torch.tensor([[False, False, False, True, True]])
+    >>> triplets = soft_hard(distances, positive, negative)
+    >>> triplets.valid.nonzero(), triplets.negative[triplets.valid]
+    (tensor([[0, 2]]), tensor([4]))
     """
     nearest = distances.masked_fill(~negative, inf).amin(-1, keepdim=True)
     farthest = distances.masked_fill(~positive, -inf).amax(-1, keepdim=True)
@@ -154,13 +184,20 @@ def distance_weighted(
     dim: int,
     distance: AbstractDistance = Euclidean(),
 ) -> Triplets:
-    """For every positive pair a random negative, so drawn that all distances below `FARTHEST` are about as frequent.
+    """For every positive pair a random negative. Negatives are drawn so that all distances below `FARTHEST` are about as frequent,
+    because most points of a sphere in many dimensions are equally far from each other.
 
     Wu, Manmatha, Smola, Krähenbühl: *Sampling Matters in Deep Embedding Learning*, ICCV 2017, https://arxiv.org/abs/1706.07567.
     Embeddings have length 1. An anchor with no negative nearer than `FARTHEST` draws from all of its negatives evenly.
     Weights span hundreds of powers of e at 512 dimensions, so each anchor's are brought to its own largest.
 
     **Arguments:** `dim`: of the embeddings. `distance`: what gave `distances`; it tells the Euclidean ones.
+
+    >>> distances = torch.tensor([[0.0, 0.4, 0.7, 1.9]])
+    >>> positive = torch.tensor([[False, True, False, False]])
+    >>> negative = torch.tensor([[False, False, True, True]])
+    >>> distance_weighted(distances, positive, negative, dim=16).negative[positive]  # 1.9 is beyond the farthest
+    tensor([2])
     """
     distances = distance.to_euclidean(distances)
     eligible = negative & (distances < FARTHEST)
@@ -179,11 +216,16 @@ def rho_swap(
     miner: Miner,
     probability: float,
 ) -> Triplets:
-    """`miner`'s triplets, each (a, p, n) with `probability` turned into (a, a, p'), p' a random positive of a.
-
-    The loss then pushes items of a class apart too, up to its margin, so that embeddings keep more directions.
+    """The triplets of another miner, some of them swapped: with `probability` (a, p, n) becomes (a, a, p'), where p' is a random
+    positive of a. The loss then pushes items of a class apart too, up to its margin, so that embeddings keep more directions.
     Roth, Milbich, Sinha, Gupta, Ommer, Cohen: *Revisiting Training Strategies and Generalization Performance in Deep Metric
     Learning*, ICML 2020, https://arxiv.org/abs/2002.08473.
+
+    >>> distances = torch.tensor([[0.0, 0.4, 0.7]])
+    >>> positive, negative = torch.tensor([[False, True, False]]), torch.tensor([[False, False, True]])
+    >>> triplets = rho_swap(distances, positive, negative, miner=batch_hard, probability=1.0)
+    >>> triplets.itself, triplets.negative[positive]
+    (tensor([[False,  True, False]]), tensor([1]))
     """
     found = miner(distances, positive, negative)
     itself = found.valid & (torch.rand(distances.shape, device=distances.device) < probability)
@@ -199,10 +241,15 @@ MINERS = {
 
 
 def make_miner(triplets: str, distance: AbstractDistance, normalize: bool, dim: int | None, rho: float) -> Miner | None:
-    """The miner of a loss's settings, or None for all triplets.
+    """The miner that a loss's settings ask for. It is None where the loss takes all triplets.
 
     **Arguments:** `triplets`: "all" or one of `MINERS`. `distance`: how embeddings compare. `normalize`: whether embeddings
     have length 1. `dim`: of the embeddings. `rho`: the probability of `rho_swap`.
+
+    **Raises:** `ValueError` for settings that do not go together.
+
+    >>> make_miner("hard", Euclidean(), normalize=True, dim=None, rho=0.0) is batch_hard
+    True
     """
     if triplets not in ("all", *MINERS):
         raise ValueError(f"triplets must be one of all, {', '.join(MINERS)}, got {triplets!r}")
@@ -215,7 +262,7 @@ def make_miner(triplets: str, distance: AbstractDistance, normalize: bool, dim: 
     miner = MINERS[triplets]
     if miner is distance_weighted:
         euclidean = distance.has_distances and distance.to_euclidean(torch.zeros(1)) is not None
-        if not euclidean or not normalize or dim is None:
+        if not euclidean or not (normalize or distance.ignores_length) or dim is None:
             raise ValueError(
                 "distance_weighted triplets need dim, normalize and a distance that tells the Euclidean one, "
                 f"got dim={dim}, normalize={normalize}, distance={distance}"

@@ -14,7 +14,8 @@ from episodic.core.losses.loss import AbstractPairLoss, Pairs
 
 
 class MultiSimilarity(AbstractPairLoss):
-    """A soft hinge on each side of `base`, for the positives P and negatives N of an anchor that mining keeps:
+    """Pulls positives above a similarity and pushes negatives below it, both softly. Only pairs that disagree with the anchor's
+    hardest others take part. For the positives P and negatives N of an anchor that are kept:
 
         L = 1/alpha log(1 + sum_P exp(-alpha (s - base))) + 1/beta log(1 + sum_N exp(beta (s - base)))
 
@@ -28,7 +29,13 @@ class MultiSimilarity(AbstractPairLoss):
     pair with itself is told by place, where their code drops every positive with a cosine of 1, copies too.
 
     **Arguments:** `alpha`, `beta`: sharpness for positives and negatives. `base`: where a similarity should lie above or below.
-    `epsilon`: how much easier than the hardest a pair may be; None keeps all pairs. `distance`: how embeddings compare, by similarities. `normalize`: compare vectors of length 1.
+    `epsilon`: how much easier than the hardest a pair may be; None keeps all pairs. `distance`: how embeddings compare, by
+    similarities. `normalize`: compare vectors of length 1.
+
+    >>> import torch
+    >>> x, y = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [-1.0, 0.0]]), torch.tensor([0, 0, 1, 1])
+    >>> MultiSimilarity()(x, y)
+    tensor(0.3889)
     """
 
     of_similarities = True

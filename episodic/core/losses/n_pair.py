@@ -16,7 +16,8 @@ NO_PAIR = -1  # in place of a right answer
 
 
 class NPair(AbstractPairLoss):
-    """For the anchor i of a class and the item `+` that serves its class, against those that serve the others.
+    """Tells the positive of an anchor from one item of every other class, by the softmax over their similarities. For the anchor i
+    of a class and the item `+` that serves its class, against those that serve the others:
 
         log(1 + sum over other classes j of exp(s(i, j+) - s(i, i+))),   the mean over anchors,  + l2 * mean ||x||^2
 
@@ -30,6 +31,11 @@ class NPair(AbstractPairLoss):
 
     **Arguments:** `l2`: weight of the mean squared length of the batch. `distance`: how embeddings compare, by similarities.
     `normalize`: compare vectors of length 1.
+
+    >>> import torch
+    >>> x, y = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [-1.0, 0.0]]), torch.tensor([0, 0, 1, 1])
+    >>> NPair()(x, y)
+    tensor(0.6825)
     """
 
     of_similarities = True

@@ -11,7 +11,8 @@ from episodic.core.losses.loss import AbstractProxyLoss
 
 
 class ProxyAnchor(AbstractProxyLoss):
-    """One learned vector a class is the anchor, and the items of the batch are its positives and negatives.
+    """Learns one vector for each class, its proxy. The proxy is the anchor, and the items of the batch are its positives and
+    negatives.
 
         mean over proxies with a positive of  log(1 + sum over positives of exp(-scale (s - margin)))
         + mean over all proxies of            log(1 + sum over negatives of exp(scale (s + margin)))
@@ -20,6 +21,12 @@ class ProxyAnchor(AbstractProxyLoss):
 
     **Arguments:** `dim`: of the embeddings. `n_classes`: training classes. `margin`, `scale`: delta and alpha in the paper.
     `label_swap`: see `AbstractProxyLoss`.
+
+    >>> import torch
+    >>> loss = ProxyAnchor(dim=2, n_classes=2)
+    >>> _ = torch.nn.init.eye_(loss.proxies)
+    >>> loss(torch.tensor([[3.0, 0.0], [0.6, 0.8]]), torch.tensor([0, 1])).detach()
+    tensor(12.8200)
     """
 
     def __init__(

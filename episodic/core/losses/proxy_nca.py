@@ -14,20 +14,28 @@ VARIANTS = ("original", "probability")
 
 
 class ProxyNCA(AbstractProxyLoss):
-    """Neighborhood components analysis with one learned vector a class, the proxy p_c, in the place of other items.
+    """Learns one vector for each class, its proxy p_c, and compares items with proxies instead of with each other. It is
+    neighborhood components analysis with proxies as the neighbors.
 
         original:     mean over items of  scale ||x - p_y||^2 + log sum over c != y of exp(-scale ||x - p_c||^2)
         probability:  the same, the sum over all c
 
     for x and p of length 1. Movshovitz-Attias, Toshev, Leung, Ioffe, Singh: *No Fuss Distance Metric Learning using Proxies*,
-    ICCV 2017, https://arxiv.org/abs/1703.07464, has the `original` variant, which is unbounded below: an item that is nearest to its
-    own proxy is still pulled at full strength. `probability` is what later code calls Proxy-NCA: the cross-entropy of cosines
-    times `2 scale`, as of `classifier` with that scale.
+    ICCV 2017, https://arxiv.org/abs/1703.07464, has the `original` variant, which is unbounded below: an item that is nearest
+    to its own proxy is still pulled at full strength. `probability` is what later code calls Proxy-NCA: the cross-entropy of
+    cosines times `2 scale`, as of `classifier` with that scale.
 
-    **Arguments:** `dim`: of the embeddings. `n_classes`: training classes. `variant`: see above. `scale`: the paper has the product of
-    the lengths of x and p, without a number; public re-implementations have 9, or 8. `label_swap`: see `AbstractProxyLoss`.
+    **Arguments:** `dim`: of the embeddings. `n_classes`: training classes. `variant`: see above. `scale`: the paper has the
+    product of the lengths of x and p, without a number; public re-implementations have 9, or 8. `label_swap`: see
+    `AbstractProxyLoss`.
 
     **Departures**: proxies begin with random directions and a length near 1; the paper does not say.
+
+    >>> import torch
+    >>> loss = ProxyNCA(dim=2, n_classes=2, variant="probability")
+    >>> _ = torch.nn.init.eye_(loss.proxies)
+    >>> loss(torch.tensor([[3.0, 0.0], [0.6, 0.8]]), torch.tensor([0, 1])).detach()
+    tensor(0.0135)
     """
 
     def __init__(

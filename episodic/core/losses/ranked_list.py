@@ -16,7 +16,8 @@ IMBALANCE = {"cvpr": 1.0, "tpami": 0.5}
 
 
 class RankedList(AbstractPairLoss):
-    """Of each query the positives farther than `alpha - m` and the negatives nearer than `alpha` are listed. With their
+    """Pulls all positives of a query inside a sphere and pushes all negatives out of a wider one. Pairs that are where they belong
+    do not count. Of each query the positives farther than `alpha - m` and the negatives nearer than `alpha` are listed. With their
     violations `v = d - (alpha - m)` of a positive and `v = alpha - d` of a negative, and weights `w = exp(T v)` on each list:
 
         L_P = sum w v / sum w  over the positives listed,  L_N  likewise,  0 for an empty list
@@ -33,8 +34,14 @@ class RankedList(AbstractPairLoss):
     **Departures:** none.
 
     **Arguments:** `alpha`: radius that negatives stay outside of. `margin`: m, between the two spheres. `temperature`,
-    `positive_temperature`: T for negatives and for positives. `variant`: see above. `imbalance`: None for 1 in the variant `cvpr` and 0.5
-    in `tpami`. `detach_weights`: no gradient through w. `gallery_grad`: whether references learn too. `distance`: how embeddings compare. `normalize`: compare vectors of length 1.
+    `positive_temperature`: T for negatives and for positives. `variant`: see above. `imbalance`: None for 1 in the variant
+    `cvpr` and 0.5 in `tpami`. `detach_weights`: no gradient through w. `gallery_grad`: whether references learn too.
+    `distance`: how embeddings compare. `normalize`: compare vectors of length 1.
+
+    >>> import torch
+    >>> x, y = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [-1.0, 0.0]]), torch.tensor([0, 0, 1, 1])
+    >>> RankedList()(x, y)
+    tensor(0.6381)
     """
 
     def __init__(
@@ -65,6 +72,8 @@ class RankedList(AbstractPairLoss):
         self.variant = variant
         self.detach_weights = detach_weights
         self.gallery_grad = gallery_grad
+        if temperature == positive_temperature == 0:
+            self.without_effect["detach_weights"] = "all weights are equal where both temperatures are 0"
 
     def prepare(self, batch: Batch, against_itself: bool) -> Batch:
         if self.gallery_grad:

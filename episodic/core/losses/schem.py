@@ -13,11 +13,14 @@ from episodic.core.losses.triplet import Triplet
 
 
 class SCHEM(AbstractProxyLoss):
-    """`mean over all triplets above 0 of [d(a,p) - d(a,n) + margin]+  +  classifier_weight * mean over items of CE(W x, y)`
+    """The triplet loss, and a classifier whose weights say which classes are near each other. `trainer=schem` draws hard negatives
+    from the near classes.
+
+        mean over all triplets above 0 of  [d(a,p) - d(a,n) + margin]+   +  classifier_weight * mean over items of  CE(W x, y)
 
     for squared distances d of vectors of length 1. The rows of W, the signatures of the classes, tell `trainer=schem` which
-    classes are hard for an anchor's (see `core.functional.batches.hard_negatives`), so that hard negatives are found without an index of all
-    images. On other batches it is the same loss without the mining.
+    classes are hard for an anchor's (see `core.functional.batches.hard_negatives`), so that hard negatives are found without an
+    index of all images. On other batches it is the same loss without the mining.
 
     Suh, Han, Kim, Lee: *Stochastic Class-Based Hard Example Mining for Deep Metric Learning*, CVPR 2019,
     https://openaccess.thecvf.com/content_CVPR_2019/html/Suh_Stochastic_Class-Based_Hard_Example_Mining_for_Deep_Metric_Learning_CVPR_2019_paper.html.
@@ -26,6 +29,12 @@ class SCHEM(AbstractProxyLoss):
     those of a public re-implementation. Embeddings go into the classifier with their length.
 
     **Arguments:** `dim`: of the embeddings. `n_classes`: training classes. `label_swap`: see `AbstractProxyLoss`.
+
+    >>> import torch
+    >>> loss = SCHEM(dim=2, n_classes=2)
+    >>> _ = torch.nn.init.eye_(loss.signatures)
+    >>> loss(torch.tensor([[3.0, 0.0], [0.6, 0.8], [0.0, 1.0]]), torch.tensor([0, 1, 1])).detach()
+    tensor(0.3200)
     """
 
     def __init__(

@@ -14,7 +14,8 @@ SMALLEST = 1e-5  # added to squared distances of centers, whose root has no slop
 
 
 class SoftTriple(AbstractProxyLoss):
-    """Cross-entropy of how similar an item is to each class, whose `n_centers` centers w_ck share the classes' modes.
+    """Learns several centers for each class, for classes whose images look different from each other. An item is classified by the
+    centers that are nearest to it.
 
         S_c = sum over k of softmax_k(x . w_ck / gamma) x . w_ck
         mean over items of  CE(scale (S - margin onehot(y)), y)
@@ -28,6 +29,12 @@ class SoftTriple(AbstractProxyLoss):
     and small. `scale`: lambda in the paper; its authors advise 10 where the loss diverges. `gamma`: 0 would be the nearest center,
     infinity their mean. `margin`: delta in the paper. `tau`: see above. `label_swap`: see `AbstractProxyLoss`; a class is
     exchanged with all its centers.
+
+    >>> import torch
+    >>> loss = SoftTriple(dim=2, n_classes=2, n_centers=1)
+    >>> _ = torch.nn.init.eye_(loss.centers.data[:, 0])
+    >>> loss(torch.tensor([[3.0, 0.0], [0.6, 0.8]]), torch.tensor([0, 1])).detach()
+    tensor(0.0111)
     """
 
     def __init__(
@@ -53,6 +60,9 @@ class SoftTriple(AbstractProxyLoss):
         self.gamma = gamma
         self.margin = margin
         self.tau = tau
+        if n_centers == 1:
+            reason = "a class has one center only (loss.soft_triple.n_centers=1)"
+            self.without_effect |= {"gamma": reason, "tau": reason}
         bound = (n_classes * n_centers) ** -0.5  # as the authors': the length matters to an optimizer alone
         self.centers = nn.Parameter(torch.empty(n_classes, n_centers, dim).uniform_(-bound, bound))
 

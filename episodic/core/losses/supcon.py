@@ -13,7 +13,8 @@ from episodic.core.losses.loss import AbstractPairLoss, Pairs
 
 
 class SupCon(AbstractPairLoss):
-    """For an anchor with positives P and all other references A, itself not among them:
+    """Tells each positive of an anchor from all other items of the batch, by the softmax over their similarities. It is the
+    supervised form of contrastive learning. For an anchor with positives P and all other references A, itself not among them:
 
         L = -1/|P| sum_{p in P} log(exp(s_p / t) / sum_{a in A} exp(s_a / t))
 
@@ -25,7 +26,13 @@ class SupCon(AbstractPairLoss):
     **Departures:** the mean over anchors, where the paper writes their sum. The authors' code multiplies by t / 0.07 besides. In
     the paper each image is in the batch twice, as two augmented views; that is for the data to do.
 
-    **Arguments:** `temperature`: t. `distance`: how embeddings compare, by similarities. `normalize`: compare vectors of length 1.
+    **Arguments:** `temperature`: t. `distance`: how embeddings compare, by similarities. `normalize`: compare vectors of
+    length 1.
+
+    >>> import torch
+    >>> x, y = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [-1.0, 0.0]]), torch.tensor([0, 0, 1, 1])
+    >>> SupCon(temperature=0.5)(x, y)
+    tensor(0.8861)
     """
 
     of_similarities = True

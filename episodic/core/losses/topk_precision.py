@@ -13,7 +13,8 @@ from episodic.core.losses.loss import AbstractPairLoss, Pairs
 
 
 class TopKPrecision(AbstractPairLoss):
-    """What the k most similar references of an anchor have more, in sum, than the best k that the labels allow. With
+    """Brings positives into an anchor's list of the k most similar references, and negatives out of it. The loss is how much larger
+    the similarities in this list are, in sum, than those in the best list that the labels allow. With
     `s^ = s + margin` for negatives and s for positives, of which there are n+:
 
         L = sum of the top k of s^ - sum of the top min(k, n+) of the positives' - sum of the top [k - n+]+ of the negatives'
@@ -31,6 +32,11 @@ class TopKPrecision(AbstractPairLoss):
 
     **Arguments:** `k`: length of the list. `margin`: gamma, by which positives should win; the authors take 0.2 for many classes.
     `distance`: how embeddings compare, by similarities. `normalize`: compare vectors of length 1.
+
+    >>> import torch
+    >>> x, y = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [-1.0, 0.0]]), torch.tensor([0, 0, 1, 1])
+    >>> TopKPrecision(k=1)(x, y)
+    tensor(0.2750)
     """
 
     of_similarities = True

@@ -20,22 +20,29 @@ LARGEST = 2**23  # triplets at a time in the smooth loss of all of them
 
 
 class Triplet(AbstractPairLoss):
-    """Penalizes triplets of an anchor a, a positive p and a negative n that is not farther than p by `margin`.
+    """Wants every anchor nearer to its positives than to its negatives, by a margin. It penalizes triplets of an anchor a, a
+    positive p and a negative n that is not farther than p by `margin`.
 
         [d(a,p) - d(a,n) + margin]+       or, `smooth`,  log(1 + exp(d(a,p) - d(a,n)))
 
     Schroff, Kalenichenko, Philbin: *FaceNet: A Unified Embedding for Face Recognition and Clustering*, CVPR 2015,
     https://arxiv.org/abs/1503.03832: squared distances of unit vectors, margin 0.2, semi-hard negatives. `smooth` and
     `triplets="hard"` are those of Hermans et al., *In Defense of the Triplet Loss for Person Re-Identification*, 2017,
-    https://arxiv.org/abs/1703.07737, with `distance="euclidean"` and `normalize=False`; the others are told in `core.miners`.
+    https://arxiv.org/abs/1703.07737, with `distance=Euclidean()` and `normalize=False`; the others are told in
+    `core.losses.miners`.
 
     It is the mean over the triplets that a miner gives; for all triplets the mean over those above 0, so that easy ones do not
     dilute it (smooth, all are above 0). All triplets of N items need memory of N^2, and time of N^2 log N where they are hinged;
     smooth ones need time for each of them, and many are computed in parts, again in the backward pass.
 
     **Arguments:** `margin`: of the hinge, in units of `distance`; `smooth` has none. `triplets`: "all" or one of
-    `core.miners.MINERS`. `distance`: how embeddings compare. `normalize`: compare vectors of length 1. `rho`: the
-    probability of `core.miners.rho_swap`. `dim`: of the embeddings, for distance-weighted triplets.
+    `core.losses.miners.MINERS`. `distance`: how embeddings compare. `normalize`: compare vectors of length 1. `rho`: the
+    probability of `core.losses.miners.rho_swap`. `dim`: of the embeddings, for distance-weighted triplets.
+
+    >>> import torch
+    >>> x, y = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [-1.0, 0.0]]), torch.tensor([0, 0, 1, 1])
+    >>> Triplet(triplets="all")(x, y)
+    tensor(0.8667)
     """
 
     def __init__(
@@ -52,6 +59,8 @@ class Triplet(AbstractPairLoss):
         self.miner = make_miner(triplets, distance, normalize, dim, rho)
         self.margin = margin
         self.smooth = smooth
+        if smooth:
+            self.without_effect["margin"] = "smooth triplets have none (loss.triplet.smooth=true)"
 
     def of_pairs(self, pairs: Pairs) -> Float[Tensor, ""]:
         matrix, positive, negative = pairs.matrix, pairs.positive, pairs.negative

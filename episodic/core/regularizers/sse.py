@@ -26,7 +26,8 @@ from torch import Tensor, nn
 
 
 class AbstractLabelSwap(nn.Module, abc.ABC):
-    """`label_swap(indices)`: in training each entry, on its own, becomes another of `n_rows` rows with `probability`.
+    """Swaps indices of a table at random: in training each entry, on its own, becomes another of `n_rows` rows with `probability`.
+    Call it with indices of any shape.
 
     Draws from PyTorch's own generator of the indices' device. In evaluation, and for a probability of 0, the indices as they are.
     """
@@ -62,7 +63,14 @@ class AbstractLabelSwap(nn.Module, abc.ABC):
 
 
 class SSE(AbstractLabelSwap):
-    """SSE-SE, without knowledge of the rows: `p(j, k) = probability / (n_rows - 1)` for every other row k."""
+    """SSE-SE, which knows nothing of the rows. Every other row k is equally likely: `p(j, k) = probability / (n_rows - 1)`.
+
+    >>> swap = SSE(n_rows=3, probability=0.1)
+    >>> swap.transition_matrix()[0]
+    tensor([0.9000, 0.0500, 0.0500], dtype=torch.float64)
+    >>> swap.eval()(torch.tensor([2, 0]))  # nothing is swapped in evaluation
+    tensor([2, 0])
+    """
 
     def another(self, indices: Int64[Tensor, "*axes"]) -> Int64[Tensor, "*axes"]:
         rank = torch.randint(self.n_rows - 1, indices.shape, device=indices.device)
@@ -73,12 +81,17 @@ class SSE(AbstractLabelSwap):
 
 
 class GraphSSE(AbstractLabelSwap):
-    """SSE-Graph: `p(j, k) / p(j, l) = ratio` for every neighbor k and every other row l that is not one.
+    """SSE-Graph, which prefers neighbors in a graph of the rows. A neighbor k is `ratio` times as likely as another row l:
+    `p(j, k) / p(j, l) = ratio`.
 
     A row with d neighbors, when exchanged, becomes one of them with probability `ratio d / (ratio d + n_rows - 1 - d)`.
 
     **Arguments:** `edges`: pairs of rows, each for both directions; repeated ones and loops add nothing. `ratio`: at least 1, where
     it is `SSE`.
+
+    >>> swap = GraphSSE(n_rows=3, probability=0.5, edges=torch.tensor([[0, 1]]), ratio=4.0)
+    >>> swap.transition_matrix()[0]
+    tensor([0.5000, 0.4000, 0.1000], dtype=torch.float64)
     """
 
     def __init__(self, n_rows: int, probability: float, edges: Int64[Tensor, "n_edges 2"], ratio: float):
@@ -135,12 +148,16 @@ class GraphSSE(AbstractLabelSwap):
 
 
 def edges_of_groups(groups: Int64[Tensor, " row"]) -> Int64[Tensor, "n_edges 2"]:
-    """Edges between all rows of a group, such as the classes of a super-class."""
+    """Edges between all rows of a group, such as the classes of a super-class. `groups` says which group each row is in.
+
+    >>> edges_of_groups(torch.tensor([0, 1, 0, 0])).tolist()
+    [[0, 2], [0, 3], [2, 3]]
+    """
     return (groups[:, None] == groups).triu(1).nonzero()
 
 
 def edges_of_file(path: str | os.PathLike, names: Sequence[str]) -> Int64[Tensor, "n_edges 2"]:
-    """Edges from a CSV file without a header, two of the `names` of the rows a line.
+    """Edges from a CSV file without a header. Each line holds two of the `names` of the rows.
 
     **Raises:** `ValueError` for a line that is something else; `OSError` for a file that cannot be read.
     """
@@ -154,7 +171,7 @@ def edges_of_file(path: str | os.PathLike, names: Sequence[str]) -> Int64[Tensor
 
 
 def label_swap_of(n_rows: int, label_swap: nn.Module | None) -> nn.Module:
-    """`label_swap` for a table of `n_rows` rows, by default none.
+    """The `label_swap` to use for a table of `n_rows` rows. Where none is given it is the identity.
 
     **Raises:** `ValueError` where it is of another number of rows.
     """
@@ -164,10 +181,14 @@ def label_swap_of(n_rows: int, label_swap: nn.Module | None) -> nn.Module:
 
 
 class SharedEmbedding(nn.Embedding):
-    """An `nn.Embedding` whose indices are exchanged first, each entry by its own draw.
+    """An `nn.Embedding` whose indices are exchanged at random first, in training only. Each entry has a draw of its own.
 
-    **Arguments:** those of `nn.Embedding`, and `label_swap`: of all rows, or with a `padding_idx` of all others, numbered without it;
-    None for none. Padding is neither exchanged nor drawn.
+    **Arguments:** those of `nn.Embedding`, and `label_swap`: of all rows, or with a `padding_idx` of all others, numbered
+    without it; None for none. Padding is neither exchanged nor drawn.
+
+    >>> table = SharedEmbedding(5, 3, label_swap=SSE(n_rows=5, probability=0.1))
+    >>> table(torch.tensor([[0, 4]])).shape
+    torch.Size([1, 2, 3])
     """
 
     def __init__(self, *args, label_swap: nn.Module | None = None, **kwargs):

@@ -11,7 +11,7 @@ from episodic.data.store import ImageStore
 
 
 def restricted(store: ImageStore, seen: np.ndarray) -> ImageStore:
-    """The store with the images `seen` only."""
+    """The store with the images `seen` only, a mask `[N]`. All classes keep their numbers."""
     if seen.all():
         return store
     kept = torch.from_numpy(np.flatnonzero(seen))
@@ -20,7 +20,8 @@ def restricted(store: ImageStore, seen: np.ndarray) -> ImageStore:
 
 
 def fold_of(store: ImageStore, split: str, fold: int, folds: int) -> ImageStore:
-    """Training classes for cross-validation: part number `fold` of `folds` for `split="val"`, all others for `"train"`.
+    """The part of the training classes that one fold of a cross-validation uses: part number `fold` of `folds` for
+    `split="val"`, all others for `"train"`.
 
     The parts are contiguous ranges of classes of nearly equal size, as in Musgrave, Belongie, Lim: *A Metric Learning Reality
     Check*, ECCV 2020, https://arxiv.org/abs/2003.08505. Images are copied into memory.

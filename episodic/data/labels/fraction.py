@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def labeled_mask(labels: Sequence[int] | np.ndarray | Tensor, fraction: float, seed: int) -> np.ndarray:
-    """Which items keep their label: bool `[N]`, `int(fraction * n)` of the `n` items of each class.
+    """Which items keep their label, as booleans `[N]`: `int(fraction * n)` of the `n` items of each class, chosen at random.
 
     The label split of semi-supervised few-shot learning: support and query sets come from the labeled items of the
     training classes, unlabeled sets from the rest. Published fractions: 0.1 for Omniglot (2 of 20 drawings) and
@@ -27,6 +27,9 @@ def labeled_mask(labels: Sequence[int] | np.ndarray | Tensor, fraction: float, s
     - `seed`: of the split.
 
     **Raises:** `ValueError` for a fraction outside (0, 1], or labels that are no flat list of integers from 0.
+
+    >>> labeled_mask([0] * 5 + [1] * 5, fraction=0.4, seed=0).reshape(2, 5).sum(axis=1)
+    array([2, 2])
     """
     if not 0 < fraction <= 1:
         raise ValueError(f"the labeled fraction must be above 0 and at most 1, got {fraction}")

@@ -12,11 +12,13 @@ from episodic.data.store import ImageStore
 
 
 def held_out_masks(labels: np.ndarray, fraction: float) -> dict[str, np.ndarray]:
-    """Which images of the training classes belong to `"train"`, `"val"` and `"test"`: three disjoint masks `[N]`.
-
-    `fraction` of the images of each class is held out, half of it for validation, half for test.
+    """Which images of the training classes belong to `"train"`, `"val"` and `"test"`: three disjoint masks `[N]`. A `fraction`
+    of the images of each class is held out, half of it for validation, half for test.
 
     **Raises:** `ValueError` for a fraction that leaves one of the three without images.
+
+    >>> {name: int(mask.sum()) for name, mask in held_out_masks(np.repeat([0, 1], 10), fraction=0.4).items()}
+    {'train': 12, 'val': 4, 'test': 4}
     """
     if not 0 < fraction < 1:
         raise ValueError(f"task.held_out must be above 0 and below 1 in an incremental task, got {fraction}")
@@ -32,7 +34,8 @@ def held_out_masks(labels: np.ndarray, fraction: float) -> dict[str, np.ndarray]
 
 
 def join_base(base: ImageStore, mask: np.ndarray, novel: ImageStore) -> ImageStore:
-    """The images `mask` of the base classes, then all of `novel`, whose labels start after those of the base classes.
+    """One store of two: the images `mask` of the base classes, then all of `novel`. Labels of the second start after those of the
+    base classes.
 
     Super-classes are dropped: an incremental episode does not use them.
     """

@@ -11,12 +11,19 @@ from episodic.core.losses.loss import AbstractLoss, AbstractPairLoss
 
 
 def no_memory(loss: AbstractLoss, dim: int) -> AbstractLoss:
-    """The loss as it is; takes what `XBM` takes."""
+    """The loss as it is, without a memory. It takes what `XBM` takes, so that either can be chosen by name.
+
+    >>> from episodic.core.losses.contrastive import Contrastive
+    >>> no_memory(Contrastive(), dim=64)
+    Contrastive()
+    """
     return loss
 
 
 class XBM(AbstractLoss):
-    """`loss(batch) + weight * loss(batch, memory)`, the memory being the last `size` embeddings of training, as they were then.
+    """Compares a batch with many past embeddings of training too, as they were then. A small batch thus sees many pairs.
+
+        loss(batch) + weight * loss(batch, memory),    the memory being the last `size` embeddings
 
     Wang, Zhang, Huang, Scott: *Cross-Batch Memory for Embedding Learning*, CVPR 2020, https://arxiv.org/abs/1912.06798. Weights
     move slowly once training has settled, and so do embeddings. As in the authors' code the first `start` steps neither use nor
@@ -32,6 +39,13 @@ class XBM(AbstractLoss):
     above `1 - 1e-5`, copies and items already learned among them. Where a batch does not fit any more, theirs overwrites the last
     slots with it and begins anew at the first; here it is a ring. Of a batch larger than the memory the last `size` items
     enter it, and only these are compared with it.
+
+    >>> from episodic.core.losses.contrastive import Contrastive
+    >>> loss = XBM(Contrastive(), dim=2, size=100, start=0)
+    >>> for _ in range(3):
+    ...     value = loss(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 1]))
+    >>> loss.count
+    tensor(6)
     """
 
     def __init__(self, loss: AbstractLoss, dim: int, size: int = 8192, weight: float = 1.0, start: int = 1000):
