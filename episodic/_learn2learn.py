@@ -9,7 +9,7 @@ from types import ModuleType
 
 
 def learn2learn_module(name: str, wanted: str) -> ModuleType:
-    """`learn2learn.<name>`, imported without the notices of gym.
+    """The module `learn2learn.<name>`, imported without the notices of gym. `wanted` is what needs it, for the message.
 
     **Raises:** `ImportError` that says how to get learn2learn, without which `wanted` cannot be had.
     """

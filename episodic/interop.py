@@ -1,4 +1,4 @@
-"""To and from code written for learn2learn (0.2.0), easyfsl (1.5.0) and torchmeta (1.8.0); none of them need be installed.
+"""To and from code written for learn2learn (0.2.0), easyfsl (1.5.0) and torchmeta (1.8.0). None of them need be installed.
 
 Each takes one line: what draws the episodes is exchanged, and the code around it stays.
 
@@ -23,9 +23,13 @@ from episodic.episodes.sampler import EpisodeSampler
 
 
 def labels_of(meta_dataset: Any) -> list[int]:
-    """The labels of a learn2learn `MetaDataset`, in the order of its items, for `EpisodeSampler`.
+    """The labels of a learn2learn `MetaDataset`, in the order of its items. `EpisodeSampler` takes them.
 
     **Raises:** `ValueError` where it is no `MetaDataset`, or some item has no label.
+
+    >>> from types import SimpleNamespace
+    >>> labels_of(SimpleNamespace(indices_to_labels={0: 3, 2: 5, 1: 3}))  # in the place of a MetaDataset
+    [3, 3, 5]
     """
     labels = getattr(meta_dataset, "indices_to_labels", None)
     if labels is None:
@@ -37,13 +41,22 @@ def labels_of(meta_dataset: Any) -> list[int]:
 
 
 class Tasks:
-    """Our episodes for code written for learn2learn's `TaskDataset`: each is `(data, labels)`.
+    """Our episodes for code written for learn2learn's `TaskDataset`. Each of them is `(data, labels)`.
 
     `data [n_way * (K + Q), *item]` and `labels` (int64, `0..n_way-1`) come class by class, the K support items of a class
     before its Q queries, so that the usual slicing finds them: sort by label (they are sorted), take the first K of each.
 
     **Arguments:** `dataset`, map-style, of `(x, label, ...)`; `sampler`, without unlabeled items and imbalance. Task `i` is
     the sampler's episode `i`; `sample()` gives the next one, starting anew after the last.
+
+    **Raises:** `ValueError` for a sampler with unlabeled items or imbalance.
+
+    >>> labels = [0, 0, 0, 1, 1, 1]
+    >>> dataset = [(torch.tensor([float(i)]), y) for i, y in enumerate(labels)]
+    >>> tasks = Tasks(dataset, EpisodeSampler(labels, n_way=2, n_shot=1, n_query=2, episodes=100))
+    >>> data, y = tasks.sample()
+    >>> data.shape, y
+    (torch.Size([6, 1]), tensor([0, 0, 0, 1, 1, 1]))
     """
 
     def __init__(self, dataset: Sequence, sampler: EpisodeSampler):
@@ -65,13 +78,14 @@ class Tasks:
         return (self[i] for i in range(len(self)))
 
     def sample(self) -> tuple[Tensor, Tensor]:
+        """The next task, after the last the first again."""
         task = self[self._next]
         self._next = (self._next + 1) % len(self)
         return task
 
 
 class TaskSampler(Sampler[list[int]]):
-    """Our episodes for code written for easyfsl's class of this name: a batch sampler with its own `collate_fn`.
+    """Our episodes for code written for easyfsl's class of this name. It is a batch sampler with its own `collate_fn`.
 
         sampler = TaskSampler(dataset, n_way=5, n_shot=1, n_query=15, n_tasks=500)
         loader = DataLoader(dataset, batch_sampler=sampler, collate_fn=sampler.episodic_collate_fn)
@@ -84,6 +98,16 @@ class TaskSampler(Sampler[list[int]]):
     `n_shot`, `n_query`: classes of a task, support and query items of each. `n_tasks`: of an iteration. `seed`: of all draws.
 
     **Raises:** `ValueError` for a data set without `get_labels()`, and for a task that cannot be drawn, with the numbers.
+
+    >>> class Points(list):
+    ...     def get_labels(self):
+    ...         return [label for _, label in self]
+    >>> dataset = Points((torch.tensor([float(i)]), i // 3) for i in range(6))
+    >>> sampler = TaskSampler(dataset, n_way=2, n_shot=1, n_query=2, n_tasks=100)
+    >>> loader = DataLoader(dataset, batch_sampler=sampler, collate_fn=sampler.episodic_collate_fn)
+    >>> support, support_labels, query, query_labels, true_class_ids = next(iter(loader))
+    >>> support.shape, query.shape, true_class_ids
+    (torch.Size([2, 1]), torch.Size([4, 1]), [0, 1])
     """
 
     def __init__(self, dataset: Any, n_way: int, n_shot: int, n_query: int, n_tasks: int, *, seed: int = 0):
@@ -128,7 +152,7 @@ class TaskSampler(Sampler[list[int]]):
 
 
 class BatchMetaDataLoader(DataLoader):
-    """Our episodes for code written for torchmeta's class of this name: each batch is `{"train": (inputs, targets), "test": ...}`.
+    """Our episodes for code written for torchmeta's class of this name. Each batch is `{"train": (inputs, targets), "test": ...}`.
 
     `inputs [E, n_way * k, *item]` and `targets [E, n_way * k]` (int64, `0..n_way-1`), class by class, of `E` tasks; `k` is the
     `n_shot` of the sampler for `"train"` and its `n_query` for `"test"` (torchmeta's `shots` and `test_shots`). torchmeta numbers
@@ -136,6 +160,16 @@ class BatchMetaDataLoader(DataLoader):
 
     **Arguments:** `dataset`, map-style, of `(x, label, ...)`; `sampler`, whose `episodes_per_batch` is torchmeta's `batch_size`,
     without unlabeled items and imbalance; `settings` of `DataLoader`, such as `num_workers`.
+
+    **Raises:** `ValueError` for a sampler with unlabeled items or imbalance.
+
+    >>> labels = [0, 0, 0, 1, 1, 1]
+    >>> dataset = [(torch.tensor([float(i)]), y) for i, y in enumerate(labels)]
+    >>> sampler = EpisodeSampler(labels, n_way=2, n_shot=1, n_query=2, episodes=100, episodes_per_batch=4)
+    >>> batch = next(iter(BatchMetaDataLoader(dataset, sampler)))
+    >>> inputs, targets = batch["test"]
+    >>> inputs.shape, targets[0]
+    (torch.Size([4, 4, 1]), tensor([0, 0, 1, 1]))
     """
 
     def __init__(self, dataset: Dataset | Sequence, sampler: EpisodeSampler, **settings: Any):
