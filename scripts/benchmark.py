@@ -1,28 +1,29 @@
-"""Ours against easyfsl, learn2learn and scikit-learn on the same work, measured in one run on this machine.
+"""Compare the speed of this package with that of its peers: easyfsl, learn2learn, scikit-learn, pytorch-metric-learning.
 
     uv run python scripts/benchmark.py [indices training ...] [--data-dir ../shared/data] [--json FILE]
 
-Ours and the peer run in turn (ours, peer, ours, peer, ...), `--repeats` times; the table has the medians in episodes a
-second, their ratio (above 1 where ours is faster), the ratio wanted where there is one, and the range of the ratio over the
-repeats. On a busy machine trust the ratios, not the rates. An episode is 5-way 1-shot with 15 queries a class where nothing else is
-said. What is compared, and how both sides are seen to find the same, is told in the file of each row:
+Both sides do the same work on the same machine in the same run. They take turns (ours, peer, ours, peer, ...), `--repeats` times.
+The table shows the medians in episodes a second, their ratio (above 1 where ours is faster), the ratio that we want where there is
+one, and the range of the ratio over the repeats. On a busy machine the ratios can be trusted, the rates cannot. An episode is 5-way
+1-shot with 15 queries a class unless a row says otherwise. Each row has a file in `benchmark/`, whose head says what is compared
+and how the results of both sides are checked against each other:
 
-- `indices`: drawing episodes, as indices and as tensors (benchmark_episodes.py);
-- `evaluation`: from miniImageNet's files to the accuracy of many episodes (benchmark_evaluation.py);
-- `training`, `omniglot`: optimizer steps of Prototypical Networks at 84 x 84 and 28 x 28 (benchmark_training.py);
-- `propagation`: label propagation in episodes (benchmark_propagation.py);
-- `cross_attention`: attention and losses of CAN, pair by pair (benchmark_cross_attention.py);
-- `learners`: a forward and backward pass of each learner, without a peer (benchmark_learners.py);
-- `refresh`: new pseudo-labels for a whole training set, stage by stage (benchmark_refresh.py);
-- `losses`: losses of embeddings against pytorch-metric-learning (benchmark_losses.py);
-- `commands`: `episodic.predict` and `episodic.report` from a cold start (benchmark_commands.py);
-- `disk`: from miniImageNet's files to the first episode that a network can train on (benchmark_disk.py);
-- `growth`: how time grows with episodes, items and ways, without a peer (benchmark_growth.py);
-- `profile`: where the time of a training step goes, on the processor, without a peer (benchmark_profile.py).
+- `indices`: drawing episodes, as indices and as tensors;
+- `evaluation`: from miniImageNet's files to the accuracy of many episodes;
+- `training`, `omniglot`: optimizer steps of Prototypical Networks at 84 x 84 and 28 x 28;
+- `propagation`: label propagation in episodes;
+- `cross_attention`: attention and losses of CAN, beside the same formulas pair by pair;
+- `learners`: a forward and backward pass of each learner, without a peer;
+- `refresh`: new pseudo-labels for a whole training set, stage by stage;
+- `losses`: losses of embeddings;
+- `commands`: `episodic.predict` and `episodic.report` from a cold start, beside a plain torch loop;
+- `disk`: from miniImageNet's files to the first episode that a network can train on;
+- `growth`: how time grows with episodes, items and ways, without a peer;
+- `profile`: where the time of a training step goes, on the processor, without a peer.
 
-The peers run in a process of their own, as their users run them: on a CPU `Hardware.choose` tells the C library to keep
-freed memory, which would speed them up too; but for `losses`, where both sides keep it. Device and number of threads are the
-same.
+The peers run in a process of their own, as their users run them. This matters on a CPU, where `Hardware.choose` tells the C library
+to keep freed memory, which would speed the peers up too. Only in `losses` both sides keep it. Device and number of threads are the
+same on both sides.
 """
 
 from __future__ import annotations
@@ -35,24 +36,24 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
-from benchmark_commands import commands
-from benchmark_cross_attention import cross_attention
-from benchmark_disk import disk
-from benchmark_episodes import indices
-from benchmark_evaluation import evaluation
-from benchmark_growth import growth
-from benchmark_learners import learners
-from benchmark_losses import losses
-from benchmark_profile import profile
-from benchmark_propagation import propagation
-from benchmark_refresh import refresh
-from benchmark_training import training
-from measuring import HEADER, alternate
+from benchmark.commands import commands
+from benchmark.cross_attention import cross_attention
+from benchmark.disk import disk
+from benchmark.episodes import indices
+from benchmark.evaluation import evaluation
+from benchmark.growth import growth
+from benchmark.learners import learners
+from benchmark.losses import losses
+from benchmark.measuring import HEADER, alternate
+from benchmark.profile import profile
+from benchmark.propagation import propagation
+from benchmark.refresh import refresh
+from benchmark.training import training
 
 from episodic.evaluate.tables import table
 from episodic.run.device import Hardware
 
-# (arguments, hardware) -> comparisons, which share a table
+# Rows that are compared with a peer: (arguments, hardware) -> comparisons. They share one table.
 COMPARED = {
     "indices": indices,
     "evaluation": evaluation,
@@ -60,7 +61,7 @@ COMPARED = {
     "omniglot": functools.partial(training, row="omniglot"),
     "propagation": propagation,
 }
-# arguments -> what the JSON says, and a table
+# Rows with a table of their own: arguments -> (entries of the JSON, table).
 MEASURED = {
     "cross_attention": cross_attention,
     "disk": disk,
@@ -81,7 +82,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--episodes", type=int, default=10_000, help="episodes of our evaluation")
     parser.add_argument("--peer-episodes", type=int, default=20, help="episodes of the peer's evaluation")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=2, help="that a rate is measured for (training: three times)")
+    parser.add_argument(
+        "--seconds", type=float, default=2, help="how long a rate is measured (training: three times as long)"
+    )
     parser.add_argument("--json", type=Path, help="also write the rows here, as a list of objects")
     args = parser.parse_args(argv)
     if unknown := [name for name in args.rows if name not in ALL]:
@@ -118,7 +121,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def keep(entries: list[dict[str, Any]], file: Path | None) -> None:
-    """After each row, so that a run which is stopped has what it measured."""
+    """Write what was measured so far. This is done after each row, so that a run which is stopped keeps it."""
     if file:
         file.write_text(json.dumps(entries, indent=1) + "\n")
 

@@ -1,11 +1,11 @@
-"""A stranger's pictures: episodes written as folders of PNG files, and named by what `episodic.predict` uses.
+"""Name a user's pictures: write episodes as folders of PNG files and have them named as `episodic.predict` does.
 
     python scripts/folders.py run=<dir> [--folders 200] [--shots 1 5] [--unlabeled 0 20] [--semi soft_kmeans] [--json FILE]
 
 Each folder is an episode of the run's test classes (validation classes where there are none): five classes, 1 or 5 examples and 15
-queries of each, with and without 20 further pictures of each without names. Beside the accuracy over the folders stands that of
-`episodic.evaluate` on the very same episodes, which sees no files. `--keep DIR` leaves the first folder of each row there, for the
-command itself.
+queries of each, with and without 20 further pictures of each without names. The table shows the accuracy over the folders beside
+the accuracy of `episodic.evaluate` on the very same episodes, which sees no files. `--keep DIR` leaves the first folder of each row
+there, to try the command itself.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ HEADER = ["shots", "unlabeled a class", "folders", "accuracy of files %", "of ep
 
 
 def write_folder(place: Path, store: ImageStore, episode: EpisodeIndices) -> dict[str, str]:
-    """An episode as `shots/<class>/`, `photos/` and `more/`; returns the class of each photo."""
+    """Write an episode as `shots/<class>/`, `photos/` and `more/`; returns the class of each photo."""
     truth = {}
     names = [store.class_names[c].replace("/", "_") for c in episode.class_ids[0]]
     for i, y in zip(episode.support[0], episode.support_y[0], strict=True):
@@ -59,7 +59,7 @@ def save(store: ImageStore, item: int, path: Path) -> None:
 
 
 def accuracy_of(place: Path, truth: dict[str, str], run: str, semi: str | None) -> float:
-    """What `episodic.predict support=shots query=photos [unlabeled=more]` gets right."""
+    """The accuracy of `episodic.predict support=shots query=photos [unlabeled=more]`."""
     shown = class_folders(place / "shots")
     names = [name for name, files in shown.items() for _ in files]
     classifier = Predictor(run, semi=semi, precision="auto")

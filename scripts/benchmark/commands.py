@@ -1,13 +1,15 @@
-"""Commands for people with pictures of their own, from a cold start: the rows `commands` of benchmark.py.
+"""Time commands for users with pictures of their own, from a cold start: the rows `commands` of the benchmark.
 
-A run of Conv4 with random weights, five classes of miniImageNet's validation images with five examples each. Each side is a process
-of its own, timed from its start to its end, with Python's imports; that of torch alone is told beside them.
+The run is a Conv4 with random weights. The task has five classes of miniImageNet's validation images with five examples each. Each
+side is a process of its own, timed from its start to its end, including Python's imports; the table also tells the time that
+importing torch takes alone.
 
-- `predict`: `episodic.predict` names 100 pictures. Beside it a plain torch loop (plain_torch.py), a picture after the other in
-  float32, on as many threads. Both must give each picture the same class.
-- `report`: `episodic.report` on `REPORTED` episodes of the validation split, its page and pictures with them; the image cache
-  is there. Beside it the plain loop, which reads and embeds the images of each episode anew and only counts the right answers,
-  on `--peer-episodes` episodes, and what that comes to for as many as ours. Both accuracies must agree within noise.
+- `predict`: `episodic.predict` names 100 pictures. Beside it a plain torch loop (plain_torch.py) takes one picture after the other
+  in float32, on as many threads. Both must give each picture the same class.
+- `report`: `episodic.report` on `REPORTED` episodes of the validation split, with its page and pictures; the image cache exists
+  already. Beside it the plain loop reads and embeds the images of each episode anew and only counts the right answers. It is
+  timed on `--peer-episodes` episodes, and the time for as many episodes as ours is computed from that. Both accuracies must agree
+  within noise.
 """
 
 from __future__ import annotations
@@ -24,24 +26,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import DIFFERENT
 from omegaconf import OmegaConf
 
+from benchmark.measuring import DIFFERENT
 from episodic.assemble.learner import build_parts
 from episodic.config.compose import compose_config
 from episodic.data.sets.miniimagenet import MiniImageNet
 from episodic.evaluate.tables import table
-from episodic.run.run import Run
+from episodic.run.checkpoint import save_checkpoint
 
 CLASSES, SHOTS, QUERIES = 5, 5, 20
 REPORTED = 2_000  # episodes, the report's default
-SPREAD = 0.1  # standard deviation of the accuracy of a 5-way 1-shot episode; it is seen to be less
+SPREAD = 0.1  # an upper bound on the standard deviation of the accuracy of a 5-way 1-shot episode
 LOOP = str(Path(__file__).with_name("plain_torch.py"))
 HEADER = ["command / plain torch loop", "ours, s", "peer, s", "ratio", "of it import torch, s"]
 
 
 def commands(args: argparse.Namespace) -> tuple[list[dict[str, Any]], str]:
-    """What the JSON says of each command, and the table."""
+    """`(entries of the JSON, table)` of both commands."""
     dataset = MiniImageNet(args.data_dir)
     listing = dataset.listing("val")
     if listing.items[0][1] is not None:
@@ -66,7 +68,7 @@ def commands(args: argparse.Namespace) -> tuple[list[dict[str, Any]], str]:
 
 
 def predicting(folder: Path, weights: str, args: argparse.Namespace) -> tuple[float, float]:
-    """Median seconds of ours and of the loop, which name the same pictures."""
+    """Median seconds of our command and of the loop; both name the same pictures."""
     ours, theirs = [], []
     shown = [f"support={folder / 'shots'}", f"query={folder / 'photos'}", f"run={folder / 'run'}"]
     for _ in range(args.repeats):
@@ -80,7 +82,7 @@ def predicting(folder: Path, weights: str, args: argparse.Namespace) -> tuple[fl
 
 
 def reporting(folder: Path, weights: str, args: argparse.Namespace) -> tuple[float, float]:
-    """Seconds of our report and of the loop for as many episodes, by those that it was given."""
+    """Seconds of our report, and of the loop for as many episodes, extrapolated from few."""
     options = [f"run={folder / 'run'}", "split=val", f"episodes={REPORTED}", f"data_dir={args.data_dir}"]
     ours = statistics.median(
         process("-m", "episodic.report", *options, f"out={folder / 'report'}")[0] for _ in range(args.repeats)
@@ -96,7 +98,7 @@ def reporting(folder: Path, weights: str, args: argparse.Namespace) -> tuple[flo
 
 
 def process(*arguments: str) -> tuple[float, str]:
-    """Seconds that a fresh Python takes, and what it prints."""
+    """`(seconds, output)` of a fresh Python."""
     started = time.perf_counter()
     path = os.pathsep.join(filter(None, sys.path))
     done = subprocess.run(
@@ -108,18 +110,20 @@ def process(*arguments: str) -> tuple[float, str]:
 
 
 def untrained_run(folder: Path, data_dir: str) -> str:
-    """A run as `episodic.train` leaves it, its weights as drawn; the file that holds them."""
+    """Make a run as `episodic.train` leaves it, with random weights; returns the file that holds them."""
     cfg = compose_config("train", ["task=miniimagenet_5w1s", f"run={folder}", f"data_dir={data_dir}"])
     cfg.task.train_classes = 64
     folder.mkdir()
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg))
     learner = build_parts(cfg).learner
-    Run(folder).save("best", learner, torch.optim.SGD(learner.parameters()), {})
+    optimizer = torch.optim.SGD(learner.parameters())
+    kept = {"tensors": {}, "optimizer": optimizer.state_dict()}
+    save_checkpoint(folder / "best", learner.state_dict(), kept, {})
     return str(folder / "best" / "model.safetensors")
 
 
 def lay_out(listing: Any, folder: Path) -> None:
-    """Links to pictures: `shots/<class>/` with five each, `photos/` with a hundred others."""
+    """Make links to pictures: `shots/<class>/` with five of each class, `photos/` with a hundred others."""
     (folder / "photos").mkdir()
     for label, name in enumerate(listing.class_names[:CLASSES]):
         files = [item[0] for item, y in zip(listing.items, listing.labels, strict=True) if y == label]

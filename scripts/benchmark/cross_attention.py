@@ -1,10 +1,11 @@
-"""CAN's attention and losses beside the same formula with every pair in full: the rows `cross_attention` of benchmark.py.
+"""Time CAN's attention and losses beside the same formulas for each pair: the rows `cross_attention` of the benchmark.
 
-The paper's batch in training, 4 episodes of 5-way 1-shot with 6 queries a class, on given maps of the shape of its ResNet-12: the
-backbone is the same on both sides and left out. Forward and backward pass in float32, each side in a process of its own. The peer
-makes the correlation map of each pair of a query and a class, both attended maps, and the cosine at each position, as the
-definitions in `CrossAttention` and `PairAttention` read. A C library that keeps freed memory speeds its large tensors up; a second
-row has it do so. Before that logits and gradients must agree to 1e-4 of the largest.
+The batch is the one that the paper trains on, 4 episodes of 5-way 1-shot with 6 queries a class. The maps are given and have the
+shape that its ResNet-12 makes; the backbone is the same on both sides and left out. Measured is a forward and backward pass in
+float32, each side in a process of its own. For each pair of a query and a class the peer makes the correlation map, both attended
+maps, and the cosine at each position, as `CrossAttention` and `PairAttention` define them. A C library that keeps freed memory
+speeds up the peer's large tensors, so a second row has it do so. Logits and gradients of both sides must agree to 1e-4 of the
+largest entry.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from measuring import DIFFERENT, against, alone, apart, cost
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
+from benchmark.measuring import DIFFERENT, against, alone, cost, relative_error
 from episodic import Episode, Task
 from episodic.evaluate.tables import table
 from episodic.learners.cross_attention import CrossAttention
@@ -62,12 +63,12 @@ def pair_by_pair(learner: CrossAttention, episode: Episode) -> Outcome:
 
 
 def cross_attention(args: argparse.Namespace) -> tuple[list[dict[str, Any]], str]:
-    """What the JSON says of time and memory, and the table."""
+    """`(entries of the JSON, table)` of time and memory."""
     device = Hardware.choose().device
     sides = ((ours, True), (pair_by_pair, False), (pair_by_pair, True))
     a, b, keeping = (alone(measure, answer, device, keep, args.repeats) for answer, keep in sides)
-    logits = apart(a["logits"], b["logits"])
-    gradients = max(apart(x, y) for x, y in zip(a["gradients"], b["gradients"], strict=True))
+    logits = relative_error(a["logits"], b["logits"])
+    gradients = max(relative_error(x, y) for x, y in zip(a["gradients"], b["gradients"], strict=True))
     print(f"cross_attention: logits differ by at most {logits:.0e} of the largest, gradients by {gradients:.0e}")
     if max(logits, gradients) > 1e-4:
         raise SystemExit(f"cross_attention: {DIFFERENT}")
@@ -90,7 +91,7 @@ def measure(
 ) -> dict[str, Any]:
     """Seconds and bytes of a forward and backward pass; logits; gradients for the maps and for each parameter.
 
-    `keep`: as `Hardware.choose` does on a CPU, have the C library keep what is freed.
+    `keep` has the C library keep freed memory, as `Hardware.choose` does on a CPU.
     """
     hardware = Hardware.choose(str(device), "fp32") if keep else Hardware(device, torch.float32)
     learner, episode = setting(hardware)

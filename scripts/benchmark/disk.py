@@ -1,13 +1,14 @@
-"""From JPEG files to the first episode that a network can train on: the rows `disk` of benchmark.py.
+"""Time the way from JPEG files to the first episode that a network can train on: the rows `disk` of the benchmark.
 
-miniImageNet's validation images, their files in the system's page cache, a store cache of our own that starts empty.
+The images are miniImageNet's validation images. Their files are in the system's page cache, and the image cache starts empty.
 
-- First start: listing, decoding into the store, one episode on the device. Beside it the decoder's limit: the same files
-  decoded by Pillow into an array, on as many threads, with nothing else. Ours should take at most 1.3 times as long. In forked
-  processes, which do not queue for one interpreter but cannot be had everywhere, Pillow is faster: told without a target.
-- Second start: a fresh process that finds the store. It should take less than a second beside Python's imports.
-- An episode: from the store, and with its files decoded one after the other as a folder of images is usually read; and
-  after how many episodes our first start has paid for itself.
+- First start: list the files, decode them into the store, bring one episode to the device. Beside it stands the decoder's limit:
+  Pillow decodes the same files into an array on as many threads and does nothing else. Ours should take at most 1.3 times as long.
+  Forked processes do not queue for one interpreter, so Pillow is faster in them, but not every system has them: that row has no
+  target.
+- Second start: a fresh process that finds the store. It should take less than a second beyond Python's imports.
+- An episode: from the store, and with its files decoded one after the other, as a folder of images is usually read; and the
+  number of episodes after which our first start has paid for itself.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ from unittest import mock
 
 import numpy as np
 import torch
-from measuring import timed
 from PIL import Image
 
+from benchmark.measuring import timed
 from episodic.data.augment import Normalize
 from episodic.data.cache import ImageFile, files_stamp
 from episodic.data.sets.miniimagenet import MiniImageNet
@@ -49,14 +50,14 @@ STAGES = ["of the first start", "s"]
 
 
 def disk(args: argparse.Namespace) -> tuple[list[dict[str, Any]], str]:
-    """What the JSON says of each start and of an episode, and the tables. `target`: what ours should not exceed."""
+    """`(entries of the JSON, tables)` of each start and of an episode. A `target` is in seconds and should not be exceeded."""
     dataset, hardware = MiniImageNet(args.data_dir), Hardware.choose()
     listing = dataset.listing("val")
     if listing.items[0][1] is not None:
         raise FileNotFoundError("the comparison needs miniImageNet as image files")
     paths = [path for path, _ in listing.items]
     decoded = np.zeros((len(paths), dataset.image_size, dataset.image_size, dataset.channels), np.uint8)
-    decode_all(paths, decoded)  # reads the files, so that they lie in the page cache for both sides
+    decode_all(paths, decoded)  # reads the files, so that they are in the page cache for both sides
     pairs = []
     for _ in range(args.repeats):
         with empty_cache():
@@ -98,7 +99,7 @@ def row(name: str, ours: float, peer: float | None, target: float | None) -> dic
 
 @contextlib.contextmanager
 def empty_cache() -> Iterator[Path]:
-    """A folder for stores that is gone afterwards; child processes see it too."""
+    """Use a temporary folder as image cache, here and in child processes."""
     with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, EPISODIC_CACHE=folder):
         yield Path(folder)
 
@@ -112,7 +113,7 @@ def first_episode(store: ImageStore, normalize: Normalize, hardware: Hardware) -
 
 
 def first_start(data_dir: str) -> float:
-    """Seconds from files (or from the store, where the cache has it) to the first episode."""
+    """Seconds from files, or from the store where the cache has it, to the first episode."""
     started = time.perf_counter()
     dataset, hardware = MiniImageNet(data_dir), Hardware.choose()
     first_episode(dataset.store("val"), Normalize(dataset.mean, dataset.std), hardware)
@@ -120,23 +121,23 @@ def first_start(data_dir: str) -> float:
 
 
 def fresh_process(data_dir: str) -> tuple[float, float]:
-    """Seconds of `first_start` in a process of its own, without and with the start of Python and its imports."""
-    command = [sys.executable, "-c", f"import benchmark_disk as b; print(b.first_start({str(data_dir)!r}))"]
-    path = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
+    """Seconds of `first_start` in a new process: without, and with, the start of Python and its imports."""
+    command = [sys.executable, "-c", f"from benchmark.disk import first_start; print(first_start({str(data_dir)!r}))"]
+    path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, sys.path)])
     started = time.perf_counter()
     done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, stdout=subprocess.PIPE, text=True, check=True)
     return float(done.stdout), time.perf_counter() - started
 
 
 def decode_all(paths: Sequence[Path], out: np.ndarray) -> None:
-    """Pillow's pixels of every file into `out [N, H, W, C]`, on all cores."""
+    """Decode every file by Pillow into `out [N, H, W, C]`, on all cores."""
     chunks = [range(i, min(i + 64, len(paths))) for i in range(0, len(paths), 64)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(lambda rows: decode_rows(paths, out, rows), chunks))
 
 
 def decode_in_processes(paths: Sequence[Path], out: np.ndarray) -> None:
-    """The same work in a process for each core, whose pixels are not brought back."""
+    """The same work in one process for each core. The pixels are not brought back."""
     context, n = multiprocessing.get_context("fork"), os.cpu_count()
     children = [context.Process(target=decode_rows, args=(paths, out, range(i, len(paths), n))) for i in range(n)]
     for child in children:
@@ -156,7 +157,7 @@ def decode(path: Path) -> np.ndarray:
 
 
 def episodes(store: ImageStore, paths: Sequence[Path], normalize: Normalize, hardware: Hardware) -> tuple[float, float]:
-    """Seconds of one episode, ours and with its files decoded, the median of the same few episodes."""
+    """Median seconds of an episode: from the store, and with its files decoded; both on the same few episodes."""
     normalize = normalize.to(hardware.device)
     sampler = EpisodeSampler(store.labels.numpy(), episodes=EPISODES)
     ours, theirs = [], []
@@ -175,13 +176,13 @@ def from_store(store: ImageStore, indices: EpisodeIndices, normalize: Normalize,
 def from_files(
     paths: Sequence[Path], indices: EpisodeIndices, normalize: Normalize, hardware: Hardware
 ) -> torch.Tensor:
-    """The same, its files decoded one after the other, as data sets over a folder of images do."""
+    """The same images, with the files decoded one after the other, as data sets over a folder of images do."""
     images = np.stack([decode(paths[i]) for i in indices.flat()])
     return normalize(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().to(hardware.device))
 
 
 def stages(dataset: MiniImageNet, listing: Listing, paths: Sequence[Path]) -> dict[str, float]:
-    """Seconds of what a first start does before its first episode, each alone."""
+    """Seconds of each thing that a first start does before its first episode."""
     shape = (len(paths), dataset.channels, dataset.image_size, dataset.image_size)
     with tempfile.TemporaryFile() as file:
         images = ImageFile(file, shape)
@@ -194,6 +195,6 @@ def stages(dataset: MiniImageNet, listing: Listing, paths: Sequence[Path]) -> di
 
 
 def table(header: list[str], lines: list[list[str]]) -> str:
-    from episodic.evaluate.tables import table  # not at the top, as a fresh process imports only what a start needs
+    from episodic.evaluate.tables import table  # not at the top: a fresh process should import only what a start needs
 
     return table(header, lines)

@@ -1,9 +1,12 @@
-"""Drawing episodes: the rows `indices` of benchmark.py.
+"""Time drawing episodes: the rows `indices` of the benchmark.
 
-64 classes of 600 items of 64 numbers, in memory. Indices alone: our whole blocks of 256 episodes (arrays) and our batch
-sampler (one list an episode), against easyfsl's `TaskSampler` and learn2learn's task descriptions. Episodes of tensors: a
-`DataLoader` without workers over a data set that is asked item by item, against easyfsl's; and over an `ImageStore`, 64
-episodes a batch, against learn2learn's `TaskDataset.sample`, whose transforms load the items and number the classes anew.
+The data are 64 classes of 600 items of 64 numbers, in memory. Two things are timed:
+
+- Indices alone: our whole blocks of 256 episodes (arrays) and our batch sampler (one list an episode), against easyfsl's
+  `TaskSampler` and learn2learn's task descriptions.
+- Episodes of tensors: a `DataLoader` without workers over a data set that is asked item by item, against the same with easyfsl's
+  sampler; and a `DataLoader` over an `ImageStore`, 64 episodes a batch, against learn2learn's `TaskDataset.sample`, whose
+  transforms load the items and number the classes anew.
 """
 
 from __future__ import annotations
@@ -13,9 +16,9 @@ import itertools
 from collections.abc import Callable, Iterator
 
 import torch
-from measuring import ENDLESS, QUERY, SHOT, WAY, Comparison, in_child, peer, rate, take, task_sampler
 from torch.utils.data import DataLoader, Dataset
 
+from benchmark.measuring import ENDLESS, QUERY, SHOT, WAY, Comparison, in_child, peer, rate, take, task_sampler
 from episodic import EpisodeCollate, EpisodeSampler
 from episodic.data.store import ImageStore
 from episodic.run.device import Hardware
@@ -24,7 +27,7 @@ TARGET = 20
 
 
 def indices(args: argparse.Namespace, hardware: Hardware) -> Iterator[Comparison]:
-    """Episode indices from labels, and episodes through a `DataLoader`."""
+    """Compare episode indices drawn from labels, and episodes from a `DataLoader`."""
     items = Items()
     sampler = EpisodeSampler(items.store.labels, WAY, SHOT, QUERY, episodes=ENDLESS)
     blocks, lists = (sampler.block(b) for b in itertools.count()), iter(sampler)
@@ -68,7 +71,7 @@ def peer_indices(row: str, seconds: float) -> float:
 
 
 class Items(Dataset):
-    """The items one by one, with the method that easyfsl asks for; `store` holds the same."""
+    """A data set that is asked item by item, with the method that easyfsl needs. `store` has the same items."""
 
     def __init__(self):
         labels = torch.arange(64).repeat_interleave(600)

@@ -1,10 +1,10 @@
-"""Scoring many episodes, from files to accuracy: the row `evaluation` of benchmark.py.
+"""Time scoring many episodes, from files to accuracy: the row `evaluation` of the benchmark.
 
-Prototypical Networks (Conv4, random weights) on miniImageNet's validation classes. Ours: open the image cache (built before
-the clock starts), embed every image once, score `--episodes` episodes; all of it is timed. The peer: `easyfsl.utils.evaluate`
-in float32, which decodes and embeds the images of each episode anew, on `--peer-episodes` episodes; opening its data set is not
-timed, and nothing is resized. Before that both answer the same episodes: float32 scores must agree to 0.1 %, and the accuracy of
-the timed run (in our precision) to one point.
+The learner is Prototypical Networks (Conv4, random weights) on miniImageNet's validation classes. Ours opens the image cache (built
+before the clock starts), embeds every image once and scores `--episodes` episodes; all of it is timed. The peer is
+`easyfsl.utils.evaluate` in float32, which decodes and embeds the images of each episode anew, on `--peer-episodes` episodes;
+opening its data set is not timed, and nothing is resized. Before that both answer the same episodes: float32 scores must agree to
+0.1 %, and the accuracy of the timed run, in our precision, to one percentage point.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import DIFFERENT, QUERY, SHOT, WAY, Comparison, by_class, conv4, in_child, peer, task_sampler
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from benchmark.measuring import DIFFERENT, QUERY, SHOT, WAY, Comparison, by_class, conv4, in_child, peer, task_sampler
 from episodic import EpisodeSampler
 from episodic.data.augment import Normalize
 from episodic.data.sets.miniimagenet import MiniImageNet
@@ -32,7 +32,7 @@ TARGET = 200
 
 
 def evaluation(args: argparse.Namespace, hardware: Hardware) -> Iterator[Comparison]:
-    """Accuracy over many episodes of miniImageNet's validation classes, from disk."""
+    """Compare the scoring of many episodes of miniImageNet's validation classes, from disk."""
     dataset = MiniImageNet(args.data_dir)
     listing, store = dataset.listing("val"), dataset.store("val")
     path, row = listing.items[0]
@@ -42,7 +42,7 @@ def evaluation(args: argparse.Namespace, hardware: Hardware) -> Iterator[Compari
     normalize = Normalize(dataset.mean, dataset.std).to(hardware.device)
     tasks = min(args.peer_episodes, args.episodes)
     few = EpisodeSampler(store.labels.numpy(), WAY, SHOT, QUERY, episodes=tasks)[0:tasks]
-    # easyfsl's table of files; an absolute image_name is found whatever the root
+    # easyfsl's table of files; it finds absolute names whatever its root folder is
     rows = zip(listing.labels, listing.items, strict=True)
     lines = [f'{listing.class_names[label]},"{path.resolve()}"' for label, (path, _) in rows]
     setting = ("\n".join(["class_name,image_name", *lines]), str(hardware.device))
@@ -64,7 +64,7 @@ def evaluation(args: argparse.Namespace, hardware: Hardware) -> Iterator[Compari
         episodes = EpisodeSampler(opened.labels.numpy(), WAY, SHOT, QUERY, episodes=args.episodes)
         result = evaluate(learner, opened, episodes, normalize, hardware)
         seconds = time.perf_counter() - started
-        first = result.accuracies[:tasks].mean()  # the episodes of above: an episode depends on seed and index
+        first = result.accuracies[:tasks].mean()  # the same episodes as above, which depend on seed and index alone
         each = f"{args.episodes:,} episodes in {seconds:.1f} s, {1e3 * seconds / args.episodes:.3g} ms each"
         print(f"  ours: {each}; accuracy of the first {tasks}: {first:.2%} (easyfsl {peer_accuracy:.2%})")
         if abs(first - peer_accuracy) > 0.01:
@@ -102,7 +102,7 @@ def peer_answers(specs: str, device: str, episodes: list, class_ids: list) -> tu
 
 
 def easyfsl_parts(specs: str, device: str) -> tuple[Any, torch.nn.Module]:
-    """easyfsl's data set, reading the files as they are asked for, and its learner around our backbone."""
+    """easyfsl's data set, which reads a file whenever it is asked for, and its learner around our backbone."""
     from torchvision.transforms import Compose, Normalize, ToTensor
 
     transform = Compose([ToTensor(), Normalize(MiniImageNet.mean, MiniImageNet.std)])

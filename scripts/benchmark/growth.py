@@ -1,12 +1,12 @@
-"""How time grows with the work: the rows `growth` of benchmark.py. Each curve ends in a fitted exponent.
+"""Show how time grows with the work: the rows `growth` of the benchmark. Each curve ends with a fitted exponent.
 
 - `sampler`: drawing episodes from 64 classes of 600 labels, block by block.
-- `evaluation`: Prototypical Networks on cached features of 64 numbers. The backbone only flattens its images, so
-  embedding, which does not grow with the episodes, is next to nothing; its seconds are told apart.
-- `store`: one gather of 256 episodes out of a memory-mapped store of ever more images, which have just been written and so
-  lie in the page cache; and by how much the anonymous memory of a fresh process grows from opening the store to its last
-  episode. The images themselves are never in it.
-- `ways, sampler`, `ways, logits`: 256 episodes drawn, and 16 episodes classified, of ever more classes. The queries grow
+- `evaluation`: Prototypical Networks on cached features of 64 numbers. The backbone only flattens its images, so that embedding,
+  which does not grow with the episodes, takes next to nothing; its seconds are told separately.
+- `store`: one gather of 256 episodes from a memory-mapped store of more and more images. They have just been written and so are in
+  the page cache. Told too is by how much the anonymous memory of a fresh process grows from opening the store to its last
+  episode; the images themselves are never in it.
+- `ways, sampler`, `ways, logits`: drawing 256 episodes, and classifying 16 episodes, of more and more classes. The queries grow
   with the classes, so the logits grow with their square.
 """
 
@@ -24,9 +24,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import alone, timed
 from torch import nn
 
+from benchmark.measuring import alone, timed
 from episodic.data.augment import Normalize
 from episodic.data.store import ImageStore
 from episodic.episodes.sampler import BLOCK, EpisodeSampler
@@ -46,11 +46,11 @@ PER_CLASS = 100  # items of a class in a store
 SIDE = 28
 HEADER = ["growth", "size", "ms", "exponent", "beside it"]
 
-Curve = dict[int, tuple[float, dict[str, float]]]  # size -> seconds, and what else was measured by name
+Curve = dict[int, tuple[float, dict[str, float]]]  # size -> (seconds, other measurements by name)
 
 
 def growth(args: argparse.Namespace) -> tuple[list[dict[str, Any]], str]:
-    """What the JSON says of each size and of each curve's exponent, and the table. `target`: a tenth above the method's own."""
+    """`(entries of the JSON, table)` of all sizes and exponents. A `target` is a tenth above the exponent of the method."""
     hardware = Hardware.choose()
     curves = {
         "sampler": (drawing(), 1.1),
@@ -74,7 +74,7 @@ def growth(args: argparse.Namespace) -> tuple[list[dict[str, Any]], str]:
 
 
 def exponent(sizes: Sequence[int], seconds: Sequence[float]) -> float:
-    """p of `seconds ~ size^p`, by least squares over the upper half of the sizes, where fixed costs no longer count."""
+    """The p of `seconds ~ size^p`, by least squares over the upper half of the sizes, where fixed costs count little."""
     upper = slice(min(len(sizes) // 2, len(sizes) - 2), None)
     return float(np.polyfit(np.log(sizes[upper]), np.log(seconds[upper]), 1)[0])
 
@@ -128,11 +128,11 @@ def write_images(path: Path, items: int) -> None:
     random = np.random.default_rng(0)
     for rows in np.split(images, range(2**14, items, 2**14)):
         rows[:] = np.frombuffer(random.bytes(rows.size), np.uint8).reshape(rows.shape)
-    images.flush()  # here, rather than beside what is measured
+    images.flush()  # now, so that the system does not write them while we measure
 
 
 def gathering(path: Path, repeats: int) -> tuple[float, dict[str, float]]:
-    """Seconds of 256 episodes from the images at `path`, and MiB of anonymous memory that the store and they took."""
+    """Seconds of 256 episodes from the images at `path`, and MiB of anonymous memory that the store and the episodes took."""
     hardware = Hardware.choose("cpu")
     before = anonymous_memory()
     images = torch.from_numpy(np.load(path, mmap_mode="c"))
@@ -146,7 +146,7 @@ def gathering(path: Path, repeats: int) -> tuple[float, dict[str, float]]:
 
 
 def anonymous_memory() -> int | None:
-    """Bytes of this process that no file backs; None where the system does not tell."""
+    """Bytes of this process that belong to no file; None where the system does not tell."""
     status = Path("/proc/self/status")
     found = re.search(r"^RssAnon:\s+(\d+) kB", status.read_text(), re.MULTILINE) if status.is_file() else None
     return 1024 * int(found[1]) if found else None
@@ -177,7 +177,7 @@ def store_of(images: torch.Tensor, n_classes: int) -> ImageStore:
 
 
 def median(work: Callable[[], Any]) -> float:
-    """Median seconds of as many calls as fit in `ENOUGH` seconds; the first does not count, unless it took them all."""
+    """Median seconds of as many calls as fit in `ENOUGH` seconds. The first one counts only where there is no other."""
     times = [timed(work)]
     while sum(times) < ENOUGH:
         times.append(timed(work))

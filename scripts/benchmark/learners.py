@@ -1,7 +1,7 @@
-"""What a forward and a backward pass of each learner costs: the rows `learners` of benchmark.py. There is no peer.
+"""Time a forward and a backward pass of each learner: the rows `learners` of the benchmark. There is no peer.
 
-Each learner at its paper's miniImageNet episode (random images, random weights, in our precision), in a process of its own: its
-time, and the most memory that it takes beside what the process had before.
+Each learner gets the miniImageNet episode of its paper (random images, random weights, in our precision) in a process of its own.
+Told are its time, and the most memory that it takes beyond what the process had before.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ import itertools
 from typing import Any
 
 import torch
-from measuring import alone, cost
 
+from benchmark.measuring import alone, cost
 from episodic import Episode, Task
 from episodic.config.compose import compose_config
 from episodic.config.instantiate import make
 from episodic.evaluate.tables import table
 from episodic.run.device import Hardware
-from episodic.train.loop import objective
+from episodic.train.objective import Objective
 
 HEADER = ["learner", "episodes", "images", "forward + backward, ms", "peak memory, MiB"]
 
-# Each learner's episode in training, as its paper has it for miniImageNet.
+# The training episode that the paper of each learner has for miniImageNet.
 PAPERS = {
     "prototypical": "30-way 1-shot 15-query",
     "matching": "5-way 1-shot 15-query",
@@ -39,7 +39,7 @@ PAPERS = {
 
 
 def learners(args: argparse.Namespace) -> tuple[list[dict[str, Any]], str]:
-    """What the JSON says of each learner, and the table."""
+    """`(entries of the JSON, table)` of all learners."""
     entries, lines = [], []
     for options, shape in PAPERS.items():
         try:
@@ -55,7 +55,7 @@ def learners(args: argparse.Namespace) -> tuple[list[dict[str, Any]], str]:
 
 
 def learner_step(options: str, shape: str, repeats: int) -> tuple[float, int, int]:
-    """Median seconds of one forward and backward pass, images in it, and bytes taken beside those held before."""
+    """`(median seconds, images, bytes taken beyond those held before)` of one forward and backward pass."""
     hardware = Hardware.choose()
     *_, first = shape.split(" x ")
     episodes = int(shape.split(" x ")[0]) if " x " in shape else 1
@@ -68,10 +68,11 @@ def learner_step(options: str, shape: str, repeats: int) -> tuple[float, int, in
     draw = lambda n: torch.randn(episodes, n, 3, 84, 84)  # noqa: E731
     support_y, query_y = y.repeat_interleave(shot, dim=1), y.repeat_interleave(query, dim=1)
     base = 0
-    if "attractor" in options:  # as many queries of base classes, which are answers too
+    if "attractor" in options:  # it is also asked for as many queries of base classes
         base = way * query
         query_y = torch.cat([query_y, way + torch.arange(way, way + base).repeat(episodes, 1)], dim=1)
     task = Task(draw(way * shot), support_y, draw(way * query + base), way, n_base=64 * bool(base), class_ids=y)
     episode = Episode(task, query_y, y).to(hardware.device)
-    _, seconds, peak = cost(lambda: objective(learner, episode, hardware)[0].backward(), hardware, repeats)
+    objective = Objective()
+    _, seconds, peak = cost(lambda: objective.of_episode(learner, episode, hardware)[0].backward(), hardware, repeats)
     return seconds, task.support.shape[:2].numel() + query_y.numel(), peak

@@ -1,8 +1,9 @@
-"""Losses of embeddings beside pytorch-metric-learning: the rows `losses` of benchmark.py.
+"""Time losses of embeddings beside pytorch-metric-learning: the rows `losses` of the benchmark.
 
-Forward and backward pass of each loss that both have (4 items a class, float32): its time and the most memory it takes, each side
-in a process of its own; and how far apart both are: value, gradient, and gradient for embeddings in bf16, as shares of the largest
-entry. The last row has the geometric means at the largest shape.
+Measured is a forward and backward pass of each loss that both packages have (4 items a class, float32): its time and the most
+memory it takes, each side in a process of its own. The table also tells how far both sides differ, as shares of the largest
+entry: in the value, in the gradient, and in the gradient for embeddings in bf16. The last row has the geometric means
+at the largest shape.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from importlib import import_module
 from typing import Any
 
 import torch
-from measuring import against, alone, apart, cost
 
+from benchmark.measuring import against, alone, cost, relative_error
+from episodic.core.distances.euclidean import Euclidean
 from episodic.core.losses.circle import Circle
 from episodic.core.losses.contrastive import Contrastive
 from episodic.core.losses.fastap import FastAP
@@ -36,7 +38,7 @@ from episodic.run.device import Hardware
 
 SHAPES = ((256, 128), (256, 512), (1024, 128), (1024, 512))
 PER_CLASS = 4
-TOO_LARGE = {"lifted_structure": 256}  # items from which the peer wants tens of GiB
+TOO_LARGE = {"lifted_structure": 256}  # most items at which the peer does without tens of GiB
 HEADER = ["loss", "items x dim", "ours, ms", "peer, ms", "ratio", "target"]
 HEADER += ["ours, MiB", "peer, MiB", "value", "gradient", "bf16"]
 TARGET, MEAN_TARGET = 1, 2
@@ -46,7 +48,7 @@ def ours(name: str, dim: int, n_classes: int) -> Callable:
     """Our loss in the settings that the peer has too."""
     return {
         "contrastive": lambda: Contrastive(),
-        "triplet": lambda: Triplet(0.05, "all", distance="euclidean"),
+        "triplet": lambda: Triplet(0.05, "all", distance=Euclidean()),
         "n_pair": lambda: NPair(l2=0),
         "lifted_structure": lambda: LiftedStructure(),
         "margin": lambda: Margin(triplets="all"),
@@ -106,7 +108,7 @@ NAMES = (
 
 
 def losses(args: argparse.Namespace) -> tuple[list[dict[str, Any]], str]:
-    """What the JSON says of each loss and shape, and the table. A process of its own for each loss and side of the comparison."""
+    """`(entries of the JSON, table)` of all losses and shapes. Each loss and each side has a process of its own."""
     import_module("pytorch_metric_learning")
     entries, lines = [], []
     for name in NAMES:
@@ -119,7 +121,7 @@ def losses(args: argparse.Namespace) -> tuple[list[dict[str, Any]], str]:
             if b is None:
                 lines.append([*cells, *"–––", f"{entry['peak_mib']:.0f}", *"––––"])
             else:
-                value, gradient, half = (apart(a[what], b[what]) for what in ("value", "gradient", "half"))
+                value, gradient, half = (relative_error(a[what], b[what]) for what in ("value", "gradient", "half"))
                 entry |= {
                     "peer": b["seconds"],
                     "ratio": b["seconds"] / a["seconds"],
@@ -139,7 +141,7 @@ def losses(args: argparse.Namespace) -> tuple[list[dict[str, Any]], str]:
 
 
 def geometric_mean(entries: list[dict[str, Any]]) -> dict[str, Any]:
-    """Of all losses that have a peer at the largest shape."""
+    """The entry with the means over all losses that have a peer at the largest shape."""
     items, dim = SHAPES[-1]
     compared = [entry for entry in entries if (entry["items"], entry["dim"]) == (items, dim) and "peer" in entry]
     a, b = (statistics.geometric_mean(entry[side] for entry in compared) for side in ("ours", "peer"))
@@ -148,9 +150,9 @@ def geometric_mean(entries: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def measure(name: str, make: Callable, repeats: int) -> dict[tuple[int, int], dict[str, Any]]:
-    """Seconds of a forward and backward pass, bytes taken at most beside those held before, value and gradient, for each shape.
+    """Seconds of a forward and backward pass, the most bytes taken beyond those held before, value and gradient, for each shape.
 
-    `half`: the gradient for embeddings in bf16; the peer, which refuses these for most losses, sees the same numbers in float32.
+    `half` is the gradient for embeddings in bf16. The peer refuses these for most losses, so it gets the same numbers in float32.
     """
     hardware, found = Hardware.choose(), {}
     for items, dim in SHAPES:
@@ -158,7 +160,7 @@ def measure(name: str, make: Callable, repeats: int) -> dict[tuple[int, int], di
             continue
         x, y = batch(items, dim, 2 if name == "n_pair" else PER_CLASS)
         loss = with_proxies(make(name, dim, int(y.max()) + 1))
-        # The first step, whose value and gradient are told, is the one with a memory that is empty.
+        # Value and gradient are those of the first step, where a cross-batch memory is still empty.
         (value, gradient), seconds, peak = cost(
             functools.partial(step, loss, x, y), hardware, (3 if items > 256 else 10) * repeats
         )
@@ -182,7 +184,7 @@ def step(loss: Callable, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor
 
 
 def batch(items: int, dim: int, per_class: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same embeddings, which overlap, in every process."""
+    """Embeddings of overlapping classes, the same in every process."""
     generator = torch.Generator().manual_seed(0)
     y = torch.arange(items // per_class).repeat_interleave(per_class)
     centers = torch.randn(items // per_class, dim, generator=generator)
@@ -191,7 +193,7 @@ def batch(items: int, dim: int, per_class: int) -> tuple[torch.Tensor, torch.Ten
 
 
 def with_proxies(loss: Any) -> Any:
-    """The loss with the same proxies, ours in rows and theirs in whatever order they keep them."""
+    """Give the loss the same proxies on both sides, in the layout that each side keeps them in."""
     for parameter in loss.parameters() if isinstance(loss, torch.nn.Module) else ():
         # ours: [class, dim] or [class, center, dim]; theirs the same, or [dim, class * center]
         generator = torch.Generator().manual_seed(1)

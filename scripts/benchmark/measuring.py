@@ -1,4 +1,4 @@
-"""What the rows of benchmark.py share: processes for the peers, rates and costs, and how a comparison is told."""
+"""What the rows of the benchmark share: processes for the peers, rates and costs, and the table of a comparison."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ HEADER = ["ours / peer", "ours, episodes/s", "peer, episodes/s", "ratio", "targe
 
 
 class Comparison(NamedTuple):
-    """A row: its name, how to measure ours and the peer's episodes a second, and the least ratio wanted."""
+    """A row of the table: its name, functions that measure our and the peer's episodes a second, and the ratio that we want."""
 
     row: str
     ours: Callable[[], float]
@@ -40,7 +40,7 @@ class Comparison(NamedTuple):
 
 
 def alternate(comparison: Comparison, repeats: int) -> tuple[dict[str, Any], list[str]]:
-    """What the JSON says of a comparison, and its row of the table."""
+    """Measure both sides in turn; returns the entry of the JSON and the row of the table."""
     row, ours, theirs, target = comparison
     pairs = [(ours(), theirs()) for _ in range(repeats)]
     a, b = (statistics.median(values) for values in zip(*pairs, strict=True))
@@ -51,14 +51,14 @@ def alternate(comparison: Comparison, repeats: int) -> tuple[dict[str, Any], lis
 
 
 def against(ratio: float, target: float | None) -> str:
-    """The target as a table shows it, marked where it is missed."""
+    """The target as the table shows it, with a mark where the ratio misses it."""
     if target is None:
         return "–"
     return f"{target:g}" if ratio >= target else f"{target:g}, missed"
 
 
 def rate(step: Callable[[], int], seconds: float) -> float:
-    """Episodes a second of `step`, which returns how many it did: for `seconds`, after one call that does not count."""
+    """Episodes a second. `step` does some episodes and returns how many; it is called for `seconds`, after one call to warm up."""
     step()
     done, started = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - started) < seconds or done == 0:
@@ -77,7 +77,7 @@ def timed(work: Callable[[], Any]) -> float:
 
 
 def cost(step: Callable[[], Any], hardware: Hardware, repeats: int) -> tuple[Any, float, int]:
-    """What the first call of `step` gives, median seconds of `repeats` further calls, bytes taken beside those held before."""
+    """`(result of the first call of step, median seconds of repeats further calls, bytes taken beyond those held before)`."""
     before, times = hardware.peak_memory(), []
     result = step()
     for _ in range(repeats):
@@ -117,7 +117,7 @@ def peer(name: str) -> Any:
 
 
 def task_sampler(dataset: Any, tasks: int) -> Any:
-    """easyfsl's sampler. It calls `Sampler.__init__(data_source=...)`, which torch no longer takes; here it may."""
+    """easyfsl's sampler. It calls `Sampler.__init__(data_source=...)`, which torch no longer allows, so that call is replaced."""
     samplers = peer("easyfsl.samplers")
     with mock.patch.object(Sampler, "__init__", return_value=None):
         return samplers.TaskSampler(dataset, WAY, SHOT, QUERY, tasks)
@@ -130,11 +130,11 @@ def conv4(channels: int = 3, size: int = 84) -> Conv4:
 
 
 def by_class(episodes: EpisodeIndices) -> np.ndarray:
-    """`[E, way * (shot + query)]`, support then query of each class, as the peers lay their episodes out."""
+    """Indices in the order of the peers' episodes, support then query of each class: `[E, way * (shot + query)]`."""
     roles = [role.reshape(len(episodes), episodes.n_way, -1) for role in (episodes.support, episodes.query)]
     return np.concatenate(roles, axis=2).reshape(len(episodes), -1)
 
 
-def consistency(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    """The largest difference, as a share of the largest entry."""
+def relative_error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    """The largest difference between two tensors, as a share of the largest entry of the second."""
     return float((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-12))

@@ -1,7 +1,7 @@
-"""Prototypical Networks as a plain torch loop, for benchmark_commands.py: a picture after the other, nothing of this package.
+"""Prototypical Networks as a plain torch loop: one picture after the other, without this package. The row `commands` runs it.
 
-python scripts/plain_torch.py predict <weights> <support> <query>
-python scripts/plain_torch.py evaluate <weights> <split.csv> <images> <episodes>
+python scripts/benchmark/plain_torch.py predict <weights> <support> <query>
+python scripts/benchmark/plain_torch.py evaluate <weights> <split.csv> <images> <episodes>
 """
 
 import csv
@@ -39,7 +39,7 @@ def embed(model: nn.Module, file: Path) -> torch.Tensor:
 
 
 def predict(weights: str, support: str, query: str) -> list[tuple[str, str, float]]:
-    """File, class and probability of each query."""
+    """`(file, class, probability)` of each query."""
     model, prototypes = network(weights), {}
     for folder in sorted(Path(support).iterdir()):
         prototypes[folder.name] = torch.stack([embed(model, file) for file in sorted(folder.iterdir())]).mean(0)
@@ -52,7 +52,7 @@ def predict(weights: str, support: str, query: str) -> list[tuple[str, str, floa
 
 
 def evaluate(weights: str, table: str, images: str, episodes: str) -> float:
-    """Accuracy of so many 5-way 1-shot episodes with 15 queries a class."""
+    """Accuracy over 5-way 1-shot episodes with 15 queries a class."""
     model, classes, draw = network(weights), {}, random.Random(0)
     with open(table, newline="") as file:
         for line in csv.DictReader(file):

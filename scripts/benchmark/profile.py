@@ -1,16 +1,17 @@
-"""Where the time of one training step goes: the rows `profile` of benchmark.py.
+"""Show where the time of one training step goes: the rows `profile` of the benchmark.
 
-Prototypical Networks with Conv4 on random images, on the processor, in our precision: 5-way 1-shot with 15 queries of 84 x 84
-pixels, and 60-way 1-shot with 5 queries of 28 x 28 (Omniglot).
+The learner is Prototypical Networks with Conv4 on random images, on the processor, in our precision: 5-way 1-shot with 15 queries
+of 84 x 84 pixels, and 60-way 1-shot with 5 queries of 28 x 28 (Omniglot).
 
-Steps run plain, then under torch.profiler, then plain again; times are means over the quicker half of them. The profiler
-knows the time of each operation without those that it calls. Each counts for the nearest stage around it: ranges put around
-the parts of a step, the layers' own operations, the nodes of the backward pass. So the items add up to the profiled step; that
-they also add up to a plain one, within 15 %, is checked. Time that Python spends between operations counts for its stage.
+Steps run plain, then under torch.profiler, then plain again; times are means over the quicker half of them. The profiler tells the
+time of each operation without the operations that it calls. This time counts for the nearest stage around the operation. Stages are
+ranges put around the parts of a step, the operations of layers, and the nodes of the backward pass. So the stages add up to the
+profiled step; that they also add up to a plain one, within 15 %, is checked. Time that Python spends between operations counts for
+the stage around it.
 
-Convolutions are held to the machine's limit, the quickest of a few large matrix products. Their operations are counted by
-formula: 2 x output numbers x kernel area x input channels for each of the outputs, the gradient of the weights, and, in all
-layers but the first, the gradient of the inputs.
+Convolutions are compared with the machine's limit, the quickest of a few large matrix products. Their floating-point operations
+come from a formula: 2 x output numbers x kernel area x input channels for the outputs, as many for the gradient of the weights, and
+as many for the gradient of the inputs in all layers but the first.
 """
 
 from __future__ import annotations
@@ -30,16 +31,17 @@ from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, record_function
 from torch.profiler import profile as profiler
 
-from episodic import loop
+from benchmark.measuring import timed
 from episodic.core.backbones.conv4 import Conv4
-from episodic.data.augment import Augment, Normalize
+from episodic.data.augment import Normalize
 from episodic.data.store import ImageStore
 from episodic.episodes.sampler import EpisodeSampler
 from episodic.evaluate.tables import table
 from episodic.learners.prototypical import Prototypical
 from episodic.run.device import Hardware
-from episodic.train.loop import Trainer, Training
-from episodic.train.schedule import constant
+from episodic.train import episodes
+from episodic.train.objective import Objective
+from episodic.train.procedure import AbstractProcedure, Setup
 
 # (way, query, channels, pixels a side), one shot
 SETTINGS = {"84 x 84, 5-way": (5, 15, 3, 84), "28 x 28, 60-way": (60, 5, 1, 28)}
@@ -59,7 +61,7 @@ HEADER = ["part of a step", "ms", "share", "GFLOP/s", "of the limit"]
 
 
 def profile(args: argparse.Namespace) -> tuple[list[dict[str, Any]], str]:
-    """What the JSON says of each part of a step, and the tables."""
+    """`(entries of the JSON, tables)` of all parts of a step."""
     hardware = Hardware.choose("cpu")
     limits = {str(dtype).removeprefix("torch."): product_rate(dtype) for dtype in (torch.bfloat16, torch.float32)}
     limit = limits[str(hardware.dtype).removeprefix("torch.")]
@@ -67,9 +69,9 @@ def profile(args: argparse.Namespace) -> tuple[list[dict[str, Any]], str]:
     entries = [{"row": f"profile, limit, {name}", "ours": rate, "unit": "FLOP/s"} for name, rate in limits.items()]
     texts = [f"The machine's limit, by matrix products: {rates}."]
     for setting, shape in SETTINGS.items():
-        training = ready(*shape, hardware)
-        parts, plain = step_parts(training, args.seconds)
-        speeds = {f"{way}, conv": n / parts[f"{way}, conv"] for way, n in conv_flops(training).items()}
+        procedure = ready(*shape, hardware)
+        parts, plain = step_parts(procedure, args.seconds)
+        speeds = {f"{way}, conv": n / parts[f"{way}, conv"] for way, n in conv_flops(procedure).items()}
         more, text = describe(setting, parts, plain, speeds, limit)
         entries += more
         texts.append(text)
@@ -95,8 +97,8 @@ def describe(
     return entries, "\n".join([f"{setting}: largest are {largest}. {verdict}", table(HEADER, lines)])
 
 
-def ready(way: int, query: int, channels: int, side: int, hardware: Hardware) -> Training:
-    """A training of Prototypical Networks on 64 classes of 20 random images, whose parts are ranges for the profiler."""
+def ready(way: int, query: int, channels: int, side: int, hardware: Hardware) -> episodes.EpisodicTraining:
+    """Prototypical Networks in training on 64 classes of 20 random images, with ranges for the profiler around the parts."""
     labels = torch.arange(64).repeat_interleave(20)
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (len(labels), channels, side, side), generator=generator).byte()
@@ -108,8 +110,18 @@ def ready(way: int, query: int, channels: int, side: int, hardware: Hardware) ->
     sampler.batch = ranged("data", sampler.batch)
     normalize = Normalize([0.5] * channels, [0.25] * channels)
     normalize.forward = ranged("normalize", normalize.forward)
-    adam = torch.optim.Adam(learner.parameters(), lr=0.001)
-    return Training(learner, store, sampler, normalize, Augment(), adam, constant(), Trainer(steps=10**9), hardware)
+    objective = Objective()
+    objective.of_episode = ranged("head and loss", objective.of_episode)
+    setup = Setup(
+        learner=learner,
+        store=store,
+        normalize=normalize,
+        optimizer=lambda groups: torch.optim.Adam(groups, lr=0.001),
+        hardware=hardware,
+        episodes=lambda count, per_step: sampler,
+        objective=objective,
+    )
+    return episodes.EpisodicTraining(setup, steps=10**9)
 
 
 def ranged(stage: str, work: Callable) -> Callable:
@@ -122,59 +134,63 @@ def ranged(stage: str, work: Callable) -> Callable:
 
 @contextmanager
 def ranges() -> Iterator[None]:
-    """With the ranges around those parts that a step finds by name."""
-    gather, objective = ranged("data", loop.gather_episode), ranged("head and loss", loop.objective)
-    with mock.patch.object(loop, "gather_episode", gather), mock.patch.object(loop, "objective", objective):
+    """Put a range around the function that a step finds by its name in the module."""
+    with mock.patch.object(episodes, "gather_episode", ranged("data", episodes.gather_episode)):
         yield
 
 
-def step_parts(training: Training, seconds: float) -> tuple[dict[str, float], float]:
-    """Seconds of each part of a step, and of a plain step; about `seconds` for either."""
+def step_parts(procedure: AbstractProcedure, seconds: float) -> tuple[dict[str, float], float]:
+    """`(seconds of each part of a step, seconds of a plain step)`; measures for about `seconds` each."""
     with ranges():
-        plain_steps(training, seconds / 4)  # does not count
-        before = plain_steps(training, seconds / 2)
-        profiled = profiled_steps(training, 2 * len(before))
-        after = plain_steps(training, seconds / 2)
+        plain_steps(procedure, seconds / 4)  # to warm up
+        before = plain_steps(procedure, seconds / 2)
+        profiled = [parts_of(step) for step in profiled_steps(procedure, 2 * len(before))]
+        after = plain_steps(procedure, seconds / 2)
     return quicker_half(profiled), quicker_half([Counter(step=each) for each in before + after])["step"]
 
 
-def plain_steps(training: Training, seconds: float) -> list[float]:
+def plain_steps(procedure: AbstractProcedure, seconds: float) -> list[float]:
     times = []
     while sum(times) < seconds or len(times) < 3:
-        started = time.perf_counter()
-        training.advance()
-        times.append(time.perf_counter() - started)
+        times.append(timed(procedure.training_step))
     return times
 
 
-def profiled_steps(training: Training, count: int) -> list[Counter]:
-    """Seconds of each part of each of `count` steps."""
+def profiled_steps(procedure: AbstractProcedure, count: int) -> list[FunctionEvent]:
+    """The profiler's event of each of `count` steps, with all that a step called below it."""
     with profiler(activities=[ProfilerActivity.CPU]) as profiled:
         for _ in range(count):
             with record_function(f"stage: {OUTSIDE}"):
-                training.advance()
-    return [parts_of(event) for event in profiled.events() if event.name == f"stage: {OUTSIDE}"]
+                procedure.training_step()
+    return [event for event in profiled.events() if event.name == f"stage: {OUTSIDE}"]
 
 
-def parts_of(step: FunctionEvent) -> Counter:
-    parts: Counter = Counter()
+def stages(step: FunctionEvent) -> Iterator[tuple[FunctionEvent, str]]:
+    """Every event of a step, with the stage that it counts for."""
     waiting = [(step, "")]
     while waiting:
         event, around = waiting.pop()
         stage = stage_of(event.name, around) or around
-        parts[stage] += event.self_cpu_time_total / 1e6
+        yield event, stage
         waiting += [(child, stage) for child in event.cpu_children]
+
+
+def parts_of(step: FunctionEvent) -> Counter:
+    """Seconds of each stage of a step: each event counts without those below it."""
+    parts: Counter = Counter()
+    for event, stage in stages(step):
+        parts[stage] += event.self_cpu_time_total / 1e6
     return parts
 
 
 def quicker_half(steps: list[Counter]) -> dict[str, float]:
-    """Means over the quicker half of the steps: they add up, and what else runs on the machine counts little."""
+    """Means over the quicker half of the steps. They add up, and what else runs on the machine counts little."""
     kept = sorted(steps, key=lambda parts: parts.total())[: (len(steps) + 1) // 2]
     return {part: statistics.fmean(parts[part] for parts in kept) for part in sum(kept, Counter())}
 
 
 def stage_of(operation: str, around: str) -> str | None:
-    """The stage that `operation` opens within the stage `around`; None where it only belongs to that one."""
+    """The stage that begins with `operation` inside the stage `around`; None where it belongs to that one."""
     if operation.startswith("stage: "):
         return operation.removeprefix("stage: ")
     if operation.startswith("Optimizer."):
@@ -191,16 +207,16 @@ def kind(operation: str) -> str | None:
     return next((found for key, found in KINDS.items() if key in operation.lower()), None)
 
 
-def conv_flops(training: Training) -> dict[str, int]:
+def conv_flops(procedure: AbstractProcedure) -> dict[str, int]:
     """Floating-point operations of the convolutions in the forward and in the backward pass of a step."""
     found = []
 
     def count(conv: nn.Conv2d, _: Any, output: torch.Tensor) -> None:
         found.append(2 * output.numel() * conv.in_channels // conv.groups * conv.kernel_size[0] * conv.kernel_size[1])
 
-    convs = [module for module in training.learner.modules() if isinstance(module, nn.Conv2d)]
+    convs = [module for module in procedure.setup.learner.modules() if isinstance(module, nn.Conv2d)]
     hooks = [conv.register_forward_hook(count) for conv in convs]
-    training.advance()
+    procedure.training_step()
     for hook in hooks:
         hook.remove()
     return {"forward": sum(found), "backward": 2 * sum(found) - found[0]}

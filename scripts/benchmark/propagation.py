@@ -1,11 +1,14 @@
-"""Label propagation in a batch against scikit-learn, episode by episode: the rows `propagation` of benchmark.py.
+"""Time label propagation in a batch against scikit-learn, episode by episode: the rows `propagation` of the benchmark.
 
-1,000 episodes of 25 unlabeled items (5 a class) and features of 64 numbers, which lie in memory: our closed form, 50 episodes at
-once, against scikit-learn fit to one after the other, with the same Gaussian kernel and alpha. Transductive, on graphs of 105
-items: against `LabelSpreading` with its defaults (max_iter 30, tol 1e-3) at alpha 0.8, and with tol 1e-6 at the paper's 0.99,
-where the defaults stop far from the solution. Inductive, on graphs of 30 items: against `LabelPropagation` with its defaults
-(max_iter 1000, tol 1e-3), fit and then asked for the queries. Before that labels must agree on 99.9 % of the queries, and
-distributions to 1e-5 with tol 1e-12.
+There are 1,000 episodes with 25 unlabeled items each (5 a class) and features of 64 numbers in memory. Ours solves the closed form
+for 50 episodes at once; scikit-learn is fitted to one after the other, with the same Gaussian kernel and alpha.
+
+- Transductive, on graphs of 105 items: against `LabelSpreading` with its defaults (max_iter 30, tol 1e-3) at alpha 0.8; and with
+  tol 1e-6 at the paper's alpha of 0.99, where the defaults stop far from the solution.
+- Inductive, on graphs of 30 items: against `LabelPropagation` with its defaults (max_iter 1000, tol 1e-3), which is fitted and
+  then asked for the queries.
+
+Before anything is timed, labels must agree on 99.9 % of the queries, and distributions to 1e-5 with tol 1e-12.
 """
 
 from __future__ import annotations
@@ -19,9 +22,9 @@ from typing import Any
 import numpy as np
 import sklearn.semi_supervised
 import torch
-from measuring import DIFFERENT, Comparison, in_child, rate
 from torch import nn
 
+from benchmark.measuring import DIFFERENT, Comparison, in_child, rate
 from episodic import Task
 from episodic.learners.prototypical import Prototypical
 from episodic.run.device import Hardware
@@ -33,7 +36,7 @@ GAMMA = 1 / 32  # weights of exp(-2) within a class and exp(-6) between two
 TARGET = 50
 CONVERGED = {"max_iter": 100_000, "tol": 1e-12}
 
-# Our settings, scikit-learn's class, and its settings beside alpha and gamma; {} for its defaults.
+# (our settings, scikit-learn's class, its settings beside the kernel; {} for its defaults)
 CASES: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
     "propagation, transductive / scikit-learn LabelSpreading": (
         {"alpha": 0.8, "transductive": True},
@@ -54,7 +57,7 @@ CASES: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
 
 
 def propagation(args: argparse.Namespace, hardware: Hardware) -> Iterator[Comparison]:
-    """Label propagation on features in memory."""
+    """Compare label propagation on features in memory."""
     for row in CASES:
         if not compare(row, hardware):
             raise SystemExit(f"propagation: {DIFFERENT}")
@@ -67,7 +70,7 @@ def peer_rate(row: str, seconds: float) -> float:
 
 
 def episodes() -> Task:
-    """The same random features in every process: Gaussian classes around Gaussian centers."""
+    """Gaussian classes around Gaussian centers, the same in every process."""
     generator = torch.Generator().manual_seed(0)
     centers = torch.randn(EPISODES, WAY, 1, DIM, generator=generator)
 
@@ -78,7 +81,7 @@ def episodes() -> Task:
 
 
 def ours(row: str, hardware: Hardware) -> Callable[[int], torch.Tensor]:
-    """Number of a batch -> the queries' distributions over classes."""
+    """A function: number of a batch -> the queries' distributions over classes."""
     settings = {**CASES[row][0], "gamma": GAMMA, "scale_neighbor": 0, "neighbors": 0}
     wrapper = LabelPropagation(Prototypical(nn.Identity()), **settings).eval()
     task = episodes()
@@ -93,7 +96,7 @@ def ours(row: str, hardware: Hardware) -> Callable[[int], torch.Tensor]:
 
 
 def scikit_learn(row: str, **precision: Any) -> Callable[[int], np.ndarray]:
-    """Number of an episode -> the queries' distributions over classes. `precision` goes before the row's."""
+    """A function: number of an episode -> the queries' distributions over classes. `precision` overrides the row's settings."""
     settings, name, theirs = CASES[row]
     model = getattr(sklearn.semi_supervised, name)(kernel="rbf", gamma=GAMMA, **{**theirs, **precision})
     task = episodes()
@@ -111,7 +114,7 @@ def scikit_learn(row: str, **precision: Any) -> Callable[[int], np.ndarray]:
 
 
 def compare(row: str, hardware: Hardware) -> bool:
-    """Whether both answer alike: the same labels as timed, the same distributions where scikit-learn converges."""
+    """Whether both give the same labels, as they are timed, and the same distributions where scikit-learn converges."""
     found = ours(row, hardware)(0).numpy()
     as_timed, converged = scikit_learn(row), scikit_learn(row, **CONVERGED)
     same = (np.stack([as_timed(e) for e in range(BATCH)]).argmax(-1) == found.argmax(-1)).mean()
@@ -122,12 +125,12 @@ def compare(row: str, hardware: Hardware) -> bool:
 
 
 def our_step(row: str, hardware: Hardware) -> Callable[[], int]:
-    """Answers one batch a call, and says how many episodes that are."""
+    """A function that answers one batch a call and returns how many episodes that are."""
     answer, batches = ours(row, hardware), itertools.cycle(range(EPISODES // BATCH))
     return lambda: len(answer(next(batches)))
 
 
 def peer_step(row: str) -> Callable[[], int]:
-    """Answers one episode a call."""
+    """A function that answers one episode a call."""
     answer, numbers = scikit_learn(row), itertools.cycle(range(EPISODES))
     return lambda: len([answer(next(numbers))])

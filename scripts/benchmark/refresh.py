@@ -1,8 +1,8 @@
-"""What new pseudo-labels for a whole data set cost, stage by stage: the rows `refresh` of benchmark.py.
+"""Time new pseudo-labels for a whole data set, stage by stage: the rows `refresh` of the benchmark.
 
-miniImageNet's 38,400 training images, 10 % of them labeled, as Iscen et al. label them before each epoch (Conv4 with random
-weights, 50 neighbors, alpha 0.99, 20 iterations), each stage once, in seconds. The peers: scikit-learn's exact neighbors, SciPy's
-conjugate gradients class after class. They must find the same to 0.1 %.
+The data are miniImageNet's 38,400 training images, 10 % of them labeled. They get labels as Iscen et al. give them before each
+epoch (Conv4 with random weights, 50 neighbors, alpha 0.99, 20 iterations). Each stage runs once; its time is in seconds. The peers
+are scikit-learn's exact neighbors, and SciPy's conjugate gradients class after class. Both sides must find the same to 0.1 %.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ HEADER = ["refresh of {:,} items", "ours, s", "scikit-learn / SciPy, s", "ratio"
 
 
 def refresh(args: argparse.Namespace) -> tuple[list[dict[str, Any]], str]:
-    """What the JSON says of each stage, and the table: each stage once, on miniImageNet's training images."""
+    """`(entries of the JSON, table)` of all stages."""
     dataset, hardware = MiniImageNet(args.data_dir), Hardware.choose()
     store = dataset.store("train")
     torch.manual_seed(0)
@@ -75,7 +75,7 @@ def refresh(args: argparse.Namespace) -> tuple[list[dict[str, Any]], str]:
 
 
 def one_by_one(system: Any, known: np.ndarray, n_classes: int) -> np.ndarray:
-    """The diffusion as the authors' code does it: SciPy's conjugate gradients, class after class."""
+    """The diffusion as the authors' code computes it: SciPy's conjugate gradients, class after class."""
     sides = (known[:, None] == np.arange(n_classes)).T.astype(system.dtype)
     return np.stack([cg(system, side, rtol=1e-6, maxiter=ITERATIONS)[0] for side in sides], axis=1)
 

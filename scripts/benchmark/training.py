@@ -1,13 +1,13 @@
-"""Optimizer steps of Prototypical Networks on images in memory: the rows `training` and `omniglot` of benchmark.py.
+"""Time optimizer steps of Prototypical Networks on images in memory: the rows `training` and `omniglot` of the benchmark.
 
-A step is one episode, Conv4 and Adam. Ours: `Training.advance`, which draws the episode, gathers uint8 images and normalizes
-them. The peers, in float32, have images that are normalized and episodes that are drawn before the clock starts:
+A step is one episode with Conv4 and Adam. Ours is `training_step` of `trainer=episodes`, which draws the episode, gathers uint8
+images and normalizes them. The peers work in float32; their images are normalized and their episodes drawn before the clock starts:
 
 - `training`: 84 x 84, 5-way 1-shot 15-query, the computation of learn2learn's example with its backbone;
 - `omniglot`: 28 x 28, 60-way 1-shot 5-query (360 images), the same loop with a backbone in plain torch: convolution, batch norm,
   ReLU, max-pooling.
 
-First both must find the same float32 loss.
+Before anything is timed, both sides must find the same float32 loss.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-from measuring import DIFFERENT, ENDLESS, SHOT, Comparison, by_class, conv4, in_child, peer, rate
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from benchmark.measuring import DIFFERENT, ENDLESS, SHOT, Comparison, by_class, conv4, in_child, peer, rate
 from episodic import EpisodeSampler
-from episodic.data.augment import Augment, Normalize
+from episodic.data.augment import Normalize
 from episodic.data.store import ImageStore
 from episodic.learners.prototypical import Prototypical
 from episodic.run.device import Hardware
-from episodic.train.loop import Trainer, Training
-from episodic.train.schedule import constant
+from episodic.train.episodes import EpisodicTraining
+from episodic.train.procedure import Setup
 
 
 class Setting(NamedTuple):
@@ -50,15 +50,15 @@ SETTINGS = {
 def training(args: argparse.Namespace, hardware: Hardware, row: str = "training") -> Iterator[Comparison]:
     """Optimizer steps on random images in memory."""
     setting, data = SETTINGS[row], training_data(row)
-    loss = ready(row, data, Hardware(hardware.device, torch.float32)).advance()[0].item()
+    loss = ready(row, data, Hardware(hardware.device, torch.float32)).training_step()[0].item()
     peer_loss, _ = in_child(peer_training, row, str(hardware.device), 0.0)
     print(f"{row}: the same first step in float32: loss {loss:.5f} ({setting.peer} {peer_loss:.5f})")
     if abs(loss - peer_loss) > 1e-3 * peer_loss:
         raise SystemExit(f"{row}: {DIFFERENT}")
-    steps, seconds = ready(row, data, hardware), 3 * args.seconds
+    procedure, seconds = ready(row, data, hardware), 3 * args.seconds
 
     def step() -> int:
-        steps.advance()[0].item()  # read as the peers do; it waits for an accelerator
+        procedure.training_step()[0].item()  # the peers read the loss too; reading it waits for an accelerator
         return 1
 
     def theirs() -> float:
@@ -67,16 +67,23 @@ def training(args: argparse.Namespace, hardware: Hardware, row: str = "training"
     yield Comparison(f"{row} / {setting.peer}", lambda: rate(step, seconds), theirs, setting.target)
 
 
-def ready(row: str, data: tuple[ImageStore, EpisodeSampler, Normalize], hardware: Hardware) -> Training:
+def ready(row: str, data: tuple[ImageStore, EpisodeSampler, Normalize], hardware: Hardware) -> EpisodicTraining:
+    """A training procedure at its first step."""
     store, sampler, normalize = data
     learner = hardware.place(Prototypical(conv4(SETTINGS[row].channels, SETTINGS[row].size)))
-    adam, trainer = torch.optim.Adam(learner.parameters(), lr=0.001), Trainer(steps=ENDLESS)
-    normalize = normalize.to(hardware.device)
-    return Training(learner, store, sampler, normalize, Augment(), adam, constant(), trainer, hardware)
+    setup = Setup(
+        learner=learner,
+        store=store,
+        normalize=normalize.to(hardware.device),
+        optimizer=lambda groups: torch.optim.Adam(groups, lr=0.001),
+        hardware=hardware,
+        episodes=lambda count, per_step: sampler,
+    )
+    return EpisodicTraining(setup, steps=ENDLESS)
 
 
 def peer_training(row: str, device: str, seconds: float) -> tuple[float, float]:
-    """Loss of the first step, and episodes a second."""
+    """`(loss of the first step, episodes a second)`."""
     way, query = SETTINGS[row].way, SETTINGS[row].query
     store, sampler, normalize = training_data(row)
     images = normalize(store.images)
@@ -99,7 +106,7 @@ def peer_training(row: str, device: str, seconds: float) -> tuple[float, float]:
 
 
 def peer_backbone(row: str) -> nn.Module:
-    """learn2learn's, or plain torch's, with the weights of ours."""
+    """The backbone of learn2learn or of plain torch, with the weights of ours."""
     ours = conv4(SETTINGS[row].channels, SETTINGS[row].size)
     if row == "training":
         model = peer("learn2learn.vision.models").CNN4Backbone(hidden_size=64, channels=3, max_pool=True)
@@ -118,7 +125,7 @@ def peer_backbone(row: str) -> nn.Module:
 
 
 def training_data(row: str) -> tuple[ImageStore, EpisodeSampler, Normalize]:
-    """Classes of 20 random images, endless episodes of them; the same in every process."""
+    """Classes of 20 random images, and endless episodes of them. They are the same in every process."""
     setting = SETTINGS[row]
     labels = torch.arange(setting.n_classes).repeat_interleave(20)
     shape = (len(labels), setting.channels, setting.size, setting.size)

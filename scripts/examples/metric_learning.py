@@ -1,8 +1,9 @@
-"""Losses of embeddings, a memory of past batches and metrics of retrieval in a training loop of your own; no episodes, no learner.
+"""Train a network with losses of embeddings in a loop of your own, without episodes and without a learner.
+Prints how well it finds images of the same class, before and after the training.
 
-Trains a small network for 100 steps on class-balanced batches by the multi-similarity loss, which also sees the embeddings of
-past batches, and a triplet loss with mined triplets. Prints Recall@1, R-precision and MAP@R of letters of unseen scripts, before
-and after, and the few-shot accuracy of the same embeddings.
+The network is small and trains for 100 steps on class-balanced batches. It has two losses: the multi-similarity loss, which also
+sees the embeddings of past batches, and a triplet loss with mined triplets. Printed are Recall@1, R-precision and MAP@R on letters
+of scripts that were not trained on, and the few-shot accuracy of the same embeddings.
 """
 
 import torch

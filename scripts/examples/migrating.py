@@ -1,7 +1,8 @@
-"""From easyfsl, learn2learn and torchmeta: the line that changes is the one that draws the tasks; the loop below it stays.
+"""Use tasks of this package in code that was written for easyfsl, learn2learn or torchmeta.
+Only the line that draws the tasks changes; the loop below it stays.
 
-None of the three need be installed. Each loop is as their users have it, here on the pixels of scikit-learn's digits; prints the
-5-way 1-shot accuracy of nearest prototypes over 600 tasks in each of them.
+None of the three packages need be installed. Each loop is written as their users write it, here on the pixels of scikit-learn's
+digits. Prints the 5-way 1-shot accuracy of nearest prototypes over 600 tasks, for each loop.
 """
 
 import torch

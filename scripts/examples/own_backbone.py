@@ -1,9 +1,9 @@
-"""A network of your own under any learner of the package.
+"""Use a network of your own as the backbone of any learner of the package.
+A backbone is a module from images `[item, channels, height, width]` to embeddings `[item, *shape]` that tells its `shape`.
 
-A backbone is a module from images `[item, channels, height, width]` to embeddings `[item, *shape]` that says its `shape`. Here it
-is a network of strided convolutions. Trains it in 100 episodes as a prototypical and as a matching network, with the package's own
-training loop, and prints the accuracy of each on the same 600 5-way 1-shot tasks, and the difference.
-In a configuration it is chosen as `own_learner/` chooses a learner.
+Here it is a network of strided convolutions. The package's own training loop trains it in 100 episodes, as a prototypical and as a
+matching network. Prints the accuracy of each on the same 600 5-way 1-shot tasks, and the difference. `own_learner/` shows how a
+configuration chooses a part from outside the package.
 """
 
 import itertools
@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from episodic import EpisodeSampler
-from episodic.data.augment import Augment, Normalize
+from episodic.data.augment import Normalize
 from episodic.data.sets.glyphs import Glyphs
 from episodic.evaluate.intervals import paired_interval
 from episodic.evaluate.scoring import Evaluation, evaluate
@@ -21,8 +21,10 @@ from episodic.learners.learner import AbstractMetricLearner
 from episodic.learners.matching import Matching
 from episodic.learners.prototypical import Prototypical
 from episodic.run.device import Hardware
-from episodic.train.loop import Trainer, Training, fit
-from episodic.train.schedule import cosine
+from episodic.train.episodes import EpisodicTraining
+from episodic.train.fit import fit
+from episodic.train.procedure import Setup
+from episodic.train.schedule import Cosine
 
 HARDWARE = Hardware.choose()
 
@@ -45,11 +47,18 @@ class Strided(nn.Module):
 
 def train_and_test(learner: AbstractMetricLearner) -> Evaluation:
     learner = HARDWARE.place(learner)
-    glyphs, trainer = Glyphs(), Trainer(steps=100)
+    glyphs = Glyphs()
     store, normalize = glyphs.store("train"), Normalize(glyphs.mean, glyphs.std).to(HARDWARE.device)
-    sampler = EpisodeSampler(store.labels, n_way=20, n_shot=1, n_query=5, episodes=trainer.steps)
-    optimizer = torch.optim.Adam(learner.learned_parameters(), lr=3e-3)
-    fit(Training(learner, store, sampler, normalize, Augment(), optimizer, cosine(), trainer, HARDWARE))
+    setup = Setup(
+        learner=learner,
+        store=store,
+        normalize=normalize,
+        optimizer=lambda parameters: torch.optim.Adam(parameters, lr=3e-3),
+        hardware=HARDWARE,
+        episodes=lambda count, per_step: EpisodeSampler(store.labels, n_way=20, n_shot=1, n_query=5, episodes=count),
+        schedule=Cosine(),
+    )
+    fit(EpisodicTraining(setup, steps=100))
     unseen = glyphs.store("test")
     tasks = EpisodeSampler(unseen.labels, n_way=5, n_shot=1, n_query=15, episodes=600, epoch=2)
     return evaluate(learner, unseen, tasks, normalize, HARDWARE)

@@ -1,9 +1,10 @@
-"""Images of your own, as a folder and as a class, from Python and from the command line.
+"""Use images of your own, as a folder and as a class of your own.
+Both work from Python and from the command line.
 
-A folder `<class>/<image>` is task=folder_5w1s; without an argument one is made, of drawings of 60 letters. Trains 100 episodes on
-it (its classes are split at random; give {train,val,test}/<class>/ or tables to split them yourself) and prints the accuracy on
-its test classes. Then asks the same network for handwritten digits, a data set written in the 20 lines of `Digits`, and prints the
-accuracy there.
+A folder `<class>/<image>` is task=folder_5w1s; without an argument one is made, of drawings of 60 letters. A network trains on it
+in 100 episodes; the classes are split at random (give {train,val,test}/<class>/ or tables to split them yourself). Prints the
+accuracy on the folder's test classes, and that of the same network on handwritten digits, a data set written in the 20 lines of
+`Digits`.
 
     python own_data_set.py [<folder>]
     python -m episodic.train task=folder_5w1s task.dataset.path=<folder> task.channels=1 task.dataset.channels=1 \\
@@ -18,7 +19,6 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from episodic.assemble.build import build_training
 from episodic.assemble.learner import build_parts
 from episodic.assemble.task import build_sampler, load_store
 from episodic.config.compose import compose_config
@@ -27,7 +27,8 @@ from episodic.data.sets.glyphs import Glyphs
 from episodic.data.store import ImageStore, Listing
 from episodic.evaluate.scoring import evaluate
 from episodic.evaluate.tables import percent
-from episodic.train.loop import fit
+from episodic.train.fit import fit
+from episodic.train.setup import build_procedure
 
 
 class Digits(AbstractDataset):
@@ -43,7 +44,7 @@ class Digits(AbstractDataset):
         rows = [i for i in range(len(target)) if first <= target[i] < first + 5]
         labels, classes = [int(target[i]) - first for i in rows], [str(first + label) for label in range(5)]
         names = [f"{i:04}" for i in rows]
-        return Listing(rows, labels, classes, item_names=names, stamp="1")  # another stamp draws them anew
+        return Listing(rows, labels, classes, item_names=names, stamp="1")  # change the stamp to have them drawn anew
 
     def render(self, listing: Listing, out: np.ndarray) -> dict[int, str]:
         images = load_digits().images
@@ -72,7 +73,7 @@ def main(folder: str) -> None:
     ]
     cfg = compose_config("train", ["task=folder_5w1s", "task.train.n_way=20", "task.train.n_query=5", *options])
     parts = build_parts(cfg)
-    fit(build_training(cfg, parts))
+    fit(build_procedure(cfg, parts))
 
     def score(store: ImageStore) -> str:
         tasks = build_sampler(cfg.task, store, shape=cfg.task, seed=0, stream="test", episodes=600)

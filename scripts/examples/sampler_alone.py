@@ -1,8 +1,9 @@
-"""Episodes for a training loop of your own: a sampler of labels in a plain `DataLoader`, and plain torch for all the rest.
+"""Use the sampler alone: it gives a plain `DataLoader` the episodes, and the training loop is your own.
+Everything else is plain torch.
 
-Nothing but `EpisodeSampler` and `EpisodeCollate` is needed. Any map-style data set of `(image, label)` will do; here it is the
-letters that come with the package. Trains a prototypical network for 100 steps, 20-way, and prints its accuracy on
-300 5-way 1-shot tasks of letters of other scripts, beside that of the pixels themselves.
+Only `EpisodeSampler` and `EpisodeCollate` are needed. Any map-style data set of `(image, label)` will do; here it is the letters
+that come with the package. A prototypical network trains for 100 steps, 20-way. Prints its accuracy on 300 5-way 1-shot tasks of
+letters of other scripts, beside the accuracy of the pixels themselves.
 """
 
 import torch
@@ -18,7 +19,7 @@ def block(channels: int) -> nn.Sequential:
 
 
 def loader(dataset, **settings) -> DataLoader:
-    sampler = EpisodeSampler(dataset.labels, seed=0, **settings)  # the labels are all that it wants to know
+    sampler = EpisodeSampler(dataset.labels, seed=0, **settings)  # the labels are all that it needs
     return DataLoader(dataset, batch_sampler=sampler, collate_fn=EpisodeCollate(sampler))
 
 
@@ -43,7 +44,7 @@ def main() -> None:
     torch.manual_seed(0)
     train, test = Glyphs().store("train"), Glyphs().store("test")
     network = nn.Sequential(block(32), block(32), block(32), nn.Flatten())
-    network(torch.zeros(1, 1, 28, 28))  # makes the weights, whose sizes the first image tells
+    network(torch.zeros(1, 1, 28, 28))  # makes the weights: their sizes follow from the first image
     optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
     for episode in loader(train, n_way=20, n_shot=1, n_query=5, episodes=100):
         answers = logits(network, episode.task.support[0], episode.task.query[0], 20)

@@ -1,7 +1,8 @@
-"""Unlabeled items, some of them of classes that are not asked for, around a learner that was trained without them.
+"""Put a semi-supervised wrapper around a learner that was trained without one.
+The wrapper uses unlabeled images, some of which are of classes that the task does not ask for.
 
-Trains a prototypical network in 100 episodes. Then each of 600 5-way 1-shot tasks has 5 unlabeled images of each class, and as
-many of each of 5 distractor classes; label propagation spreads the labels to them. Prints the accuracy with and without, their
+A prototypical network trains in 100 episodes. Then each of 600 5-way 1-shot tasks has 5 unlabeled images of each class, and as many
+of each of 5 distractor classes; label propagation spreads the labels to them. Prints the accuracy with and without it, their
 difference on the same tasks, and how many unlabeled images of the task's classes got the right label.
 """
 
@@ -9,7 +10,7 @@ import torch
 
 from episodic import EpisodeSampler
 from episodic.core.backbones.conv4 import Conv4
-from episodic.data.augment import Augment, Normalize
+from episodic.data.augment import Normalize
 from episodic.data.sets.glyphs import Glyphs
 from episodic.evaluate.intervals import mean_interval, paired_interval
 from episodic.evaluate.scoring import evaluate
@@ -17,18 +18,27 @@ from episodic.evaluate.tables import percent
 from episodic.learners.prototypical import Prototypical
 from episodic.run.device import Hardware
 from episodic.semi.label_propagation import LabelPropagation
-from episodic.train.loop import Trainer, Training, fit
-from episodic.train.schedule import cosine
+from episodic.train.episodes import EpisodicTraining
+from episodic.train.fit import fit
+from episodic.train.procedure import Setup
+from episodic.train.schedule import Cosine
 
 
 def main() -> None:
     torch.manual_seed(0)
-    hardware, glyphs, trainer = Hardware.choose(), Glyphs(), Trainer(steps=100)
+    hardware, glyphs = Hardware.choose(), Glyphs()
     learner = hardware.place(Prototypical(Conv4(in_channels=1, image_size=28, widths=(32, 32, 32, 32))))
     store, normalize = glyphs.store("train"), Normalize(glyphs.mean, glyphs.std).to(hardware.device)
-    sampler = EpisodeSampler(store.labels, n_way=20, n_shot=1, n_query=5, episodes=trainer.steps)
-    optimizer = torch.optim.Adam(learner.learned_parameters(), lr=3e-3)
-    fit(Training(learner, store, sampler, normalize, Augment(), optimizer, cosine(), trainer, hardware))
+    setup = Setup(
+        learner=learner,
+        store=store,
+        normalize=normalize,
+        optimizer=lambda parameters: torch.optim.Adam(parameters, lr=3e-3),
+        hardware=hardware,
+        episodes=lambda count, per_step: EpisodeSampler(store.labels, n_way=20, n_shot=1, n_query=5, episodes=count),
+        schedule=Cosine(),
+    )
+    fit(EpisodicTraining(setup, steps=100))
 
     unseen = glyphs.store("test")
     tasks = EpisodeSampler(

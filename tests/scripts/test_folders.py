@@ -2,15 +2,13 @@
 
 import pytest
 
-from tests.test_benchmark_growth import files, scripts  # noqa: F401  fixtures
-
 
 @pytest.mark.parametrize(("unlabeled", "semi"), [(0, None), (4, "soft_kmeans")])
-def test_accuracies_of_folders_are_those_of_evaluation(files, tmp_path, unlabeled, semi):  # noqa: F811
-    import benchmark_commands
+def test_accuracies_of_folders_are_those_of_evaluation(files, tmp_path, unlabeled, semi):
     import folders
+    from benchmark import commands
 
-    benchmark_commands.untrained_run(tmp_path / "run", str(files))
+    commands.untrained_run(tmp_path / "run", str(files))
     row = folders.compare(str(tmp_path / "run"), 1, unlabeled, semi, 2, tmp_path / "kept")
     assert row["files"] == pytest.approx(row["evaluation"], abs=1 / 75 + 1e-6)  # precision may move a query
     assert sum(row["files"]) == pytest.approx(sum(row["evaluation"]), abs=2 / 75)

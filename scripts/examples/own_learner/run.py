@@ -1,8 +1,8 @@
-"""A learner of your own, in three files outside the package, under the package's own commands.
-
+"""Use a learner of your own, in three files outside the package, with the package's own commands.
 `soft_neighbors.py` is the learner, `conf/learner/soft_neighbors.yaml` its settings and `test_soft_neighbors.py` its test.
-`hydra.searchpath` says where the settings lie. Runs the two commands that it prints, in this folder, and passes on what they say:
-the 5-way 5-shot accuracy after 100 episodes of training, and the 1-shot accuracy of the same run. Both need
+
+`hydra.searchpath` says where the settings are. The script runs two commands in this folder. Prints the commands and their output:
+the 5-way 5-shot accuracy after 100 episodes of training, and the 1-shot accuracy of the same run. Both commands need
 `allow_any_target=true`, as the class is not the package's.
 """
 

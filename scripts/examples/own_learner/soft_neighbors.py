@@ -1,4 +1,4 @@
-"""A learner outside the package: the first of its three files."""
+"""A learner of your own outside the package. This is the first of its three files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The last of the three files: a learner is held to something outside itself."""
+"""The test of the learner, the last of its three files. It compares the learner with a plain loop and with a simpler learner."""
 
 import torch
 from soft_neighbors import SoftNeighbors
