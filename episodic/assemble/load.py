@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from episodic.assemble.learner import Parts, build_parts
 from episodic.assemble.task import is_incremental
@@ -14,6 +17,50 @@ from episodic.learners.learner import AbstractLearner
 from episodic.run.checkpoint import bare
 from episodic.run.run import Run
 from episodic.semi.wrapper import unwrapped
+
+PARTS = {"task", "backbone", "learner", "semi"}  # of a run's configuration
+
+
+def load(path: str | os.PathLike, device: str = "auto", *, allow_any_target: bool = False) -> AbstractLearner:
+    """The trained learner of a run, in eval mode. It has the weights of the best checkpoint, or of the last one where none was
+    validated.
+
+    >>> import episodic, torch
+    >>> learner = episodic.load("runs/prototypical", device="cpu")
+    >>> images = torch.randn(1, 6, 1, 28, 28)  # one episode: two examples and four queries
+    >>> task = episodic.Task(images[:, :2], torch.tensor([[0, 1]]), images[:, 2:], n_way=2)
+    >>> learner(task).logits.shape
+    torch.Size([1, 4, 2])
+
+    A learner expects images as it was trained on: floats, normalized by the mean and the standard deviation of its data set.
+    `FewShotClassifier(path)` reads, scales and normalizes pictures by itself.
+
+    **Arguments:**
+
+    - `path`: the folder of a run, which `episodic.train` made.
+    - `device`: `"auto"` (CUDA, then MPS, then the CPU) or a device of torch.
+    - `allow_any_target`: let the run's configuration build classes of other packages, such as a learner of your own. By default
+      only this package, torch, torchvision and timm are allowed, whatever the configuration says.
+
+    **Raises:** `FileNotFoundError` where the folder is no run; `ConfigError` where its configuration cannot be built;
+    `CheckpointError` where no checkpoint can be read.
+    """
+    folder = Path(path)
+    if folder.is_file():
+        raise ConfigError(
+            f"{path} is a file, and a run is a folder. A saved classifier opens as FewShotClassifier.load(file)"
+        )
+    if not (folder / "config.yaml").is_file():
+        reason = "it has no config.yaml" if folder.is_dir() else "there is no such folder"
+        raise FileNotFoundError(f"{path} is no run: {reason}. python -m episodic.train run={path} makes one")
+    try:
+        cfg = OmegaConf.load(folder / "config.yaml")
+    except (YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{folder / 'config.yaml'} cannot be read: {str(error).splitlines()[0]}") from None
+    if missing := sorted(PARTS - set(cfg)):
+        raise ConfigError(f"{path} is no run: its config.yaml has no {missing[0]}, so episodic.train did not write it")
+    cfg.device, cfg.allow_any_target = device, allow_any_target
+    return load_parts(cfg, str(folder), as_saved=True).learner.eval()
 
 
 def with_saved_parts(arguments: list[str]) -> list[str]:
@@ -65,7 +112,8 @@ def load_initial(cfg: DictConfig, learner: AbstractLearner) -> str:
     if cfg.init_from is None:
         if learner.capabilities.needs_init:
             raise ConfigError(
-                f"{type(learner).__name__} goes on from trained weights: {learner.capabilities.needs_init}, then init_from=<that run>"
+                f"{type(learner).__name__} goes on from trained weights: {learner.capabilities.needs_init}, then "
+                "init_from=<that run>"
             )
         return ""
     run = Run(Path(cfg.init_from))
