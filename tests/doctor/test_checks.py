@@ -1,13 +1,7 @@
-"""The data doctor on small folders of pictures: faults that were planted are found, and nothing in a clean folder."""
+"""Faults that were planted in small folders of pictures are found, and classes are too small by the rules of the samplers."""
 
-import csv
 import dataclasses
 import functools
-import json
-import os
-import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -15,65 +9,13 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-from episodic.config.compose import ConfigError, compose_config
-from episodic.config.paths import prepared
-from episodic.data import duplicates
-from episodic.data.dataset import SPLITS
 from episodic.data.labels.folds import restricted
-from episodic.data.store import digest
-from episodic.doctor.__main__ import main, with_data
+from episodic.doctor import duplicates
 from episodic.doctor.checks import check_duplicates, check_names, class_needs
 from episodic.episodes.incremental import IncrementalEpisodes
 from episodic.episodes.sampler import EpisodeSampler
 from tests.conftest import random_store
-
-SMALL = ["task.n_way=3", "task.n_query=3", "task.train.n_way=3", "task.train.n_query=3", "task.image_size=32",
-         "task.dataset.image_size=32"]  # fmt: skip
-
-
-def picture(seed):
-    """A smooth random color image of 40 x 40."""
-    random = np.random.default_rng(seed)
-    coarse = Image.fromarray(random.integers(0, 256, size=(14, 14, 3)).astype(np.uint8))
-    return coarse.resize((40, 40), Image.Resampling.BICUBIC)
-
-
-@pytest.fixture
-def birds(tmp_path, monkeypatch):
-    """Three splits of four classes with six different pictures each, in a folder whose name Hydra would not read unquoted."""
-    monkeypatch.setenv("EPISODIC_CACHE", str(tmp_path / "cache"))
-    folder = tmp_path / "my birds, {1}"
-    for i in range(72):
-        split, c = SPLITS[i // 24], i // 6 % 4
-        target = folder / split / f"{split}{c}"
-        target.mkdir(parents=True, exist_ok=True)
-        picture(i).save(target / f"{i % 6}.png")
-    return folder
-
-
-def examined(folder, *options, code=0):
-    """The findings that are not ok, by section: `[(mark, text, items)]`."""
-    out = folder.parent / "report.json"
-    cfg = compose_config("doctor", prepared([f"data={folder}", *SMALL, f"out={out}", *options], with_data))
-    if code:
-        with pytest.raises(SystemExit) as stop:
-            main(cfg)
-        assert stop.value.code == code
-    else:
-        main(cfg)
-    findings = json.loads(out.read_text())["findings"]
-    assert any(f["mark"] == "error" for f in findings) == (code == 1)
-    bad = [f for f in findings if f["mark"] != "ok"]
-    return {
-        s: [(f["mark"], f["text"], f["items"]) for f in bad if f["section"] == s] for s in {f["section"] for f in bad}
-    }
-
-
-def test_nothing_is_found_in_a_clean_folder(birds, capsys):
-    assert examined(birds) == {}
-    output = capsys.readouterr().out
-    assert output.splitlines()[2].split() == ["train", "24", "4", "-", "6", "/", "6", "/", "6", "all", "alike"]
-    assert output.endswith("\nerror: 0, warning: 0, ok: 12\n")
+from tests.doctor.examining import examined
 
 
 def test_files_that_are_no_images_are_all_listed(birds):
@@ -96,6 +38,17 @@ def test_files_that_are_no_images_are_all_listed(birds):
     assert found["files"][2][2] == [{"split": "val", "image": "-", "reason": "no image of val2 is left"}]
     skipping = examined(birds, "task.dataset.corrupt=skip")
     assert {mark for mark, _, _ in skipping["files"]} == {"warning"}
+
+
+def test_what_is_no_image_by_its_name_is_said(birds):
+    for name in ("train/train0/notes.txt", "val/photo.xyz", "classes.csv"):
+        (birds / name).write_text("x")
+    (birds / "test" / "emptyclass").mkdir()
+    (_, empty, folders), (mark, text, others) = examined(birds)["files"]
+    assert (mark, empty) == ("warning", "folders with nothing in them: 1")
+    assert folders == [{"below the folder": "test/emptyclass"}]
+    assert text == "files left out, by their names no images: 2"
+    assert [item["below the folder"] for item in others] == ["train/train0/notes.txt", "val/photo.xyz"]
 
 
 def test_planted_duplicates_are_found_and_marked_by_where_they_are(birds):
@@ -222,135 +175,3 @@ def test_names_in_two_splits_or_nearly_so_are_found():
         ("train", "wren", "train", "Wren "),
         ("train", "tit", "test", "TIT"),
     ]
-
-
-def test_what_the_data_set_refuses_is_an_error_said_once(birds):
-    (birds / "val" / "val0").rename(birds / "val" / "train0")
-    [(mark, text, _)] = examined(birds, code=1)["files"]
-    assert mark == "error"
-    assert "train and val share 1 classes, e.g. train0" in text
-
-
-def test_a_split_that_another_stands_in_for_is_said_and_not_taken_for_a_leak(birds):
-    for file in sorted((birds / "val").rglob("*"), reverse=True):
-        file.unlink() if file.is_file() else file.rmdir()
-    assert examined(birds).keys() == {"files"}
-    (mark, text, _), (_, empty, _) = examined(birds)["files"]
-    assert empty == "folders with nothing in them: 1"
-    assert mark == "warning"
-    assert text.startswith("val: train classes stand in for it, since ")
-    assert "has no val images" in text
-
-
-def test_what_is_no_image_by_its_name_is_said(birds):
-    for name in ("train/train0/notes.txt", "val/photo.xyz", "classes.csv"):
-        (birds / name).write_text("x")
-    (birds / "test" / "emptyclass").mkdir()
-    (_, empty, folders), (mark, text, others) = examined(birds)["files"]
-    assert (mark, empty) == ("warning", "folders with nothing in them: 1")
-    assert folders == [{"below the folder": "test/emptyclass"}]
-    assert text == "files left out, by their names no images: 2"
-    assert [item["below the folder"] for item in others] == ["train/train0/notes.txt", "val/photo.xyz"]
-
-
-def saved_run(folder, data, **more):
-    """A run as its folder has it, trained on `data`."""
-    folder.mkdir()
-    cfg = compose_config("train", ["task=folder_5w1s", f"task.dataset.path='{data}'"])
-    for key, value in more.items():
-        OmegaConf.update(cfg, key, value, merge=False)
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg))
-    return folder
-
-
-def test_classes_that_a_run_was_trained_on_are_found(birds, tmp_path):
-    assert examined(birds, f"run={saved_run(tmp_path / 'clean', birds)}") == {}
-    other = tmp_path / "other"
-    for split in SPLITS:
-        for name in ("test1", "owl") if split == "train" else (f"{split}9",):
-            (other / split / name).mkdir(parents=True)
-            picture(99).save(other / split / name / "0.png")
-    leaky = saved_run(tmp_path / "leaky", other)
-    [(mark, text, items)] = examined(birds, f"run={leaky}", code=1)["run"]
-    assert mark == "error"
-    assert "was trained on 2 classes; of the 4 test classes, 1 are among them" in text
-    assert [(item["split"], item["class"]) for item in items] == [("test", "test1")]
-    after = saved_run(tmp_path / "after", birds, init_from=str(leaky))
-    assert [items for _, _, items in examined(birds, f"run={after}", code=1)["run"]] == [items]
-    lost = saved_run(tmp_path / "lost", birds, init_from=str(tmp_path / "gone"))
-    [(mark, text, _)] = examined(birds, f"run={lost}")["run"]
-    assert (mark, "gone is not a run" in text) == ("warning", True)
-    network = {"_target_": "episodic.core.backbones.pretrained.Pretrained", "name": "resnet18", "weights": "default"}
-    pretrained = saved_run(tmp_path / "pretrained", birds, backbone=network)
-    [(mark, text, _)] = examined(birds, f"run={pretrained}")["run"]
-    assert (mark, "weights=default" in text) == ("warning", True)
-
-
-def test_a_run_whose_data_changed_or_are_gone_is_compared_by_its_hash(birds, tmp_path):
-    metrics = json.dumps({"train/class_hash": digest(*(f"test{i}" for i in range(4)))})
-    for name, data, said in (
-        ("changed", birds, "the data have changed since"),
-        ("gone", "/gone", "/gone is no folder"),
-    ):
-        run = saved_run(tmp_path / name, data)
-        (run / "metrics.json").write_text(metrics)
-        (_, known, _), (mark, text, _) = examined(birds, f"run={run}", code=1)["run"]
-        assert said in known
-        assert mark == "error"
-        assert "trained on the very classes of test" in text
-
-
-def test_the_list_as_csv_has_a_line_for_each_image(birds, tmp_path):
-    for i in range(3):
-        (birds / "train" / "train0" / f"{i}.png").write_text("no picture, but text")
-    cfg = compose_config("doctor", prepared([f"data={birds}", *SMALL, f"out={tmp_path / 'report.csv'}"], with_data))
-    with pytest.raises(SystemExit):
-        main(cfg)
-    with (tmp_path / "report.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    bad = [row for row in rows if row["mark"] == "error" and row["section"] == "files"]
-    assert [row["image"] for row in bad] == [f"train/train0/{i}.png" for i in range(3)]
-    assert {row["section"] for row in rows} == {"files", "classes", "episodes", "duplicates"}
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["near=17"], "near must be a number of bits in 0..16, or null, got 17"),
-        (["near=many"], "near must be a number of bits"),
-        (["out=report.txt"], "out must be a file .json or .csv in a folder that is there, got report.txt"),
-        (["out=nowhere/report.csv"], "in a folder that is there, got nowhere/report.csv"),
-        (["run=nowhere"], "nowhere is not a run"),
-        (["task.dataset.corrupt=hide"], "task.dataset.corrupt must be error or skip, got 'hide'"),
-        (["task.n_shot=few"], "task.n_shot must be an integer or a range"),
-        (["task.within_super_class=true"], "has no super-classes"),
-    ],
-)
-def test_bad_options_are_refused(birds, options, message):
-    with pytest.raises((ConfigError, FileNotFoundError), match=message):
-        main(compose_config("doctor", prepared([f"data={birds}", *SMALL, *options], with_data)))
-
-
-def test_data_stands_for_the_task_of_a_folder():
-    assert with_data(["task=omniglot_5w1s", "near=3"]) == ["task=omniglot_5w1s", "near=3"]
-    assert with_data(["data=a b", "task=folder_5w5s"])[-1] == "task.dataset.path=a b"
-    cfg = compose_config("doctor", prepared(["data=it's {1}, a=b"], with_data))
-    assert cfg.task.dataset.path == cfg.data == "it's {1}, a=b"
-    for wrong in ([], ["near=3"], ["data="], ["data=x", "task=omniglot_5w1s"]):
-        with pytest.raises(ConfigError, match="data=<dir>"):
-            with_data(wrong)
-
-
-def test_the_exit_code_tells_faulty_data_and_bad_input_apart(birds):
-    (birds / "test" / "test0" / "0.png").write_text("")
-    for arguments, code, said in (
-        ([f"data={birds}", *SMALL], 1, r"\n  test +test/test0/0\.png +the file is empty"),
-        (["data=nowhere"], 2, r"^episodic\.doctor: .*nowhere is no folder"),
-    ):
-        done = subprocess.run(
-            [sys.executable, "-m", "episodic.doctor", *arguments], capture_output=True, text=True, timeout=200,
-            cwd=birds.parent, env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        assert done.returncode == code
-        assert re.search(said, done.stdout if code == 1 else done.stderr)
-        assert "Traceback" not in done.stderr
