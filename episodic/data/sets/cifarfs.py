@@ -7,7 +7,8 @@ from episodic.data.sources.tables import class_lists
 
 
 class CIFARFS(AbstractCIFAR100):
-    """CIFAR-FS, in color, 32x32: 64/16/20 classes of 600 images, 38,400/9,600/12,000 in all.
+    """CIFAR-FS: the classes of CIFAR-100, dealt at random to 64/16/20. Images are in color, 32x32, 600 a class, 38,400/9,600/12,000
+    in all.
 
     Bertinetto et al., "Meta-learning with differentiable closed-form solvers", 2019, https://arxiv.org/abs/1805.08136.
     The classes were drawn at random, so relatives of a test class are in training (FC100 keeps super-classes apart).
@@ -25,6 +26,10 @@ class CIFARFS(AbstractCIFAR100):
 
     **Raises:** by `store`: `FileNotFoundError` where the data are not on disk; `ValueError` for wrong classes, or a
     pickle that is damaged or holds more than arrays.
+
+    >>> dataset = CIFARFS("/data")  # reads nothing yet; dataset.store("train") does
+    >>> dataset.name, dataset.channels, dataset.image_size
+    ('cifarfs', 3, 32)
     """
 
     name = "cifarfs"

@@ -7,7 +7,8 @@ from episodic.data.sources.tables import class_lists
 
 
 class FC100(AbstractCIFAR100):
-    """Fewshot-CIFAR100, in color, 32x32: 60/20/20 classes of 600 images, 36,000/12,000/12,000 in all.
+    """Fewshot-CIFAR100: the classes of CIFAR-100, split by super-class into 60/20/20. Images are in color, 32x32, 600 a class,
+    36,000/12,000/12,000 in all.
 
     Oreshkin, Rodríguez López, Lacoste, "TADAM: Task dependent adaptive metric for improved few-shot learning", 2018,
     https://arxiv.org/abs/1805.10123. Whole super-classes (CIFAR-100's coarse labels) go to one split, 12/4/4 of them, so
@@ -25,6 +26,10 @@ class FC100(AbstractCIFAR100):
 
     **Raises:** by `store`: `FileNotFoundError` where the data are not on disk; `ValueError` for wrong classes, or a
     pickle that is damaged or holds more than arrays.
+
+    >>> dataset = FC100("/data")  # reads nothing yet; dataset.store("train") does
+    >>> len(dataset.classes("val"))
+    20
     """
 
     name = "fc100"

@@ -43,7 +43,8 @@ Source = Path | list[tuple[str, str]]  # a class's folder, or the images that a 
 
 
 class Folder(AbstractDataset):
-    """Images of your own, in a folder. The splits are, by what is found first:
+    """Images of your own, in a folder. No configuration is needed beside its path: splits are read from the folder or its
+    tables, or classes are dealt to them at random. The splits are, by what is found first:
 
     - `"folders"`: `{train,val,test}/<class>/`.
     - `"csv"`: `{train,val,test}.csv` with the columns `filename,label` or `class_name,image_name`, as miniImageNet has.
@@ -72,6 +73,10 @@ class Folder(AbstractDataset):
     **Raises:** `ValueError` for `channels`, `resize` or `fractions` that are not as above. By `store`: `FileNotFoundError`
     where the folder, its classes, a split or an image that a table names is missing; `ValueError` for a class in two
     splits, a table that cannot be understood, or too few classes.
+
+    >>> dataset = Folder("/pictures/birds", image_size=84)  # reads nothing yet; dataset.store("train") does
+    >>> dataset.name, dataset.channels, dataset.resize
+    ('birds', 3, 'crop')
     """
 
     def __init__(

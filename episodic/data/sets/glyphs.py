@@ -40,7 +40,12 @@ NOISE = 48  # random numbers of one drawing: 16 for its pose and stroke, 2 x 16 
 
 
 class Glyphs(AbstractDataset):
-    """Letters as Omniglot has characters: many classes, 20 drawings each, test scripts never seen in training.
+    """Letters as Omniglot has characters: many classes, 20 drawings each, test scripts never seen in training. They are drawn
+    from the fonts that matplotlib ships, so nothing is downloaded.
+
+    >>> dataset = Glyphs(image_size=28, drawings=20)  # draws nothing yet; dataset.store("train") does
+    >>> dataset.name, dataset.split_name, dataset.channels
+    ('glyphs', 'scripts', 1)
 
     A class is a Unicode letter (its name is the class's name, its script the super-class) that at least 8 of the faces of
     DejaVu and STIX can draw. Letters that look alike whatever their size, as Latin A and Cyrillic А or c and C, are one

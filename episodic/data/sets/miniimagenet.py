@@ -36,7 +36,8 @@ Download it with task.dataset.download=true, or point data_dir=<dir> (or EPISODI
 
 
 class MiniImageNet(AbstractDataset):
-    """miniImageNet in color, squashed to a square: 64/16/20 classes, 38,400/9,600/12,000 images.
+    """miniImageNet: 64/16/20 classes of ImageNet with 600 images each, 38,400/9,600/12,000 in all. They are in color, squashed to a
+    square.
 
     Vinyals et al., "Matching Networks for One Shot Learning", 2016, https://arxiv.org/abs/1606.04080, with the classes
     of Ravi and Larochelle, "Optimization as a Model for Few-Shot Learning", 2017, https://openreview.net/forum?id=rJY0-Kcll.
@@ -54,6 +55,10 @@ class MiniImageNet(AbstractDataset):
 
     **Raises:** by `store`: `FileNotFoundError` where a split is not on disk; `ValueError` for wrong classes or a pickle
     that is damaged or holds more than arrays; `ImportError` to download without learn2learn.
+
+    >>> dataset = MiniImageNet("/data")  # reads nothing yet; dataset.store("train") does
+    >>> dataset.name, dataset.split_name, dataset.image_size
+    ('miniimagenet', 'ravi', 84)
     """
 
     name = "miniimagenet"

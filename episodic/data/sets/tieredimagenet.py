@@ -40,7 +40,12 @@ Download it with task.dataset.download=true, or point data_dir=<dir> (or EPISODI
 
 
 class TieredImageNet(AbstractDataset):
-    """tieredImageNet in color: 351/97/160 classes of 20/6/8 categories, 448,695/124,261/206,209 images.
+    """tieredImageNet: 351/97/160 classes of ImageNet, split by category, so that test classes have no close relatives in
+    training. It has 448,695/124,261/206,209 images in color, of 20/6/8 categories.
+
+    >>> dataset = TieredImageNet("/data")  # reads nothing yet; dataset.store("train") does
+    >>> dataset.name, dataset.split_name, dataset.image_size
+    ('tieredimagenet', 'ren', 84)
 
     Ren et al., "Meta-Learning for Semi-Supervised Few-Shot Classification", 2018, https://arxiv.org/abs/1803.00676.
     No category (`super_classes`) is in two splits. Classes are WordNet ids in every layout: in the pickles, which name

@@ -14,7 +14,8 @@ _PLAIN_DTYPE = re.compile(r"[<>|=]?([biuf]\d{1,2}|[SU]\d{1,9}|[?O]|O8)")
 
 
 def load_arrays(path: str | os.PathLike) -> Any:
-    """What a pickle of plain data holds: NumPy arrays and scalars in dicts, lists and tuples, with str, bytes, numbers.
+    """Reads a pickle of plain data without running what is in it. Plain data are NumPy arrays and scalars in dicts, lists and
+    tuples, with str, bytes, numbers.
 
     A pickle is a program: `pickle.load` runs whatever function the file names. Few-shot data sets are published as
     pickles (miniImageNet, tieredImageNet, CIFAR-100), so this reads the data and nothing else: no function or class of
@@ -25,6 +26,13 @@ def load_arrays(path: str | os.PathLike) -> Any:
 
     **Raises:** `ValueError` that names the file, for a pickle that asks for anything else, is cut short, or is no
     pickle; `FileNotFoundError` where there is none.
+
+    >>> import tempfile
+    >>> with tempfile.NamedTemporaryFile() as file:
+    ...     pickle.dump({"labels": [0, 1]}, file)
+    ...     file.flush()
+    ...     load_arrays(file.name)
+    {'labels': [0, 1]}
     """
     with open(path, "rb") as file:
         try:

@@ -27,12 +27,16 @@ Row = tuple[str, str, object]  # class, name of the item, the item itself
 
 
 def class_lists(name: str) -> dict:
-    """The published class lists in `splits/<name>.json`."""
+    """The published class lists in `splits/<name>.json`, as they are written there.
+
+    >>> len(class_lists("cifarfs")["val"])
+    16
+    """
     return json.loads(files("episodic.data").joinpath(f"splits/{name}.json").read_text("utf-8"))
 
 
 def make_listing(rows: Iterable[Row], stamp: str, super_classes: Mapping[str, str] | None = None) -> Listing:
-    """A listing in an order that no file system decides: by class, then by the item's name.
+    """Makes a listing of rows. Its order is by class, then by the item's name, so that no file system decides it.
 
     `super_classes` maps every class to the name of its super-class.
 
@@ -57,7 +61,7 @@ def make_listing(rows: Iterable[Row], stamp: str, super_classes: Mapping[str, st
 
 
 def check_classes(found: Collection[str], wanted: Collection[str], where: str, source: str) -> None:
-    """Refuse a split whose classes are not the published ones: its figures would compare with nothing.
+    """Refuses a split whose classes are not the published ones, because its figures would compare with nothing.
 
     **Raises:** `ValueError` that counts and names the difference.
     """
@@ -80,7 +84,7 @@ def class_folders(folder: Path) -> dict[str, Path]:
 
 
 def images_below(folder: Path) -> list[Path]:
-    """The images in `folder` and the folders in it, sorted, without hidden ones; suffixes in any case."""
+    """The images in `folder` and the folders in it, sorted and without hidden ones. Suffixes may be upper case."""
     return [path for path in _files_below(folder) if path.name.lower().endswith(SUFFIXES)]
 
 
@@ -98,14 +102,13 @@ def _files_below(folder: Path) -> list[Path]:
 
 
 def folder_rows(folders: Mapping[str, Path], below: Path) -> list[Row]:
-    """All images of the given class folders; an item is a path, its name that path below `below`."""
+    """All images of the given class folders, as rows. An item is a path, and its name is that path below `below`."""
     return [(c, p.relative_to(below).as_posix(), p) for c, folder in folders.items() for p in images_below(folder)]
 
 
 def read_csv(path: Path, *choices: Sequence[str]) -> list[tuple[int, tuple[str, ...]]] | None:
-    """`(line number, values)` of the lines of a CSV file with a header, for the first choice of columns that it has.
-
-    None where it has none of them.
+    """Reads the lines of a CSV file with a header: `(line number, values)`, for the first choice of columns that it has. It is None
+    where the file has none of them.
 
     **Raises:** `ValueError` for a line that ends before these columns.
     """
@@ -127,7 +130,8 @@ def read_csv(path: Path, *choices: Sequence[str]) -> list[tuple[int, tuple[str, 
 
 
 def json_rows(path: Path) -> list[tuple[str, str, str]]:
-    """`(class, image, where the file names it)` of a JSON file with `label_names`, `image_names`, `image_labels`.
+    """Reads a JSON file with `label_names`, `image_names`, `image_labels`: `(class, image, where the file names it)` for each
+    image.
 
     **Raises:** `ValueError` where one of these is missing, or the last two do not fit.
     """
@@ -145,7 +149,8 @@ def json_rows(path: Path) -> list[tuple[str, str, str]]:
 
 
 def find_image(folder: Path, label: str, name: str, where: str) -> Path:
-    """The file of an image that a table in `folder` names: beside the table, in `images/`, or in a class's folder there.
+    """Finds the file of an image that a table in `folder` names. It may lie beside the table, in `images/`, or in a class's
+    folder in either.
 
     **Raises:** `FileNotFoundError` that says `where` the table names it.
     """
@@ -159,7 +164,7 @@ def find_image(folder: Path, label: str, name: str, where: str) -> Path:
 
 
 def unpacked(archive: Path) -> Path:
-    """A folder in the cache that holds what is in a tar file; unpacked at the first call.
+    """A folder in the cache that holds what is in a tar file. It is unpacked at the first call.
 
     **Raises:** `ValueError` where the archive is damaged or would write outside that folder.
     """
@@ -176,8 +181,9 @@ def unpacked(archive: Path) -> Path:
         with contextlib.suppress(OSError):
             os.rename(building, folder)
     except (tarfile.TarError, EOFError, zlib.error) as error:
+        reason = str(error).partition(":")[0]
         raise ValueError(
-            f"{archive} cannot be unpacked ({error}): it is damaged or cut short. Delete it and get it again."
+            f"{archive} cannot be unpacked ({reason}): it is damaged or cut short. Delete it and get it again."
         ) from None
     finally:
         shutil.rmtree(building, ignore_errors=True)
