@@ -1,26 +1,20 @@
-"""The command end to end on small pictures: what it prints, what it writes, and thirty ways to use it wrongly."""
+"""The command end to end on small pictures: what it prints, what it writes, and fifty ways to use it wrongly."""
 
 import csv
 import json
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from omegaconf import OmegaConf
 from PIL import Image
 
-from episodic.assemble.asked import with_parts
 from episodic.assemble.classifier import FewShotClassifier
-from episodic.assemble.learner import build_parts
-from episodic.config.command import command
-from episodic.config.compose import compose_config
-from episodic.predict.__main__ import main
-from episodic.predict.answers import text
-from episodic.run.run import Run
-from tests.test_classifier import SMALL
+from tests.assemble.small import small_run
+from tests.command import run_command
 
 RANDOM = np.random.default_rng(0)
 
@@ -49,33 +43,23 @@ def place(tmp_path_factory):
     for name in ("text/a.png", "ruined/a/1.png", "ruined/b/1.png", "photos/broken.png", "shots/gray/broken.jpg"):
         (folder / name).write_text("no picture")
     (folder / "foreign.safetensors").write_text("foreign")
-    cfg = compose_config("train", [*SMALL, "run=trained"])
-    run = Run(folder / "trained")
-    run.folder.mkdir()
-    (run.folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg))
-    learner = build_parts(cfg).learner
-    run.save("best", learner, torch.optim.SGD(learner.parameters()), {})
+    trained = small_run(folder / "trained")
     features = RANDOM.normal(size=(4, 3))
     FewShotClassifier(device="cpu").fit(features, [1, 1, 2, 2]).save(folder / "features.safetensors")
-    FewShotClassifier(str(run.folder), device="cpu").fit(
+    FewShotClassifier(trained, device="cpu").fit(
         [folder / "one" / name / "0.png" for name in ("dark", "gray")], ["dark", "gray"]
     ).save(folder / "fitted.safetensors")
     return folder
 
 
 @pytest.fixture
-def predict(place, monkeypatch, capsys):
+def predict(place, monkeypatch):
     """`predict(options) -> (exit code, what was printed)`, in `place`."""
     monkeypatch.chdir(place)
 
     def called(*options):
-        monkeypatch.setattr(sys, "argv", ["predict", "device=cpu", *options])
-        code = 0
-        try:
-            command("predict", main, with_parts)
-        except SystemExit as stop:
-            code = stop.code
-        return code, "".join(capsys.readouterr())
+        code, out, err = run_command("predict", "device=cpu", *options, cwd=place)
+        return code, out + err
 
     return called
 
@@ -117,7 +101,7 @@ def test_answers_are_those_of_the_classifier(predict, place):
         rows = [row for row in csv.DictReader(file) if not row["error"]]
     assert len(rows) == 12
     for row, answer in zip(rows, classifier.answers([row["file"] for row in rows]), strict=True):
-        assert float(row["probability"]) == pytest.approx(answer.probability, rel=1e-5)
+        assert float(row["probability"]) == pytest.approx(answer.probability, abs=1e-4)
         assert (row["class"], row["abstain"]) == (answer.label, "False")
         assert place / row["nearest"] == shots[answer.nearest]
 
@@ -161,8 +145,8 @@ def test_a_saved_file_answers_alike_and_takes_new_examples(predict, place):
     assert "one/dark/0.png" in printed
 
 
-def test_random_weights_and_turned_grey_values_are_warned_of(predict, place):
-    small = ["task.image_size=16", "task.dataset.image_size=16", "task.channels=1", "task.dataset.channels=1"]
+def test_random_weights_and_turned_gray_values_are_warned_of(predict, place):
+    small = ["task.image_size=16", "task.channels=1"]
     code, printed = predict("support=one", "query=photos/dark", "backbone=conv4", *small)
     assert code == 0, printed
     assert printed.startswith("Warning: the backbone's weights are random")
@@ -190,9 +174,44 @@ def test_random_weights_and_turned_grey_values_are_warned_of(predict, place):
     assert "turns them around" not in predict(*options, "invert=true")[1]
 
 
-def test_names_that_are_no_unicode_can_be_printed():
-    assert text(b"a\xff.png".decode(errors="surrogateescape")) == "a\ufffd.png"
-    assert text("ключ.png") == "ключ.png"
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["abstain=auto", "max_error=0.3"],
+        ["semi=label_propagation", "semi.label_propagation.transductive=true"],
+        ["semi=supervised"],
+        ["task.dataset.resize=squash"],
+    ],
+)
+def test_options_that_change_answers_are_taken(predict, options):
+    code, printed = predict("support=shots", "query=photos/dark", "run=trained", *options)
+    assert code == 0, printed
+
+
+def test_a_seed_counts_where_weights_are_drawn(predict, place):
+    small = ["task.image_size=16", "task.channels=1", "backbone=conv4", "support=one", "query=photos/gray"]
+    for seed, out in ((None, "none.json"), (0, "0.json"), (1, "1.json")):
+        code, printed = predict(*small, f"out={out}", *([] if seed is None else [f"seed={seed}"]))
+        assert code == 0, printed
+    none, zero, one = ((place / name).read_text() for name in ("none.json", "0.json", "1.json"))
+    assert none == zero != one
+
+
+def test_the_command_is_a_module_that_runs(place):
+    """A real process, as a user starts it."""
+    command = [
+        sys.executable,
+        "-m",
+        "episodic.predict",
+        "support=shots",
+        "query=photos/dark",
+        "run=trained",
+        "device=cpu",
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=place, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "photos/dark/0.png" in done.stdout
 
 
 GOOD = {"support": "shots", "query": "photos", "run": "trained"}
@@ -221,7 +240,7 @@ BAD = [
     ({"abstain": "often"}, "abstain must be None, 'auto' or a probability between 0 and 1, got 'often'"),
     ({"abstain": "1.2"}, "abstain must be None, 'auto' or a probability between 0 and 1, got 1.2"),
     ({"abstain": "auto", "support": "one"}, "each class has one only: give a number, abstain=0.6, or more examples"),
-    ({"abstain": "auto", "error": "-1"}, "error must be a share"),
+    ({"abstain": "auto", "max_error": "-1"}, "max_error must be a share"),
     ({"semi": "soft_means"}, "unknown semi=soft_means. Did you mean 'soft_kmeans'?"),
     ({"semi": "masked_soft_kmeans"}, "has no weights for mask.0.bias"),
     ({"qury": "photos"}, "unknown option 'qury'. Did you mean 'query'?"),
@@ -239,6 +258,16 @@ BAD = [
     ({"run": None, "model": "fitted.safetensors", "support": None, "unlabeled": "more"}, "unlabeled= goes with support="),
     ({"device": "tpu9"}, "device must be auto, cpu"),
     ({"precision": "fp8"}, "precision must be"),
+    ({"semi": "soft_kmeans"}, "semi=soft_kmeans would have no effect here: SoftKMeans uses further pictures"),
+    ({"max_error": "0.2"}, "max_error would have no effect here: it goes with abstain=auto"),
+    ({"max_error": "0.2", "abstain": "0.5"}, "max_error would have no effect here"),
+    ({"seed": "1"}, "seed would have no effect here: all weights come from run=trained"),
+    ({"run": None, "model": "fitted.safetensors", "seed": "1"}, "seed would have no effect here: all weights come from model="),
+    ({"augment": "crop_flip"}, "augment would have no effect here: only training changes pictures at random"),
+    ({"data_dir": "photos"}, "data_dir would have no effect here: no data set is read"),
+    ({"trainer": "dml"}, "trainer would have no effect here: nothing is trained"),
+    ({"task.n_way": "3"}, "task.n_way would have no effect here: no episodes are drawn"),
+    ({"task.train.n_way": "3"}, "task.train.n_way would have no effect here: no episodes are drawn"),
 ]  # fmt: skip
 
 
