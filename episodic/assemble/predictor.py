@@ -20,13 +20,14 @@ from torch.nn.functional import cosine_similarity
 
 from episodic.assemble.model import Choices, Model, model_of
 from episodic.assemble.saved import PREFIX, read_saved, saved_settings, write_saved
-from episodic.core.functional.pairs import cosine, squared_euclidean
+from episodic.core.distances.cosine import Cosine
+from episodic.core.distances.euclidean import Euclidean
+from episodic.core.distances.squared_euclidean import SquaredEuclidean
 from episodic.data.augment import Normalize
 from episodic.data.image import PictureForm, as_pictures
 from episodic.data.store import ImageStore
 from episodic.episodes.task import Task
 from episodic.learners.learner import AbstractMetricLearner
-from episodic.learners.prototypical import Prototypical
 from episodic.run.embed import CHUNK_BYTES, EMBED_BATCH, embed
 from episodic.semi.wrapper import unwrapped
 
@@ -41,7 +42,7 @@ class Answer:
     """The answer to one query.
 
     - `label`: the name of the most probable class. `probability`: that of this class. `abstain`: whether it is too low to count.
-    - `nearest`: the index of the nearest support item, by Euclidean distance under Prototypical Networks, else by the cosine.
+    - `nearest`: the index of the nearest support item, by the learner's `distance`, by the cosine where it has none.
     - `similarity`: the cosine of the embeddings of query and nearest item. Both are None for a learner without embeddings.
     """
 
@@ -104,8 +105,8 @@ class Predictor:
             raise ValueError(f"at least two classes are needed, got {len(self.classes_)} class(es)")
         paths = not isinstance(X, Tensor) and all(isinstance(x, str | os.PathLike) for x in X)
         self.names_ = list(map(os.fspath, X)) if paths else None
-        # Far from 0 float32 has too few digits for distances. A shift of all features does not change distances.
-        shifted = self.form_ is None and self._euclidean
+        # Far from 0 float32 has too few digits for distances. A shift of all features does not change Euclidean ones.
+        shifted = self.form_ is None and self._shiftable
         self._origin = np.asarray(X, dtype=np.float64).mean(0) if shifted else np.zeros(())
         self._keep(self._items(X), torch.from_numpy(codes), None if unlabeled is None else self._items(unlabeled))
         if unlabeled is not None and not self._learner.capabilities.uses_unlabeled:
@@ -218,7 +219,10 @@ class Predictor:
         self._learner.eval()
         self.transductive_ = self._learner.capabilities.transductive
         self._metric = isinstance(self._learner, AbstractMetricLearner)
-        self._euclidean = isinstance(unwrapped(self._learner)[-1], Prototypical)
+        *wrappers, learner = unwrapped(self._learner)
+        self._distance = getattr(learner, "distance", Cosine())
+        distances = [self._distance, *(layer.distance for layer in wrappers if hasattr(layer, "distance"))]
+        self._shiftable = all(isinstance(distance, Euclidean | SquaredEuclidean) for distance in distances)
         self._normalize = self.form_ and Normalize(self.form_.mean, self.form_.std).to(self._hardware.device)
 
     def _items(self, X: Any) -> Tensor:
@@ -264,7 +268,7 @@ class Predictor:
         if not self._metric:
             return logits, None, None
         items, shown = query.flatten(1), self._seen.flatten(1)
-        nearest = (-squared_euclidean(items, shown) if self._euclidean else cosine(items, shown)).argmax(-1)
+        nearest = self._distance.similarities(items, shown).argmax(-1)
         origin = torch.from_numpy(self._origin).to(items)  # features are compared where they were
         return logits, nearest.cpu(), cosine_similarity(items + origin, shown[nearest] + origin).cpu()
 
