@@ -118,7 +118,8 @@ class SelfTraining(AbstractWrapper):
         self.most_confident, self.threshold = most_confident, threshold
         self.weighting = SoftWeighting(learner.backbone.shape) if weighting else None
         if stages == 0:
-            idle = ("retrain_steps", "finetune_steps", "lr", "most_confident", "threshold", "weighting")
+            # Not weighting, which decides whether there is a network to train, save and load.
+            idle = ("retrain_steps", "finetune_steps", "lr", "most_confident", "threshold")
             self.without_effect = dict.fromkeys(idle, "stages=0 is the learner itself")
         elif retrain_steps == finetune_steps == 0:
             self.without_effect = {"lr": "retrain_steps and finetune_steps are 0, so nothing is fitted"}

@@ -349,7 +349,7 @@ def test_settings_that_make_no_sense(settings, message):
 
 def test_settings_without_effect():
     assert SelfTraining(Prototypical(Features(6))).without_effect == {}
-    idle = ["retrain_steps", "finetune_steps", "lr", "most_confident", "threshold", "weighting"]
+    idle = ["retrain_steps", "finetune_steps", "lr", "most_confident", "threshold"]
     assert list(plain(stages=0).without_effect) == idle
     assert list(plain(retrain_steps=0, finetune_steps=0).without_effect) == ["lr"]
     assert plain(retrain_steps=0).without_effect == plain(finetune_steps=0).without_effect == {}
