@@ -11,6 +11,7 @@ import hydra
 from omegaconf import DictConfig
 
 from episodic.config.compose import conf_dir
+from episodic.config.help import help_text
 from episodic.config.overrides import check_overrides, in_full, refuse_unread
 from episodic.config.paths import prepared
 
@@ -33,6 +34,9 @@ def command(
         _guarded(name, function, cfg)
 
     def start() -> None:
+        if not {"--help", "-h"}.isdisjoint(sys.argv[1:]):
+            print(help_text(name, hidden=unread or {}))
+            raise SystemExit(0)
         refuse_unread(sys.argv[1:], unread or {})
         arguments = [in_full(argument) for argument in prepared(sys.argv[1:], prepare)]
         after_flag = zip([None, *arguments], arguments, strict=False)  # `--cfg job`: the word belongs to the flag

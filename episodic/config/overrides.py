@@ -16,9 +16,9 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from episodic.config.compose import ConfigError, compose_config, conf_dir
+from episodic.config.help import INNER
 from episodic.config.paths import prepared
 
-INNER = {"dataset", "distance"}  # groups that are chosen inside a part
 TAKE_SAVED = ("evaluate", "report", "predict", "demo")  # commands on a run, whose own parts are the choices `saved`
 
 
@@ -110,7 +110,7 @@ def check_key(base: DictConfig, key: str) -> None:
             return
         if not isinstance(node, DictConfig) or part not in list(node):  # `in node` denies keys whose value is missing
             options = sorted(str(k) for k in node if not str(k).startswith("_")) if isinstance(node, DictConfig) else []
-            options = sorted({*options, *_groups()} - INNER) if depth == 0 else options
+            options = sorted({*options, *_groups()} - set(INNER)) if depth == 0 else options
             raise ConfigError(_unknown(f"option {key!r}", part, options, "Options: "))
         node = OmegaConf.select(node, part, throw_on_missing=False) if not OmegaConf.is_missing(node, part) else None
 

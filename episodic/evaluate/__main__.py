@@ -14,6 +14,7 @@ from episodic.assemble.load import load_parts, with_saved_parts
 from episodic.assemble.task import episode_shape, is_incremental, load_store
 from episodic.config.command import command
 from episodic.config.compose import ConfigError
+from episodic.config.instantiate import make
 from episodic.data.dataset import SPLITS
 from episodic.evaluate.audit import audit, verdict
 from episodic.evaluate.clustering import clustering
@@ -35,6 +36,8 @@ def main(cfg: DictConfig) -> None:
     overrides = list(HydraConfig.get().overrides.task)
     parts = load_parts(cfg, cfg.run)
     refuse_idle(overrides, parts_of(cfg, parts.learner), idle_in_task(cfg.task))
+    if not cfg.retrieval and any(override.startswith(("distance=", "distance.")) for override in overrides):
+        raise ConfigError("distance= is what retrieval compares by: add retrieval=true")
     if any(override.startswith("semi=") for override in overrides):
         check_unlabeled_are_used(cfg, parts.learner)
     rival = load_parts(cfg, cfg.against, as_saved=True) if cfg.against else None
@@ -62,7 +65,7 @@ def main(cfg: DictConfig) -> None:
         if cfg.retrieval or cfg.clustering:
             embeddings, labels = embeddings_of(parts.learner, store, parts.normalize, parts.hardware, progress=True)
         if cfg.retrieval:
-            results.add_retrieval(retrieval(embeddings, labels), store)
+            results.add_retrieval(retrieval(embeddings, labels, distance=make(cfg.distance)), store)
         if cfg.clustering:
             spread = clustering(embeddings, labels, n_init=1), density(embeddings, labels), spectral_decay(embeddings)
             results.add_spread(*spread, store)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from episodic.core.functional.pairs import unit, upcast
+from episodic.core.distances.cosine import Cosine
+from episodic.core.distances.distance import AbstractDistance
+from episodic.core.functional.pairs import upcast
 from episodic.evaluate.intervals import Interval, mean_interval
 
 CHUNK_BYTES = 2**25  # of scores of a chunk of queries against the gallery
@@ -63,7 +65,7 @@ def retrieval(
     gallery: Float[Tensor, "item dim"] | None = None,
     gallery_labels: Int64[Tensor, " item"] | None = None,
     ks: Sequence[int] = (1, 2, 4, 8),
-    normalize: bool = True,
+    distance: AbstractDistance = Cosine(),
 ) -> Retrieval:
     """Recall@K, R-precision and MAP@R of queries that look for their class in the `gallery`; without one, among each other.
 
@@ -83,8 +85,7 @@ def retrieval(
 
     Memory beside the input: at most two copies of it, in float32, and then one and chunks of `CHUNK_BYTES`.
 
-    **Arguments:** `ks`: the K of Recall@K; 1 is always among them. `normalize`: compare vectors of length 1, which ranks by
-    cosine; else by Euclidean distance as they are.
+    **Arguments:** `ks`: the K of Recall@K; 1 is always among them. `distance`: what ranks the items.
 
     **Raises:** `ValueError` for embeddings that are not finite, and where no query has anything to find.
     """
@@ -104,17 +105,15 @@ def retrieval(
     # Filled in place: small results kept between large tensors would break up the heap, which then grows by the chunk.
     values = {name: np.empty(len(counted)) for name in (*(f"recall@{k}" for k in ks), "r_precision", "map@r")}
     with _exact(embeddings.device):
-        items, queries = _centerd(gallery, None if alone else embeddings, normalize)
-        lengths = items.norm(dim=1)
-        rows = max(1, CHUNK_BYTES // (items.element_size() * len(items) + 64 * members.largest))
+        scored = _scorer(distance, gallery, None if alone else embeddings)
+        size = torch.finfo(upcast(gallery[:1]).dtype).bits // 8
+        rows = max(1, CHUNK_BYTES // (size * len(gallery) + 64 * members.largest))
         for start in range(0, len(counted), rows):
             of = counted[start : start + rows]
             own, is_own = members.table(classes[of])
             if alone:
                 is_own = is_own & (own != of[:, None])
-            x = queries[of]
-            scores = torch.addmm(lengths.square(), x, items.mT, beta=-0.5)  # (|q|^2 - |q - x|^2) / 2
-            rounding = TIE * torch.finfo(x.dtype).eps * lengths[own] * (lengths[own] + x.norm(dim=1, keepdim=True))
+            scores, rounding = scored(of, own)
             for name, found in _found(scores, own, is_own, rounding, wanted[of], ks).items():
                 values[name][start : start + rows] = found.cpu()
     return Retrieval(values, skipped=len(labels) - len(counted))
@@ -130,13 +129,35 @@ def _check(embeddings: Tensor, labels: Tensor, gallery: Tensor, gallery_labels: 
             raise ValueError(f"{name} must be finite to have neighbors; has training diverged?")
 
 
-def _centerd(gallery: Tensor, embeddings: Tensor | None, normalize: bool) -> tuple[Tensor, Tensor]:
-    """Items and queries less the mean of the items: distances do not depend on it, but how much of them is rounding does."""
-    place = unit if normalize else upcast
-    items = place(gallery)
+Scorer = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def _scorer(distance: AbstractDistance, gallery: Tensor, embeddings: Tensor | None) -> Scorer:
+    """`(queries, items of their class) -> (scores against all items, rounding of those items' scores)`, larger where nearer.
+
+    Where the distance ranks as Euclidean distances of some points do, it is one matrix product, of points less their mean:
+    distances do not depend on it, but how much of them is rounding does.
+    """
+    items = distance.points(gallery)
+    if items is None:
+        queries = gallery if embeddings is None else embeddings
+
+        def by_matrix(of: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+            scores = distance.similarities(queries[of], gallery)
+            return scores, TIE * torch.finfo(scores.dtype).eps * scores.gather(1, own).abs()
+
+        return by_matrix
     center = items.mean(0)
     items = items - center
-    return items, items if embeddings is None else place(embeddings) - center
+    queries = items if embeddings is None else distance.points(embeddings) - center
+    lengths = items.norm(dim=1)
+
+    def by_points(of: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+        x = queries[of]
+        scores = torch.addmm(lengths.square(), x, items.mT, beta=-0.5)  # (|q|^2 - |q - x|^2) / 2
+        return scores, TIE * torch.finfo(x.dtype).eps * lengths[own] * (lengths[own] + x.norm(dim=1, keepdim=True))
+
+    return by_points
 
 
 def _found(

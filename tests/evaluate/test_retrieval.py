@@ -1,4 +1,3 @@
-import itertools
 import math
 
 import numpy as np
@@ -7,11 +6,14 @@ import torch
 from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from pytorch_metric_learning.utils.inference import CustomKNN
-from scipy.stats import entropy
 from torch.overrides import TorchFunctionMode
 
 import episodic.evaluate.retrieval
-from episodic.evaluate.clustering import clustering, compare_clusters
+from episodic.core.distances.cosine import Cosine
+from episodic.core.distances.dot import Dot
+from episodic.core.distances.euclidean import Euclidean
+from episodic.core.distances.snr import SNR
+from episodic.core.distances.squared_euclidean import SquaredEuclidean
 from episodic.evaluate.intervals import mean_interval
 from episodic.evaluate.retrieval import retrieval
 from episodic.evaluate.spread import density, spectral_decay
@@ -37,7 +39,7 @@ def ranked(relevance):
         torch.ones(1, dtype=torch.long),
         gallery,
         torch.tensor(relevance),
-        normalize=False,
+        distance=Euclidean(),
     )
     return found.precision_at_1, found.r_precision, found.map_at_r
 
@@ -99,7 +101,7 @@ def test_equals_pytorch_metric_learning(normalize, separate):
         knn_func=CustomKNN(LpDistance(normalize_embeddings=normalize)),
     )
     wanted = calculator.get_accuracy(embeddings, labels, *more)
-    found = retrieval(embeddings, labels, *more, normalize=normalize)
+    found = retrieval(embeddings, labels, *more, distance=Cosine() if normalize else Euclidean())
     assert 0 < found.map_at_r < found.r_precision < 1
     assert found.precision_at_1 == pytest.approx(wanted["precision_at_1"], abs=1e-9)
     assert found.r_precision == pytest.approx(wanted["r_precision"], abs=1e-7)
@@ -120,7 +122,7 @@ def test_equals_a_slow_loop_with_many_ties(monkeypatch, dtype, chunk):
         for more in ([], [gallery, gallery_labels]):
             wanted, skipped = slow(queries, labels, *more)
             in_type = [queries.to(dtype), labels] + ([gallery.to(dtype), gallery_labels] if more else [])
-            found = retrieval(*in_type, ks=KS, normalize=False)
+            found = retrieval(*in_type, ks=KS, distance=Euclidean())
             assert found.skipped == skipped > 0
             assert found.values.keys() == wanted.keys()
             for name, values in wanted.items():
@@ -140,7 +142,7 @@ def test_copies_of_an_item_are_equally_near_wherever_they_stand(dtype, normalize
         if normalize:  # of any length
             embeddings = embeddings.float() * (torch.rand(3 * n, 1) + 0.5)
         order = torch.randperm(3 * n)
-        found = retrieval(embeddings[order], labels[order], ks=(1, 2), normalize=normalize)
+        found = retrieval(embeddings[order], labels[order], ks=(1, 2), distance=Cosine() if normalize else Euclidean())
         first_two = (order < 2 * n).numpy()
         assert found.values["recall@1"].sum() == 0
         # The first two copies have one stranger at distance 0, the third has no friend there.
@@ -151,7 +153,7 @@ def test_all_the_same_find_nothing_and_neither_do_zeros():
     labels = torch.arange(4).repeat(5)
     for embeddings in (torch.full((20, 7), 0.3), torch.zeros(20, 7)):
         for normalize in (True, False):
-            found = retrieval(embeddings, labels, ks=(1, 15, 16), normalize=normalize)
+            found = retrieval(embeddings, labels, ks=(1, 15, 16), distance=Cosine() if normalize else Euclidean())
             assert found.recall_at == {1: 0, 15: 0, 16: 1}  # fifteen strangers come first
             assert (found.r_precision, found.map_at_r) == (0, 0)
 
@@ -254,97 +256,25 @@ def test_what_has_no_answer_is_refused():
         retrieval(embeddings, labels)
 
 
-def test_clusters_by_hand():
-    scores = compare_clusters(np.array([0, 0, 0, 1, 1, 1]), np.array([0, 0, 1, 1, 1, 1]))
-    assert (scores.nmi, scores.ami, scores.f1) == pytest.approx((0.4787040, 0.3552453, 8 / 13), abs=1e-7)
-    perfect = compare_clusters(np.array([0, 0, 1, 2]), np.array([5, 5, 3, 4]))
-    assert (perfect.nmi, perfect.ami, perfect.f1) == pytest.approx((1, 1, 1))
-    assert compare_clusters(np.array([0, 0, 1, 1]), np.zeros(4, int)).nmi == 0
-    assert compare_clusters(np.arange(4), np.arange(4)).f1 == 1  # no pairs, none wrong
+@pytest.mark.parametrize("distance", [SNR(), Dot(), SquaredEuclidean()])
+@pytest.mark.parametrize("separate", [True, False])
+def test_any_distance_ranks_by_its_own_matrix(distance, separate):
+    embeddings, labels = batch(classes=5, per_class=6, dtype=torch.float64)
+    gallery = batch(classes=5, per_class=4, seed=1, dtype=torch.float64) if separate else None
+    found = retrieval(embeddings, labels, *(gallery or ()), ks=(1, 3), distance=distance)
+    items, names = gallery or (embeddings, labels)
+    scores = distance.similarities(embeddings, items)
+    if not separate:
+        scores.fill_diagonal_(-torch.inf)
+    order = scores.argsort(1, descending=True)
+    same = names[order] == labels[:, None]
+    assert found.values["recall@1"].tolist() == same[:, 0].double().tolist()
+    assert found.values["recall@3"].tolist() == same[:, :3].any(1).double().tolist()
+    wanted = 4 if separate else 5
+    assert found.values["r_precision"] == pytest.approx(same[:, :wanted].double().mean(1).numpy())
 
 
-def test_f1_counts_pairs():
-    random = np.random.default_rng(0)
-    labels, clusters = random.integers(5, size=40), random.integers(4, size=40)
-    pairs = [(labels[i] == labels[j], clusters[i] == clusters[j]) for i, j in itertools.combinations(range(40), 2)]
-    right = sum(a and b for a, b in pairs)
-    precision, recall = right / sum(b for _, b in pairs), right / sum(a for a, _ in pairs)
-    wanted = 2 * precision * recall / (precision + recall)
-    assert compare_clusters(labels, clusters).f1 == pytest.approx(wanted)
-
-
-def test_means_find_separate_classes_whatever_their_length():
-    labels = torch.arange(5).repeat_interleave(6)
-    generator = torch.Generator().manual_seed(0)
-    embeddings = torch.eye(5)[labels] + 0.01 * torch.randn(30, 5, generator=generator)
-    embeddings *= 10 ** torch.randn(30, 1, generator=generator)
-    scores = clustering(embeddings.requires_grad_(), labels)
-    assert (scores.nmi, scores.ami, scores.f1) == pytest.approx((1, 1, 1))
-    assert clustering(embeddings, labels, normalize=False).nmi < 0.9
-    assert clustering(embeddings, labels, n_clusters=1).nmi == pytest.approx(0, abs=1e-9)
-    embeddings, labels = batch()
-    assert clustering(embeddings, labels, seed=3, n_init=1) == clustering(embeddings, labels, seed=3, n_init=1)
-
-
-def test_clusters_of_copies_are_scored_without_a_warning():
-    scores = clustering(torch.ones(12, 3), torch.arange(4).repeat(3), n_init=1)
-    assert scores.nmi == pytest.approx(0, abs=1e-9)
-
-
-def test_density_of_four_vectors_and_of_a_loop_over_pairs():
-    found = density(FOUR, FOUR_LABELS)
-    assert (found.intra, found.inter, found.ratio) == pytest.approx((0.75, 1.2588190, 0.5957965), abs=1e-7)
-    embeddings, labels = with_lone_labels()
-    unit = (embeddings / embeddings.norm(dim=1, keepdim=True)).numpy()
-    classes = [unit[(labels == c).numpy()] for c in range(6)]
-    mean_distance = lambda x: np.mean([1 - a @ b for a, b in itertools.combinations(x, 2)])  # noqa: E731
-    intra = np.mean([mean_distance(x) for x in classes if len(x) > 1])
-    inter = mean_distance([x.sum(0) / np.linalg.norm(x.sum(0)) for x in classes])
-    found = density(embeddings, labels)
-    assert (found.intra, found.inter, found.ratio) == pytest.approx((intra, inter, intra / inter))
-
-
-def test_density_without_pairs_is_not_a_number():
-    embeddings, labels = batch()
-    lone = density(embeddings, torch.arange(20))
-    assert math.isnan(lone.intra)
-    assert lone.inter > 0
-    one = density(embeddings, torch.zeros_like(labels))
-    assert one.intra > 0
-    assert math.isnan(one.inter)
-    assert math.isnan(one.ratio)
-    collapsed = density(torch.ones(20, 4), labels)
-    assert collapsed.intra == pytest.approx(0, abs=1e-6)
-
-
-def with_spectrum(*values, rows=30):
-    """A matrix with these singular values, in random directions."""
-    torch.manual_seed(0)
-    left = torch.linalg.qr(torch.randn(rows, len(values), dtype=torch.float64)).Q
-    right = torch.linalg.qr(torch.randn(len(values), len(values), dtype=torch.float64)).Q
-    return left @ torch.diag(torch.tensor(values, dtype=torch.float64)) @ right.mT
-
-
-def test_spectral_decay_by_hand():
-    embeddings = with_spectrum(4.0, 2.0, 1.0, 1.0)
-    assert spectral_decay(embeddings) == pytest.approx(0.1732868, abs=1e-7)
-    assert spectral_decay(embeddings, skip=1) == pytest.approx(0.0566330, abs=1e-7)
-    assert spectral_decay(7 * embeddings.float()) == pytest.approx(0.1732868, abs=1e-5)
-    assert spectral_decay(with_spectrum(3.0, 3.0, 3.0)) == pytest.approx(0, abs=1e-9)
-
-
-def test_spectral_decay_is_the_divergence_from_uniform():
-    embeddings, _ = batch()
-    values = np.linalg.svd(embeddings.numpy(), compute_uv=False)
-    for skip in (0, 1, 5):
-        wanted = entropy(np.ones(16 - skip), values[skip:])
-        assert spectral_decay(embeddings, skip) == pytest.approx(wanted)
-
-
-def test_spectral_decay_of_unused_directions_is_large_but_finite():
-    flat = spectral_decay(with_spectrum(1.0, 1.0, 1.0, 0.0))
-    assert 5 < flat < 40
-    assert math.isnan(spectral_decay(with_spectrum(1.0, 0.0, 0.0), skip=1))
-    assert math.isnan(spectral_decay(torch.zeros(5, 3)))
-    with pytest.raises(ValueError, match="skip must leave some of the 3 singular values, got 3"):
-        spectral_decay(torch.eye(3), skip=3)
+def test_copies_are_equally_near_by_any_distance():
+    embeddings, labels = batch(classes=4, per_class=3)
+    copied, names = torch.cat([embeddings, embeddings]), torch.cat([labels, labels + 4])
+    assert retrieval(copied, names, distance=SNR()).precision_at_1 == 0
