@@ -31,3 +31,8 @@ def test_a_head_reaches_below_zero_and_gives_length_one_where_asked():
 def test_no_dimensions_are_refused():
     with pytest.raises(ValueError, match="embedding_dim must be at least 1, and a multiple of slices, got 0 and 1"):
         LinearHead(Features(6), 0)
+
+
+def test_slices_are_for_normalized_embeddings():
+    assert LinearHead(Features(8), 12, slices=3).without_effect.keys() == {"slices"}
+    assert LinearHead(Features(8), 12, normalize=True, slices=3).without_effect == {}

@@ -295,3 +295,10 @@ def test_a_failed_download_says_what_else_there_is(monkeypatch):
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fail)
     with pytest.raises(OSError, match=r"weights of resnet18 cannot be downloaded \(Name or .*give those of a file"):
         make(weights="default")
+
+
+def test_a_network_without_batch_norm_has_none_to_freeze():
+    with torch.device("meta"):
+        for name, idle in (("vgg11", {"frozen_batch_norm"}), ("resnet18", set())):
+            network = Pretrained(name, weights=None, image_size=32, frozen_batch_norm=True)
+            assert network.without_effect.keys() == idle

@@ -233,3 +233,8 @@ def test_bad_arguments_are_refused(arguments, message):
 def test_images_of_another_shape_are_refused():
     with pytest.raises(ValueError, match=r"built for images \[item, 3, 84, 84\], got \[1, 3, 32, 32\]"):
         meta()(torch.zeros(1, 3, 32, 32, device="meta"))
+
+
+def test_the_variant_can_has_no_drop_rate():
+    assert meta().without_effect == {}
+    assert meta(variant="can").without_effect.keys() == {"drop_rate"}

@@ -52,3 +52,11 @@ def test_odd_settings_are_refused():
         ValueError, match=r"Contrastive needs distances, and Dot\(\) cannot be read as one: take euclid"
     ):
         Contrastive(distance=Dot())
+
+
+def test_the_variant_xbm_has_no_positive_margin():
+    assert Contrastive().without_effect == {}
+    settings = {"variant": "xbm", "distance": Cosine(), "negative_margin": 0.5}
+    loss = Contrastive(**settings)
+    assert "positive_margin" in loss.without_effect
+    check_equal(loss, Contrastive(positive_margin=0.3, **settings), *batch())

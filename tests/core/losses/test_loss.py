@@ -99,3 +99,12 @@ def test_a_proxy_loss_exchanges_labels_in_training_and_refuses_those_out_of_rang
         loss(x, torch.tensor([3, 1]))
     with pytest.raises(ValueError, match="n_classes must be at least 1, got 0"):
         Shifted(0, None)
+
+
+@pytest.mark.parametrize("distance", [Cosine(), Dot(), Euclidean(), SquaredEuclidean(), SNR()], ids=str)
+def test_normalizing_is_without_effect_where_length_is_ignored(distance):
+    x, y = 3 * torch.randn(4, 3), torch.tensor([0, 0, 1, 2])
+    raw, normalized = Taken(distance, False), Taken(distance, True)
+    raw(x, y), normalized(x, y)
+    idle = torch.allclose(raw.taken.matrix, normalized.taken.matrix)
+    assert raw.without_effect.keys() == normalized.without_effect.keys() == ({"normalize"} if idle else set())

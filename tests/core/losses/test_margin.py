@@ -2,6 +2,7 @@ import pytest
 import torch
 from pytorch_metric_learning.losses import MarginLoss
 
+from episodic.core.distances.cosine import Cosine
 from episodic.core.distances.snr import SNR
 from episodic.core.functional.pairs import References, euclidean, masks, unit
 from episodic.core.losses.contrastive import Contrastive
@@ -150,3 +151,25 @@ def test_odd_settings_are_refused():
         Margin(nu=0.1, dim=16)
     with pytest.raises(ValueError, match="distance_weighted triplets need dim"):
         Margin()
+
+
+def test_what_only_learned_boundaries_use():
+    fixed = Margin(triplets="all")
+    assert fixed.without_effect.keys() == {"lr_multiplier", "n_classes", "nu"}
+    check_equal(fixed, Margin(triplets="all", n_classes=5), *batch())
+    assert not list(fixed.parameters())
+    assert Margin(triplets="all", learn_beta=True).without_effect == {}
+
+
+def test_cosines_need_no_normalization_for_distance_weighted_triplets():
+    raw = Margin(distance=Cosine(), normalize=False, dim=16)
+    assert "normalize" in raw.without_effect
+
+    def seeded(loss):
+        def value(x, y):
+            torch.manual_seed(0)
+            return loss(x, y)
+
+        return value
+
+    check_equal(seeded(raw), seeded(Margin(distance=Cosine(), dim=16)), *batch())

@@ -102,3 +102,10 @@ def test_odd_settings_are_refused():
         RankedList(variant="eccv")
     with pytest.raises(ValueError, match=r"at most 1 in the variant tpami, got 1\.5 in the variant tpami"):
         RankedList(variant="tpami", imbalance=1.5)
+
+
+def test_equal_weights_have_no_gradient_to_detach():
+    assert RankedList().without_effect == {}
+    plain = RankedList(temperature=0.0)
+    assert plain.without_effect.keys() == {"detach_weights"}
+    check_equal(plain, RankedList(temperature=0.0, detach_weights=False), *batch())

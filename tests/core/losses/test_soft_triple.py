@@ -101,3 +101,12 @@ def test_odd_settings_and_labels_are_refused():
         SoftTriple(16, 5, tau=-1.0)
     with pytest.raises(ValueError, match=r"labels must lie in 0..4, got -1..0"):
         SoftTriple(16, 5)(torch.ones(2, 16), torch.tensor([0, -1]))
+
+
+def test_one_center_needs_no_choice_among_centers():
+    assert SoftTriple(16, 5).without_effect == {}
+    loss = SoftTriple(16, 5, n_centers=1)
+    assert loss.without_effect.keys() == {"gamma", "tau"}
+    other = SoftTriple(16, 5, n_centers=1, gamma=9.0, tau=3.0)
+    other.load_state_dict(loss.state_dict())
+    check_equal(loss.double(), other.double(), *batch())

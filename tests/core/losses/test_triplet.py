@@ -186,3 +186,11 @@ def test_odd_settings_are_refused():
         Triplet(triplets="easy")
     with pytest.raises(ValueError, match="distance_weighted triplets need dim"):
         Triplet(triplets="distance_weighted")
+
+
+def test_smooth_triplets_have_no_margin():
+    assert Triplet().without_effect == {}
+    smooth = Triplet(smooth=True, margin=0.2)
+    assert smooth.without_effect.keys() == {"margin"}
+    other = Triplet(smooth=True, margin=5.0)
+    check_equal(smooth, other, *batch())
