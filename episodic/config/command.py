@@ -38,7 +38,7 @@ def command(
             print(help_text(name, hidden=unread or {}))
             raise SystemExit(0)
         refuse_unread(sys.argv[1:], unread or {})
-        arguments = [in_full(argument) for argument in prepared(sys.argv[1:], prepare)]
+        arguments = [in_full(argument, name) for argument in prepared(sys.argv[1:], prepare)]
         after_flag = zip([None, *arguments], arguments, strict=False)  # `--cfg job`: the word belongs to the flag
         is_flag = [a.startswith("-") or ("=" not in a and (b or "").startswith("-")) for b, a in after_flag]
         check_overrides(name, [a for a, flag in zip(arguments, is_flag, strict=True) if not flag])

@@ -52,16 +52,24 @@ def check_overrides(name: str, overrides: list[str]) -> None:
         raise ConfigError(str(error).splitlines()[0]) from None
 
 
-def in_full(argument: str) -> str:
-    """An argument as Hydra wants it: `loss.circle.distance=snr`, a group inside a part, is `distance@loss.circle.distance=snr`."""
+def in_full(argument: str, name: str = "train") -> str:
+    """An argument as Hydra wants it: `loss.circle.distance=snr`, a group inside a part, is `distance@loss.circle.distance=snr`.
+
+    A part that is that of a run has no groups any more: there the option's own settings take the place.
+    """
     key, found, value = argument.partition("=")
     group = key.rpartition(".")[2]
     inside = found and "." in key and "@" not in key and (conf_dir() / group / f"{value}.yaml").is_file()
-    return f"{group}@{argument}" if inside and not value.startswith("_") else argument
+    if not inside or value.startswith("_"):
+        return argument
+    if name not in TAKE_SAVED:
+        return f"{group}@{argument}"
+    option = OmegaConf.to_container(OmegaConf.load(conf_dir() / group / f"{value}.yaml"))
+    return f"{key}={{{','.join(f'{k}:{v}' for k, v in option.items())}}}"
 
 
 def refuse_unread(arguments: Iterable[str], unread: Mapping[str, str]) -> None:
-    """**Raises:** `ConfigError` for an argument that sets an option in `unread`, option (or option=value) -> why it would have no effect."""
+    """**Raises:** `ConfigError` for an argument that sets an option in `unread`: option, or option=value -> the reason."""
     for argument in arguments:
         key, found, _ = argument.partition("=")
         for name, reason in unread.items():

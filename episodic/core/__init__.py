@@ -1,0 +1,1 @@
+"""The common core that all learners share: backbones, distances, losses, regularizers and formulas."""

@@ -1,0 +1,1 @@
+"""One training's folder, and the machine it runs on: checkpoints, curves, device, features."""

@@ -1,0 +1,1 @@
+"""A learner to a learner that uses unlabeled items: one wrapper a file."""

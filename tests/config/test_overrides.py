@@ -63,6 +63,8 @@ def test_a_group_inside_a_part_is_chosen_by_its_place():
         "loss=circle",
     ):
         assert in_full(other) == other
+    saved = in_full("learner.distance=snr", "evaluate")  # the part of a run has no groups
+    assert saved == "learner.distance={_target_:episodic.core.distances.snr.SNR}"
     cfg, choices = composed("train", ["loss=circle", "loss.circle.distance=snr"])
     assert cfg.loss.circle.distance._target_.endswith("snr.SNR")
     assert choices["task"] == "glyphs_5w1s"

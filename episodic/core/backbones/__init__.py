@@ -1,0 +1,1 @@
+"""Images to embeddings: one network a file, and the heads on them."""

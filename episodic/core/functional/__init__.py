@@ -1,0 +1,1 @@
+"""Formulas without state, each held to a closed form by its tests."""

@@ -1,0 +1,1 @@
+"""What acts on tables or embeddings beside a loss: one method a file."""

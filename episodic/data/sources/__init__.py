@@ -1,0 +1,1 @@
+"""Readers that data sets share: tables, restricted pickle, CIFAR's files."""
