@@ -21,6 +21,9 @@ SMALLEST_SQUARE = 1e-12  # below it a distance has no slope
 class References:
     """What anchors are compared with: `embeddings [R, D]`, their `labels [R]`, and which of them each anchor itself is,
     `self_index [N]`, or None where it is none of them.
+
+    >>> References.batch(torch.zeros(2, 8), torch.tensor([3, 5])).self_index
+    tensor([0, 1])
     """
 
     embeddings: Float[Tensor, "reference dim"]
@@ -42,6 +45,10 @@ def masks(
 
     `self_index`: which reference each anchor itself is, or None where it is none of them. By place, not by distance: a copy of
     an item is a positive of it.
+
+    >>> positive, negative = masks(torch.tensor([3]), torch.tensor([3, 3, 5]), self_index=torch.tensor([0]))
+    >>> positive, negative
+    (tensor([[False,  True, False]]), tensor([[False, False,  True]]))
     """
     same = labels[:, None] == reference_labels
     if self_index is None:
@@ -123,6 +130,9 @@ def masked_logsumexp(
     """The logarithm of the sum of `exp(x)` where `mask` holds, in each row. With `one` the sum starts from 1, so that the
     result is 0 for an empty row. Without it an empty row has the most negative number there is, not minus infinity, whose
     gradient is NaN.
+
+    >>> masked_logsumexp(torch.tensor([[0.0, 0.0, 9.0]]), torch.tensor([[True, True, False]]))
+    tensor([0.6931])
     """
     x = x.masked_fill(~mask, torch.finfo(x.dtype).min)
     return torch.nn.functional.pad(x, (0, 1)).logsumexp(-1) if one else x.logsumexp(-1)

@@ -21,6 +21,7 @@ def check_distance_laws(distance: AbstractDistance, of_pair, *, symmetric: bool 
     torch.testing.assert_close(distance.matrix(y, x).mT, matrix) if symmetric else check_order_matters(distance, x, y)
     check_directions(distance, x, y)
     check_euclidean(distance)
+    check_points(distance, x)
     check_itself(distance, x)
     # Any leading axes, each compared on its own.
     many, others = vectors(2, 3, 5, 6), vectors(2, 3, 7, 6, seed=1)
@@ -72,6 +73,14 @@ def check_euclidean(distance: AbstractDistance) -> None:
     x, y = (torch.nn.functional.normalize(vectors(n, 6, seed=n), dim=-1) for n in (5, 7))
     found = distance.to_euclidean(distance.distances(x, y))
     assert found is None or torch.allclose(found, torch.cdist(x, y))
+
+
+def check_points(distance: AbstractDistance, x: Tensor) -> None:
+    """The Euclidean distances of `points` rank pairs as the distance does. There may be none."""
+    found = distance.points(x)
+    if found is not None:
+        ranks = torch.cdist(found, found).argsort(-1)
+        assert torch.equal(ranks, distance.similarities(x, x).argsort(-1, descending=True))
 
 
 def check_itself(distance: AbstractDistance, x: Tensor) -> None:

@@ -56,10 +56,9 @@ def test_more_of_each_class_equal_a_loop():
 
 def test_references_that_are_the_batch_change_nothing():
     embeddings, labels = batch()
-    own = torch.arange(20)
     expected, gradient = value_and_gradient(NPair(), embeddings, labels)
     x = embeddings.clone().requires_grad_()
-    found = NPair()(x, labels, References(x, labels, own))
+    found = NPair()(x, labels, References(x, labels, torch.arange(20)))
     found.backward()
     torch.testing.assert_close(found.detach(), expected)
     torch.testing.assert_close(x.grad, gradient)

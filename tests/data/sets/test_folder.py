@@ -188,7 +188,7 @@ def test_settings_are_checked_at_once():
             read("anywhere", fractions=fractions)
 
 
-def test_crop_squash_and_grey(birds):
+def test_crop_squash_and_gray(birds):
     for split in SPLITS:
         path = birds / split / split / "1.png"
         path.parent.mkdir(parents=True)
