@@ -47,6 +47,8 @@ METRICS = {
     "accuracy": "few-shot accuracy %",
 }
 
+UNREAD = {"resume": "cross-validation goes on by itself with the folds that it finds in run=<dir>"}
+
 
 def main(cfg: DictConfig) -> None:
     """Train the models that are not trained yet, then score them alone and together."""
@@ -122,4 +124,4 @@ def _retrieved(embeddings: Tensor, labels: Tensor) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    command("cross_validate", main)
+    command("cross_validate", main, unread=UNREAD)

@@ -85,6 +85,7 @@ def nearest_are_right(runs):
     [
         (["learner=maml"], "cross-validation compares embeddings, and MAML"),
         (["task.fold=1"], "every fold in turn, so task.fold cannot be given"),
+        (["resume=true"], "resume would have no effect here: cross-validation goes on by itself"),
         (["repeats=0"], "repeats must be at least 1, got 0"),
         (["task.folds=17"], "task.folds must be between 2 and the number of training classes, 16; got 17"),
     ],
