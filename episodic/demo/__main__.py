@@ -22,8 +22,8 @@ def main(cfg: DictConfig) -> None:
     check_seed(cfg)
     demo = Demo(cfg)
     with DemoServer(demo, port) as server:
-        print(f"{demo.about}.\nOpen {server.url} in a browser on this machine. Ctrl-C ends it.", flush=True)
         try:
+            print(f"{demo.about}.\nOpen {server.url} in a browser on this machine. Ctrl-C ends it.", flush=True)
             server.serve_forever()
         except KeyboardInterrupt:
             demo.stop()
