@@ -162,6 +162,35 @@ def test_every_command_runs(place, line):
     assert place.run(shlex.split(line))
 
 
+REFUSED = [  # the table "What is refused" of docs/options.md, row by row
+    "semi=soft_kmeans",
+    "learner=maml semi=soft_kmeans task=glyphs_semi_5w1s",
+    "semi=[soft_kmeans,label_propagation] task=glyphs_semi_5w1s",
+    "semi=[mean_teacher,soft_kmeans] task=glyphs_semi_5w1s augment=shift",
+    "memory=xbm loss=classifier trainer=dml",
+    "memory=xbm memory.start=100 trainer.steps=100 loss=contrastive trainer=dml",
+    "sse=se",
+    "loss.contrastive.distance=dot loss=contrastive trainer=dml",
+    "loss=cross_entropy trainer=dml",
+    "task.train.n_way=5 trainer=dml loss=contrastive",
+    "loss=divide_and_conquer head=linear",
+    "trainer=schem loss=contrastive",
+    "trainer=schem loss=schem task=glyphs_semi_5w1s",
+    "task=glyphs_incremental_5w1s",
+]
+
+
+@pytest.mark.parametrize("options", REFUSED)
+def test_what_is_refused_is_refused_with_a_reason(place, options):
+    if "maml" in options:
+        pytest.importorskip("learn2learn", reason="learn2learn is not installed")
+    cache = {"EPISODIC_CACHE": str(place.folder / "cache")}
+    code, out, err = run_command("train", *options.split(), "run=refused", cwd=place.folder, environment=cache)
+    assert code == 2, out + err
+    assert len(err.split()) > 8
+    assert not (place.folder / "refused").exists()
+
+
 def test_commands_leave_what_the_pages_say(place):
     lines = [line for line in UNIQUE if {"run=runs/prototypical", "out=answers.json"} & set(shlex.split(line))]
     assert len(lines) >= 4
