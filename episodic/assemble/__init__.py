@@ -1,1 +1,1 @@
-"""From a configuration to built objects: the data of a task, a learner on its backbone, trained weights, answers to own pictures."""
+"""From a configuration to built objects: a task's data, a learner on its backbone, trained weights, answers to own pictures."""

@@ -41,6 +41,13 @@ def parts_of(cfg: DictConfig, learner: AbstractLearner) -> dict[str, Any]:
     return parts | {"learner": inner, "head": backbone, "backbone": getattr(backbone, "body", backbone)}
 
 
+def idle_in_learner(cfg: DictConfig, learner: AbstractLearner) -> dict[str, str]:
+    """The learner's choice and settings, where a wrapper takes its embedding alone: setting -> the reason."""
+    takers = [layer for layer in unwrapped(learner) if getattr(layer, "takes_embedding_alone", False)]
+    reason = f"semi={'+'.join(cfg.semi)} takes the learner's embedding alone, whatever learner= is"
+    return {"learner": reason} if takers else {}
+
+
 def idle_in_task(task: DictConfig) -> dict[str, str]:
     """Settings of a task that count only together with another one, which is not set: setting -> the reason."""
     idle = {}

@@ -14,7 +14,7 @@ SETTING = re.compile(r"^(\w+): *(.*?) *(?:# *(.*))?$")
 
 
 def help_text(name: str, hidden: Collection[str] = ()) -> str:
-    """The head of `conf/<name>.yaml`, the options of each group but those `hidden`, and the command's settings with their defaults."""
+    """The head of `conf/<name>.yaml`, the options of each group that is not `hidden`, and the settings with their defaults."""
     head, groups, settings = [], {}, {}
     for file in _files(name):
         for line in file.read_text(encoding="utf-8").splitlines():

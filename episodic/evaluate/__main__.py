@@ -9,7 +9,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from episodic.assemble.effects import check_unlabeled_are_used, idle_in_task, parts_of, refuse_idle
+from episodic.assemble.effects import check_unlabeled_are_used, idle_in_learner, idle_in_task, parts_of, refuse_idle
 from episodic.assemble.load import load_parts, with_saved_parts
 from episodic.assemble.task import episode_shape, is_incremental, load_store
 from episodic.config.command import command
@@ -35,7 +35,7 @@ def main(cfg: DictConfig) -> None:
     """Score a run, and where `against` names another, compare both on the same episodes."""
     overrides = list(HydraConfig.get().overrides.task)
     parts = load_parts(cfg, cfg.run)
-    refuse_idle(overrides, parts_of(cfg, parts.learner), idle_in_task(cfg.task))
+    refuse_idle(overrides, parts_of(cfg, parts.learner), idle_in_task(cfg.task) | idle_in_learner(cfg, parts.learner))
     if not cfg.retrieval and any(override.startswith(("distance=", "distance.")) for override in overrides):
         raise ConfigError("distance= is what retrieval compares by: add retrieval=true")
     if any(override.startswith("semi=") for override in overrides):

@@ -39,8 +39,8 @@ class Run:
 
     @staticmethod
     def open(cfg: DictConfig, name: str, free: Sequence[str] = ()) -> Run:
-        """The directory to train in: `cfg.run`, else `runs/<name>/<time>` (with `cfg.resume`, the newest one there). `free`: further
-        settings that a resumed run may change.
+        """The directory to train in: `cfg.run`, else `runs/<name>/<time>` (with `cfg.resume`, the newest one there).
+        `free`: further settings that a resumed run may change.
 
         **Raises:** `ConfigError` where the directory holds a run already and `resume` is not set, or the run to resume
         was configured otherwise.

@@ -102,6 +102,8 @@ class LabelPropagation(AbstractWrapper):
         self.neighbors = neighbors
         self.joint = self.works_without_unlabeled = transductive
         self.changes = {"uses_unlabeled": True, "incremental": False}
+        self.keeps_own_loss = alpha == 0
+        self.takes_embedding_alone = alpha > 0
         if transductive and alpha > 0:
             self.changes["transductive"] = True
         self.clamp = clamp

@@ -50,6 +50,7 @@ class PseudoLabels(AbstractWrapper):
     'pseudo_labels'
     """
 
+    keeps_own_loss = False
     changes: Mapping[str, Any] = {
         "trainer": "pseudo_labels",
         "needs_init": "the same task and labels with learner=base_classifier and no semi=",

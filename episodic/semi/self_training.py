@@ -114,6 +114,7 @@ class SelfTraining(AbstractWrapper):
                 f"{type(learner).__name__} lets see each other: take an inductive learner, e.g. learner=prototypical"
             )
         self.stages = stages
+        self.keeps_own_loss = stages == 0  # else the learner gives logits, and nothing that it learns by
         self.retrain_steps, self.finetune_steps, self.lr = retrain_steps, finetune_steps, lr
         self.most_confident, self.threshold = most_confident, threshold
         self.weighting = SoftWeighting(learner.backbone.shape) if weighting else None

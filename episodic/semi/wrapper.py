@@ -48,10 +48,14 @@ class AbstractWrapper(Wrapping, AbstractMetricLearner):
     weight); labeled items keep their labels; the order of unlabeled items does not matter.
 
     `works_without_unlabeled` says whether the wrapper also acts on episodes without unlabeled items, by their queries.
+    `keeps_own_loss` says whether training still goes by the loss that the learner inside brings; `takes_embedding_alone` whether
+    nothing but its embedding counts.
     """
 
     learner: AbstractMetricLearner
     works_without_unlabeled: bool = False
+    keeps_own_loss: bool = True
+    takes_embedding_alone: bool = False
 
     @property
     def backbone(self) -> nn.Module:

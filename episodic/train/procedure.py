@@ -131,7 +131,7 @@ class AbstractProcedure(abc.ABC):
 
     @abc.abstractmethod
     def prepare(self) -> None:
-        """Make what the steps need: samplers, buffers and networks of `state`. Sets `source`, the episodes or batches of the steps."""
+        """Make what the steps need: `source`, the episodes or batches of the steps; buffers and networks of `state`."""
 
     @abc.abstractmethod
     def compute_loss(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -142,7 +142,10 @@ class AbstractProcedure(abc.ABC):
         return self.setup.objective.parameter_groups(self.setup.learner.learned_parameters())
 
     def training_step(self) -> tuple[Tensor, Tensor]:
-        """One step of the optimizer; returns `(loss, accuracy)`, detached, still on the device."""
+        """One step of the optimizer; returns `(loss, accuracy)`, detached, still on the device.
+
+        **Raises:** `ValueError` where no weight that is trained has a part in the loss.
+        """
         learner = self.setup.learner
         # Keyed by the step, so that dropout and augmentation need no state to resume.
         key = (self.setup.seed * GOLDEN + self.step) % 2**63
@@ -153,6 +156,8 @@ class AbstractProcedure(abc.ABC):
         learner.train()
         self.state.train()
         loss, correct = self.compute_loss(torch.Generator().manual_seed(key))
+        if not loss.requires_grad:
+            raise ValueError("the loss depends on no weight that is trained: choose another learner, wrapper or loss")
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if self.clip_norm:

@@ -7,7 +7,7 @@ import math
 
 from omegaconf import DictConfig, OmegaConf
 
-from episodic.assemble.effects import check_unlabeled_are_used, idle_in_task, parts_of, refuse_idle
+from episodic.assemble.effects import check_unlabeled_are_used, idle_in_learner, idle_in_task, parts_of, refuse_idle
 from episodic.assemble.learner import Parts, build_label_swap
 from episodic.assemble.task import build_sampler, is_incremental, load_split, training_masks
 from episodic.config.compose import ConfigError
@@ -66,7 +66,8 @@ def build_objective(cfg: DictConfig, learner: AbstractLearner, dataset: Abstract
     weights = {name: node.weight for name, node in cfg.loss.items()}
     nodes = {name: node for name, node in cfg.loss.items() if name != OWN}
     dim = math.prod(learner.backbone.shape) if nodes and hasattr(learner, "backbone") else 0
-    losses, tables = {}, "label_swap" in arguments_of(cfg.learner)
+    own = OWN in weights and all(getattr(layer, "keeps_own_loss", True) for layer in unwrapped(learner)[:-1])
+    losses, tables = {}, own and "label_swap" in arguments_of(cfg.learner)
     for name, node in nodes.items():
         settings = OmegaConf.to_container(node, resolve=True)
         settings = {key: value for key, value in settings.items() if key not in ("weight", "lr_multiplier")}
@@ -84,8 +85,8 @@ def build_objective(cfg: DictConfig, learner: AbstractLearner, dataset: Abstract
         )
     if is_chosen(cfg.sse) and not tables:
         raise ConfigError(
-            "sse= exchanges rows of a table with a row for each training class, and nothing here has one: choose a learner or "
-            "a loss that has, such as loss=classifier or learner=base_classifier, or leave sse= out"
+            "sse= exchanges rows of a table with a row for each training class, and nothing that is trained here has one: choose "
+            "a learner or a loss that has, such as learner=base_classifier or loss=classifier, or leave sse= out"
         )
     multipliers = {name: node.lr_multiplier for name, node in nodes.items() if "lr_multiplier" in node}
     return Objective(losses, {name: weights[name] for name in losses}, weights.get(OWN), multipliers)
@@ -117,4 +118,4 @@ def check_effects(cfg: DictConfig, overrides: list[str], procedure: AbstractProc
     setup = procedure.setup
     parts = parts_of(cfg, setup.learner) | {"trainer": procedure, "augment": setup.augment, "schedule": setup.schedule}
     parts |= {f"loss.{name}": getattr(loss, "loss", loss) for name, loss in setup.objective.losses.items()}
-    refuse_idle(overrides, parts, idle_in_task(cfg.task) | dict(procedure.unread))
+    refuse_idle(overrides, parts, idle_in_task(cfg.task) | idle_in_learner(cfg, setup.learner) | dict(procedure.unread))

@@ -13,7 +13,7 @@ SMOOTH = SimpleNamespace(without_effect={"margin": "smooth triplets have none"})
 
 @pytest.mark.parametrize("override", ["loss.triplet.margin=0.3", "+loss.triplet.margin=0.3", "task.train.n_way=2"])
 def test_what_is_given_by_hand_and_not_read_is_refused(override):
-    with pytest.raises(ConfigError, match="would have no effect here: (smooth triplets have none|not read)"):
+    with pytest.raises(ConfigError, match=r"would have no effect here: (smooth triplets have none|not read)"):
         refuse_idle(["seed=1", override], {"loss.triplet": SMOOTH}, {"task.train": "not read"})
 
 

@@ -50,6 +50,19 @@ def test_clusters_keep_the_number_of_those_they_share_most_items_with():
         assert found.tolist() == ([1, 1, 0, 0] if before[0] == 1 else [0, 0, 1, 1])
 
 
+@pytest.mark.parametrize("names", [[0, 1, 2], [1, 2, 0], [2, 1, 0]])
+def test_clusters_keep_their_numbers_through_any_renaming(names):
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.arange(3).repeat_interleave(10)
+    points = 10 * torch.eye(3)[truth] + 0.1 * torch.randn(30, 3, generator=generator)
+    before = torch.tensor(names)[truth]
+    assert torch.equal(clusters_of(points, 3, before, seed=0), before)
+    moved = before.clone()
+    moved[0] = (moved[0] + 1) % 3
+    assert torch.equal(clusters_of(points, 3, moved, seed=1), before)
+    assert clusters_of(points, 3, None, seed=0).unique().tolist() == [0, 1, 2]
+
+
 def test_its_loss_and_all_images_are_needed():
     with pytest.raises(ValueError, match="makes batches for loss=divide_and_conquer alone"):
         batches_of(ClusteredTraining, losses={"contrastive": Contrastive()})

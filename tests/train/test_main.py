@@ -17,10 +17,18 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.command import run_command
 
-SMALL = ["task=folder_5w1s", "task.channels=1", "task.image_size=16", "task.n_way=3", "task.n_query=3", "task.train.n_way=3", "task.train.n_query=3", "augment=none",
-         "backbone.widths=[8,8,8,8]",
-         "device=cpu", "precision=fp32", "trainer.validate_every=10", "trainer.save_every=5", "trainer.validation_episodes=20",
-         "episodes=40"]  # fmt: skip
+SMALL = [
+    *(
+        "task=folder_5w1s",
+        "task.channels=1",
+        "task.image_size=16",
+        "task.n_way=3",
+        "task.n_query=3",
+        "task.train.n_way=3",
+    ),
+    *("task.train.n_query=3", "augment=none", "backbone.widths=[8,8,8,8]", "device=cpu", "precision=fp32"),
+    *("trainer.validate_every=10", "trainer.save_every=5", "trainer.validation_episodes=20", "episodes=40"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -160,7 +160,7 @@ def test_a_learner_may_bring_its_own_loss():
     class Squared(Prototypical):
         def classify(self, features: Task) -> Prediction:
             prediction = super().classify(features)
-            right = lambda e: nn.functional.one_hot(e.query_y, 3)
+            right = lambda e: nn.functional.one_hot(e.query_y, 3)  # noqa: E731
             return Prediction(prediction.logits, loss=lambda e: ((prediction.logits - right(e)) ** 2).mean((1, 2)))
 
     store = random_store()
