@@ -12,7 +12,9 @@ from unittest import mock
 import torch
 
 
-def run_command(name: str, *arguments: str, cwd: Path, environment: dict[str, str] | None = None) -> tuple[int, str, str]:
+def run_command(
+    name: str, *arguments: str, cwd: Path, environment: dict[str, str] | None = None
+) -> tuple[int, str, str]:
     """`python -m episodic.<name> <arguments>` in the folder `cwd`: `(exit code, stdout, stderr)`.
 
     One thread, as in the processes that tests start: sums over several have other last digits.

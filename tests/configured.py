@@ -60,7 +60,9 @@ def config(pictures, monkeypatch):
             "device=cpu",
         ]
         per_step = (
-            [] if any(o.startswith("trainer=") or "pseudo_labels" in o for o in options) else ["trainer.episodes_per_step=2"]
+            []
+            if any(o.startswith("trainer=") or "pseudo_labels" in o for o in options)
+            else ["trainer.episodes_per_step=2"]
         )
         cfg = compose_config("train", [*fixed, "trainer.steps=2", *per_step, *options])
         count_train_classes(cfg)

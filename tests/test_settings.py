@@ -1,8 +1,8 @@
 """No setting is silently without effect: a choice or a value changes the outcome, or is refused with the reason.
 
 The outcome of a configuration is what three training steps leave: all weights, the state of the training procedure, and the
-answers to a few episodes of validation classes. Over the product of the groups, a combination that is accepted differs from the one in
-which any of its choices is left out; and every setting of every option, changed alone, changes the outcome or is refused.
+answers to a few episodes of validation classes. Over the product of the groups, a combination that is accepted differs from the
+one in which any of its choices is left out; and every setting of every option, changed alone, changes the outcome or is refused.
 """
 
 import copy
@@ -100,7 +100,7 @@ SMALL = {
     "learner=maml": ["learner.inner_steps=1", "learner.test_inner_steps=1"],
     "learner=anil": ["learner.inner_steps=1", "learner.test_inner_steps=1"],
     "head=linear": ["head.embedding_dim=8"],
-    "backbone=resnet12": ["task.image_size=16"],
+    "backbone=resnet12": ["task.image_size=32"],
 }
 ALL_LABELED = ("schem", "divide_and_conquer")  # procedures that take any training image
 

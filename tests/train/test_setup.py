@@ -195,7 +195,10 @@ def test_the_memory_wraps_losses_of_pairs_and_tables_get_the_exchange(config):
             ["memory=xbm", "memory.start=2", "loss=circle"],
             r"memory\.start=2 is not before the last of trainer\.steps=2",
         ),
-        (["sse=se"], "sse= exchanges rows of a table with a row for each training class, and nothing that is trained here has one"),
+        (
+            ["sse=se"],
+            "sse= exchanges rows of a table with a row for each training class, and nothing that is trained here has one",
+        ),
         (["schedule=step"], r"schedule\.every=2000 is never reached"),
         (["semi=soft_kmeans"], "uses unlabeled items, and episodes of this task have none"),
         (["semi=mean_teacher"], "uses unlabeled items, and episodes of this task have none"),
