@@ -64,6 +64,14 @@ def idle_in_task(task: DictConfig) -> dict[str, str]:
     return idle
 
 
+def check_wrappers_answer(override: str, parts: Mapping[str, Any]) -> None:
+    """**Raises:** `ConfigError` where `override`, semi=..., puts a wrapper around a trained run that only training knows."""
+    for place, part in parts.items():
+        name = place.rpartition(".")[2]
+        if place.startswith("semi.") and getattr(part, "changes", {}).get("trainer") and name in override:
+            raise ConfigError(f"semi={name} would have no effect here: in evaluation it is the learner itself")
+
+
 def check_unlabeled_are_used(cfg: DictConfig, learner: AbstractLearner) -> None:
     """**Raises:** `ConfigError` for a wrapper that uses unlabeled items, where episodes have none."""
     shapes = OmegaConf.to_container(cfg.task, resolve=True)

@@ -69,11 +69,11 @@ def in_full(argument: str, name: str = "train") -> str:
 
 
 def refuse_unread(arguments: Iterable[str], unread: Mapping[str, str]) -> None:
-    """**Raises:** `ConfigError` for an argument that sets an option in `unread`: option, or option=value -> the reason."""
+    """**Raises:** `ConfigError` for an argument that sets an option in `unread`, option -> why it would have no effect."""
     for argument in arguments:
-        key, found, _ = argument.partition("=")
+        key, found, _ = argument.lstrip("+~").partition("=")
         for name, reason in unread.items():
-            if found and (argument == name or key == name or key.startswith(f"{name}.")):
+            if found and (key == name or key.startswith(f"{name}.")):
                 raise ConfigError(f"{key} would have no effect here: {reason}")
 
 

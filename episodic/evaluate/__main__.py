@@ -9,7 +9,14 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from episodic.assemble.effects import check_unlabeled_are_used, idle_in_learner, idle_in_task, parts_of, refuse_idle
+from episodic.assemble.effects import (
+    check_unlabeled_are_used,
+    check_wrappers_answer,
+    idle_in_learner,
+    idle_in_task,
+    parts_of,
+    refuse_idle,
+)
 from episodic.assemble.load import load_parts, with_saved_parts
 from episodic.assemble.task import episode_shape, is_incremental, load_store
 from episodic.config.command import command
@@ -28,7 +35,6 @@ from episodic.run.run import Run
 
 TRAINING = "it counts in training alone"
 UNREAD = dict.fromkeys(("augment", "trainer", "task.train", "task.labeled_fraction", "task.labeled_seed"), TRAINING)
-UNREAD["semi=pseudo_labels"] = "in evaluation it is the learner itself"
 
 
 def main(cfg: DictConfig) -> None:
@@ -38,8 +44,9 @@ def main(cfg: DictConfig) -> None:
     refuse_idle(overrides, parts_of(cfg, parts.learner), idle_in_task(cfg.task) | idle_in_learner(cfg, parts.learner))
     if not cfg.retrieval and any(override.startswith(("distance=", "distance.")) for override in overrides):
         raise ConfigError("distance= is what retrieval compares by: add retrieval=true")
-    if any(override.startswith("semi=") for override in overrides):
+    if chosen := [override for override in overrides if override.startswith("semi=")]:
         check_unlabeled_are_used(cfg, parts.learner)
+        check_wrappers_answer(chosen[-1], parts_of(cfg, parts.learner))
     rival = load_parts(cfg, cfg.against, as_saved=True) if cfg.against else None
     wanted = SPLITS[1:] if cfg.split == "all" else (cfg.split,)
     stores = {store.split: store for store in (load_store(parts.dataset, cfg.task, split) for split in wanted)}

@@ -99,14 +99,17 @@ def is_chosen(node: DictConfig) -> bool:
 
 def check_wrappers(cfg: DictConfig, learner: AbstractLearner) -> None:
     """**Raises:** `ConfigError` for wrappers in an order that cannot train, or without anything to use."""
-    layers = unwrapped(learner)
-    if any(inner.capabilities.n_views > 1 for inner in layers[1:]):
-        raise ConfigError(
-            "mean_teacher trains what it wraps, so in training it comes last: semi=[...,mean_teacher]. In evaluation other "
-            "wrappers can be put around it: semi=[saved,...]"
-        )
-    if any(inner.capabilities.trainer for inner in layers[1:]):
-        raise ConfigError("pseudo_labels trains on its own, without another wrapper around it: semi=pseudo_labels")
+    for place, inner in parts_of(cfg, learner).items():
+        if not place.startswith("semi.") or inner is learner:
+            continue
+        name = place.removeprefix("semi.")
+        if inner.capabilities.n_views > 1:
+            raise ConfigError(
+                f"{name} trains what it wraps, so in training it comes last: semi=[...,{name}]. In evaluation other wrappers can "
+                "be put around it: semi=[saved,...]"
+            )
+        if inner.capabilities.trainer:
+            raise ConfigError(f"{name} trains on its own, without another wrapper around it: semi={name}")
     check_unlabeled_are_used(cfg, learner)
 
 

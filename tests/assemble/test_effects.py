@@ -2,7 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from episodic.assemble.effects import idle_in_task, parts_of, refuse_idle
+from episodic.assemble.effects import check_wrappers_answer, idle_in_task, parts_of, refuse_idle
 from episodic.assemble.learner import build_parts
 from episodic.config.compose import ConfigError
 from episodic.core.backbones.head import LinearHead
@@ -48,3 +48,10 @@ def test_settings_of_a_task_that_count_only_with_another_one(config):
     }
     used = config("task.labeled_fraction=0.5", "task.fold=0", "task.base_way=2", "task.n_unlabeled=1")
     assert idle_in_task(used.task) == {}
+
+
+def test_a_wrapper_that_only_training_knows_is_refused_in_evaluation():
+    taught = SimpleNamespace(changes={"trainer": "pseudo_labels"})
+    with pytest.raises(ConfigError, match=r"semi=pseudo_labels would have no effect here: in evaluation"):
+        check_wrappers_answer("semi=pseudo_labels", {"semi.pseudo_labels": taught})
+    check_wrappers_answer("semi=[saved,soft_kmeans]", {"semi.pseudo_labels": taught, "semi.soft_kmeans": object()})

@@ -39,7 +39,7 @@ def test_evaluate_asks_for_a_run(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "option", ["augment=standard", "task.train.n_way=3", "task.labeled_fraction=0.5", "semi=pseudo_labels"]
+    "option", ["augment=standard", "task.train.n_way=3", "task.labeled_fraction=0.5", "+augment.flip=true"]
 )
 def test_evaluate_refuses_what_counts_in_training_alone(tmp_path, option):
     code, _, said = run_command("evaluate", "run=anything", option, cwd=tmp_path)

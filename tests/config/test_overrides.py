@@ -72,9 +72,9 @@ def test_a_group_inside_a_part_is_chosen_by_its_place():
 
 
 def test_what_a_command_does_not_read_is_refused():
-    unread = {"augment": "nothing is trained", "semi=pseudo_labels": "it trains"}
+    unread = {"augment": "nothing is trained", "task.train": "it trains"}
     refuse_unread(["seed=1", "semi=soft_kmeans"], unread)
-    for argument in ("augment=none", "augment.flip=true", "semi=pseudo_labels"):
+    for argument in ("augment=none", "+augment.flip=true", "task.train.n_way=3"):
         with pytest.raises(ConfigError, match=r"would have no effect here: (nothing is trained|it trains)"):
             refuse_unread(["seed=1", argument], unread)
 

@@ -57,7 +57,6 @@ def test_retrieval_compares_by_the_distance_that_is_chosen(place):
     [
         ("augment=crop_flip", "it counts in training alone"),
         ("task.train.n_way=2", "it counts in training alone"),
-        ("semi=pseudo_labels", "in evaluation it is the learner itself"),
         ("semi=soft_kmeans", "episodes of this task have none"),
         ("task.folds=3", "no fold is chosen"),
         ("task.n_distractors=1", "distractors give unlabeled items only"),
