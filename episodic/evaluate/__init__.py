@@ -1,4 +1,7 @@
-"""Score a learner: accuracy with intervals, retrieval, clustering, calibration. `python -m episodic.evaluate` scores a run."""
+"""Measures how good a learner is: its accuracy with intervals, its retrieval, its clusters, its calibration.
+
+`python -m episodic.evaluate` scores a run; `episodic.evaluate.scoring.evaluate` scores a learner from Python.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`python -m episodic.evaluate run=<dir> [task=...] [learner.<setting>=...] [split=test] [against=<dir>] [audit=true]`."""
+"""The command that scores a run, or compares two runs on the same episodes.
+
+python -m episodic.evaluate run=<dir> [task=...] [learner.<setting>=...] [split=test] [against=<dir>] [audit=true]
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ UNREAD = dict.fromkeys(("augment", "trainer", "task.train", "task.labeled_fracti
 
 
 def main(cfg: DictConfig) -> None:
-    """Score a run, and where `against` names another, compare both on the same episodes."""
+    """Score the run `cfg.run` and print a table. Where `cfg.against` names another run, both are scored on the same episodes."""
     overrides = list(HydraConfig.get().overrides.task)
     parts = load_parts(cfg, cfg.run)
     refuse_idle(overrides, parts_of(cfg, parts.learner), idle_in_task(cfg.task) | idle_in_learner(cfg, parts.learner))

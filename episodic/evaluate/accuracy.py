@@ -1,4 +1,6 @@
-"""Shares of right answers in each episode."""
+"""The accuracy of each episode: the share of its queries that are answered right. Incremental and semi-supervised episodes have
+further shares.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +12,44 @@ from torch import Tensor
 def accuracy(
     logits: Float[Tensor, "episode query way"], query_y: Int64[Tensor, "episode query"]
 ) -> Float[Tensor, " episode"]:
-    """Share of right answers in each episode. Ties go to the first class."""
+    """The share of queries in each episode that are answered right. The answer to a query is the class with the largest logit; of
+    several equal ones the first counts.
+
+    >>> logits = torch.tensor([[[2.0, 0.0], [0.0, 1.0], [3.0, 1.0]]])  # one episode of three queries and two classes
+    >>> accuracy(logits, torch.tensor([[0, 1, 1]]))
+    tensor([0.6667])
+    """
     return (logits.argmax(-1) == query_y).float().mean(-1)
 
 
 def incremental_accuracies(
     logits: Float[Tensor, "episode query answers"], query_y: Int64[Tensor, "episode query"], n_way: int
 ) -> dict[str, Float[Tensor, " episode"]]:
-    """Shares of right answers in each incremental episode (Ren et al., 2019): the first `n_way` answers are new classes.
+    """The accuracy of each incremental episode, for queries of new classes and of base classes apart. The first `n_way` answers are
+    the new classes. The base classes, which training knew, follow.
 
-    `novel`, `base`: of the queries of new (base) classes, with all answers allowed. `novel alone`, `base alone`: of the
-    same, with answers of their own kind only. `delta novel`, `delta base`: what the others cost, joint minus alone (the
-    paper's Δ_b and Δ_a); `delta`: their mean.
+    - `novel`, `base`: the accuracy on queries of new (base) classes, where any class may be the answer.
+    - `novel alone`, `base alone`: the same, where only classes of the query's own kind may be the answer.
+    - `delta novel`, `delta base`: `novel - novel alone` and `base - base alone`. They are 0 or negative, and say what it costs that
+      the other kind of classes may be the answer too (the paper's Δ_b and Δ_a).
+    - `delta`: the mean of `delta novel` and `delta base`.
+
+    Ren, Liao, Fetaya, Zemel: *Incremental Few-Shot Learning with Attention Attractor Networks*, NeurIPS 2019,
+    https://arxiv.org/abs/1810.07218.
+
+    **Arguments:** `query_y`: as in `Episode`, a query of base class c has the label `n_way + c`. An episode without queries of one
+    kind has NaN there.
+
+    >>> logits = torch.tensor([[[1.0, 2.0, 0.0], [0.0, 1.0, 3.0]]])  # one new class and two base classes
+    >>> for name, values in incremental_accuracies(logits, torch.tensor([[0, 2]]), n_way=1).items():
+    ...     print(name, values.item())
+    novel 0.0
+    base 1.0
+    novel alone 1.0
+    base alone 1.0
+    delta novel -1.0
+    delta base 0.0
+    delta -0.5
     """
     novel = (query_y < n_way).float()
 
@@ -44,11 +72,20 @@ def incremental_accuracies(
 def unlabeled_accuracies(
     taken: Float[Tensor, "episode unlabeled way"], unlabeled_y: Int64[Tensor, "episode unlabeled"]
 ) -> dict[str, Float[Tensor, " episode"]]:
-    """How well each episode used its unlabeled items, by how much each was `taken` for each class (label −1: distractor).
+    """How well a semi-supervised learner guesses the classes of the unlabeled items in each episode. It is told by the weight with
+    which each item was `taken` for each class.
 
-    `unlabeled accuracy`: share of the items of the task's classes that were taken most for their own class; those not taken
-    at all count as wrong. `unlabeled purity`: the weight that went to the right class, of all weight that was given away; 1
-    where none was.
+    - `unlabeled accuracy`: the share of the items of the task's classes that were taken most for their own class. An item that was
+      not taken at all (weights of 0) counts as wrong.
+    - `unlabeled purity`: of all weight that was given away, the share that went to the right class; 1 where none was given away.
+
+    **Arguments:** `taken`: weights, at least 0 (see `Prediction.unlabeled`). `unlabeled_y`: the true class, −1 for a distractor,
+    whose weight is never right.
+
+    >>> taken = torch.tensor([[[0.9, 0.1], [0.0, 0.0], [0.0, 0.5]]])  # one episode of three items and two classes
+    >>> values = unlabeled_accuracies(taken, torch.tensor([[0, 1, -1]]))
+    >>> values["unlabeled accuracy"], values["unlabeled purity"]
+    (tensor([0.5000]), tensor([0.6000]))
     """
     own = (unlabeled_y >= 0).float()
     right = ((taken.argmax(-1) == unlabeled_y) & (taken.amax(-1) > 0)).float()

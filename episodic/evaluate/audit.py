@@ -1,4 +1,4 @@
-"""Whether queries see each other, and whether classes are treated alike."""
+"""Checks whether a learner's answer to a query depends on the other queries, and whether it treats all classes alike."""
 
 from __future__ import annotations
 
@@ -13,12 +13,38 @@ from episodic.episodes.source import Episodes
 
 
 def audit(predict: Callable, episodes: Episodes, count: int = 20, seed: int = 0) -> dict[str, float]:
-    """How much log-probabilities `l` of queries change where nothing that an inductive learner may see has changed.
+    """Measures how much a learner's answers change where they should not: when an episode is shown to it in another way. It finds
+    out whether a learner is transductive, and whether its answers depend on the order of classes or items.
 
-    Re-runs `count` episodes with the queries permuted, with one query at a time, with the classes relabeled (and the
-    answers mapped back), and with the unlabeled items permuted; gives the largest `|change| / (1 + |l|)` of each. It is
-    rounding for an inductive learner that treats classes alike; a change under the first two means that queries see each
-    other: transductive, or batch statistics that leak. `predict` (see `predictor`) should work in float32.
+        change = max over queries and classes of |l' - l| / (1 + |l|)
+
+    with `l` the log-probability of a class before, and `l'` after the change. The result has the largest change in all episodes,
+    for each of:
+
+    - `queries permuted`: the queries come in another order.
+    - `one query at a time`: each query is asked about alone.
+    - `classes relabeled`: the classes get other numbers, and the answers are mapped back.
+    - `unlabeled permuted`: the unlabeled items come in another order.
+
+    All four are rounding errors for an inductive learner that treats classes alike. A change under the first two means that queries
+    see each other: the learner is transductive, or statistics of a batch leak.
+
+    **Arguments:**
+
+    - `predict`: `indices -> (episode, prediction)`, as `scoring.predictor` gives it. It should compute in float32.
+    - `episodes`: what episodes are taken from. `count` (default 20): how many, from the first on.
+    - `seed` (default 0): of the permutations.
+
+    **Raises:** `ValueError` where an answer is not finite.
+
+    >>> from episodic import EpisodeSampler, Prediction
+    >>> def predict(indices):  # items are points on a line, each at its own index; the nearest support item decides
+    ...     support, query = torch.from_numpy(indices.support), torch.from_numpy(indices.query)
+    ...     classes = torch.nn.functional.one_hot(torch.from_numpy(indices.support_y))
+    ...     return None, Prediction(-(query[:, :, None] - support[:, None]).abs().double() @ classes.double())
+    >>> changes = audit(predict, EpisodeSampler([0] * 5 + [1] * 5, n_way=2, n_shot=1, n_query=2, episodes=3))
+    >>> max(changes.values()) < 1e-5
+    True
     """
     random = np.random.Generator(np.random.Philox(seed))
     checks = ("queries permuted", "one query at a time", "classes relabeled", "unlabeled permuted")
@@ -49,7 +75,14 @@ def audit(predict: Callable, episodes: Episodes, count: int = 20, seed: int = 0)
 
 
 def verdict(changes: dict[str, float], declared: bool) -> str:
-    """What `changes`, found by `audit`, say of a learner that is `declared` transductive or not: a line for people."""
+    """What an audit says of a learner, as a line for people. A change above 0.001 counts as one; smaller ones are rounding.
+
+    **Arguments:** `changes`: what `audit` found. `declared`: whether the learner declares itself transductive.
+
+    >>> checks = ("queries permuted", "one query at a time", "classes relabeled", "unlabeled permuted")
+    >>> print(verdict(dict.fromkeys(checks, 0.0), declared=True))
+    Audit: inductive (largest relative change of a log-probability; ...). It declares itself transductive.
+    """
     shown = ", ".join(f"{name}: {change:.1e}" for name, change in changes.items())
     tolerance = 1e-3  # of float32 rounding, which changes with the shape of a batch, a hundred times as much
     sees_queries = max(changes["queries permuted"], changes["one query at a time"]) > tolerance

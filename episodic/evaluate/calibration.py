@@ -1,4 +1,4 @@
-"""How sure answers are beside how right they are."""
+"""Compares how sure a learner's answers are with how often they are right."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ BINS = 15  # of confidence, of equal width
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Calibration:
-    """Answers by confidence, in bins of equal width: how many, how sure and how right they are (0 in empty bins)."""
+    """How sure answers are and how often they are right, in bins. Answers of similar confidence share a bin, and all bins are
+    equally wide.
+
+    - `counts`: the number of answers in each bin.
+    - `confidence`, `accuracy`: the mean confidence of these answers, and the share that is right; 0 in empty bins.
+
+    >>> Calibration(counts=np.array([0, 4]), confidence=np.array([0.0, 0.75]), accuracy=np.array([0.0, 0.5])).error
+    0.25
+    """
 
     counts: Int64[np.ndarray, " bins"]
     confidence: Float[np.ndarray, " bins"]
@@ -20,16 +28,29 @@ class Calibration:
 
     @property
     def error(self) -> float:
-        """The expected calibration error: |accuracy − confidence|, averaged over answers."""
+        """The expected calibration error, 0 at best.
+
+        ECE = sum over bins of counts / (number of answers) * |accuracy - confidence|
+        """
         return float((self.counts * np.abs(self.accuracy - self.confidence)).sum() / max(self.counts.sum(), 1))
 
 
 def calibration(
     confidence: Float[np.ndarray, " queries"], right: Bool[np.ndarray, " queries"], bins: int = BINS
 ) -> Calibration:
-    """Answers by confidence; those whose probabilities are not finite are left out.
+    """Sorts answers into bins by their confidence, and finds how often those of each bin are right. Answers whose confidence is not
+    finite are left out.
+
+    Bin i, from 0, holds confidences above `i / bins` up to `(i + 1) / bins`; a confidence of 0 is in the first.
 
     Guo, Pleiss, Sun, Weinberger: *On Calibration of Modern Neural Networks*, ICML 2017, https://arxiv.org/abs/1706.04599.
+
+    **Arguments:** `confidence`: the probability of each answer, in 0..1. `right`: whether the answer is right. `bins`: how many
+    (default 15, as in the paper).
+
+    >>> found = calibration(np.array([0.9, 0.9, 0.6]), np.array([True, False, True]), bins=2)
+    >>> found.counts.tolist(), round(found.error, 3)
+    ([0, 3], 0.133)
     """
     known = np.isfinite(confidence)
     confidence, right = confidence[known].astype(np.float64), right[known]

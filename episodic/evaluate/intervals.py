@@ -1,4 +1,4 @@
-"""What can honestly be said of a mean: intervals over episodes, classes, pairs and repeats."""
+"""Intervals of a mean: over episodes, over pairs of results, over repeats, and over classes. They need NumPy only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """A mean with a 95 % interval `mean - below ... mean + above`."""
+    """A mean with its 95 % interval. The interval goes from `mean - below` to `mean + above`.
+
+    >>> Interval(mean=0.5, below=0.1, above=0.3).half_width
+    0.2
+    """
 
     mean: float
     below: float
@@ -18,13 +22,23 @@ class Interval:
 
     @property
     def half_width(self) -> float:
+        """Half of the width of the interval: the number after ±."""
         return (self.below + self.above) / 2
 
 
 def mean_interval(values: Sequence[float] | np.ndarray) -> Interval:
-    """Mean ± 1.96 · std(ddof=1) / √E over `values [E]`: the interval that the field prints (E = 1: of infinite width).
+    """The mean of some values with its 95 % interval. It is the interval that papers print after ±.
 
-    It covers the draw of the episodes only, neither the training seed nor the choice of test classes.
+        mean ± 1.96 * std(values, ddof=1) / sqrt(E)
+
+    It covers the draw of the episodes only, neither the training seed nor the choice of test classes. One value alone has an
+    interval of infinite width.
+
+    **Arguments:** `values [E]`: such as the accuracies of episodes.
+
+    >>> interval = mean_interval([0.5, 0.7])
+    >>> print(f"{interval.mean:.3f} ± {interval.half_width:.3f}")
+    0.600 ± 0.196
     """
     values = np.asarray(values, dtype=np.float64)
     half = 1.96 * values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else float("inf")
@@ -32,10 +46,16 @@ def mean_interval(values: Sequence[float] | np.ndarray) -> Interval:
 
 
 def paired_interval(ours: np.ndarray, theirs: np.ndarray) -> Interval:
-    """Mean and interval of the per-episode difference `ours - theirs`, two learners on the same episodes `[E]`.
+    """The mean difference of two learners on the same episodes, with its 95 % interval. It is several times narrower than the
+    difference of two separate intervals: what makes an episode hard is hard for both learners, and cancels.
 
-    What makes an episode hard is common to both and cancels, so this is several times tighter than two intervals side by
-    side.
+    **Arguments:** `ours`, `theirs`: `[E]`, one value for each episode, in the same order. The result is `ours - theirs`.
+
+    **Raises:** `ValueError` where the lengths differ.
+
+    >>> interval = paired_interval(np.array([0.5, 0.7, 0.9]), np.array([0.4, 0.6, 0.8]))
+    >>> print(f"{interval.mean:.3f} ± {interval.half_width:.3f}")
+    0.100 ± 0.000
     """
     if len(ours) != len(theirs):
         raise ValueError(f"a paired comparison needs the same episodes, got {len(ours)} and {len(theirs)}")
@@ -43,7 +63,17 @@ def paired_interval(ours: np.ndarray, theirs: np.ndarray) -> Interval:
 
 
 def repeats_interval(values: Sequence[float] | np.ndarray) -> Interval:
-    """Mean of a few repeats `[R]`, e.g. training seeds, with Student's t interval (R = 1: of infinite width)."""
+    """The mean of a few repeats, such as training seeds, with its 95 % interval by Student's t. One repeat alone has an interval of
+    infinite width.
+
+        mean ± t(0.975, R - 1) * std(values, ddof=1) / sqrt(R)
+
+    **Arguments:** `values [R]`, one a repeat.
+
+    >>> interval = repeats_interval([0.60, 0.62, 0.64])
+    >>> print(f"{interval.mean:.3f} ± {interval.half_width:.3f}")
+    0.620 ± 0.050
+    """
     from scipy.stats import t  # takes a while
 
     values = np.asarray(values, dtype=np.float64)
@@ -55,17 +85,30 @@ def repeats_interval(values: Sequence[float] | np.ndarray) -> Interval:
 def class_bootstrap(
     accuracies: np.ndarray, class_ids: np.ndarray, *, replicates: int = 2000, seed: int = 0
 ) -> Interval | None:
-    """Interval of the mean that also counts the draw of the test classes: a bootstrap over classes.
+    """The mean accuracy with an interval that also covers the choice of the test classes. It is found by a bootstrap over classes.
 
-    Ten thousand episodes of twenty classes are not ten thousand independent tests. The mean over episodes is a
-    U-statistic of order `n_way` in the classes: leaving class c out moves it by `-W / (C - W) · (g_c - mean)`, with `g_c` the
-    mean over the episodes that hold c. The jackknife pseudo-values `mean + (C - 1) · W / (C - W) · (g_c - mean)` are drawn with
-    replacement, and the 2.5 and 97.5 percentiles of their means taken. With few episodes a class the interval is wide
-    rather than narrow, since `g_c` carries the noise of its episodes.
+    Ten thousand episodes of twenty classes are not ten thousand independent tests: other classes might be easier or harder. The
+    mean over episodes is a U-statistic of order `n_way` in the classes. Leaving class c out moves it by
+    `-W / (C - W) * (g_c - mean)`, with C classes, W of them in an episode, and `g_c` the mean over the episodes that hold c. These
+    are the pseudo-values of the jackknife:
 
-    **Arguments:** `accuracies [E]`; `class_ids [E, W]`, the data set's classes in each episode.
+        mean + (C - 1) * W / (C - W) * (g_c - mean)
+
+    They are drawn with replacement, and the interval lies between the 2.5 and 97.5 percentiles of their means. With few episodes of
+    each class it is too wide rather than too narrow, since `g_c` has the noise of its episodes.
+
+    **Arguments:**
+
+    - `accuracies [E]`; `class_ids [E, W]`: the data set's classes in each episode.
+    - `replicates` (default 2000): how often the classes are drawn. `seed` (default 0): of these draws.
 
     **Returns** None where there are no more classes than an episode takes: nothing can be said of other classes then.
+
+    >>> random = np.random.default_rng(0)
+    >>> class_ids = np.stack([random.choice(20, size=5, replace=False) for _ in range(1000)])
+    >>> accuracies = (class_ids < 10).mean(1)  # the learner knows half of the classes
+    >>> class_bootstrap(accuracies, class_ids).half_width > 10 * mean_interval(accuracies).half_width
+    True
     """
     accuracies, class_ids = np.asarray(accuracies, np.float64), np.asarray(class_ids)
     present, column = np.unique(class_ids, return_inverse=True)

@@ -1,4 +1,4 @@
-"""Lists of episodes written and read as JSON Lines, so that anyone can score the very same ones."""
+"""Episodes written to a file and read from it, so that anyone can score the very same ones. The file is JSON Lines."""
 
 from __future__ import annotations
 
@@ -19,11 +19,25 @@ ROLES = ("support", "query", "unlabeled")
 
 
 def write_manifest(path: Path, episodes: Episodes, store: ImageStore) -> None:
-    """Write `episodes` of `store` as JSON Lines: a header that names the data and its items, then one episode a line.
+    """Write episodes to a JSON Lines file. The first line names the data set and its items, and each further line is an episode.
 
-    An episode is `{"classes": [...], "support": [[...], ...], "query": ..., "unlabeled": ..., "distractors": [...]}`: item
-    numbers (positions in the header's `items`), one list a class in the order of `classes`; `unlabeled` likewise, with the
-    distractors' items apart.
+    An episode is `{"classes": [...], "support": [[...], ...], "query": ..., "unlabeled": ..., "distractors": [...]}`. Items are
+    numbers, the positions in the header's list `items`. `support`, `query` and `unlabeled` have one list for each class, in the
+    order of `classes`; items of distractor classes are in `distractors`.
+
+    **Arguments:** `path`: the file, which is written whole or not at all. `episodes`: of `store`.
+
+    >>> import tempfile, torch
+    >>> from episodic import EpisodeSampler
+    >>> images, labels = torch.zeros(6, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 0, 0, 1, 1, 1])
+    >>> names = {"dataset": "pets", "split": "val", "split_name": "ours"}
+    >>> store = ImageStore(images, labels, ("cat", "dog"), tuple("abcdef"), None, (), **names)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "episodes.jsonl"
+    ...     write_manifest(path, EpisodeSampler(labels, n_way=2, n_shot=1, n_query=2, episodes=10), store)
+    ...     header, *lines = path.read_text().splitlines()
+    >>> len(lines), list(json.loads(lines[0]))
+    (10, ['classes', 'support', 'query', 'unlabeled', 'distractors'])
     """
     header = {
         "dataset": store.dataset,
@@ -48,10 +62,23 @@ def write_manifest(path: Path, episodes: Episodes, store: ImageStore) -> None:
 
 
 def read_manifest(path: Path, store: ImageStore) -> EpisodeList:
-    """The episodes of a manifest, matched to `store` by item names.
+    """Read the episodes that `write_manifest` wrote. Items are found in `store` by their names, so their order there may be
+    another.
 
-    **Raises:** `FileNotFoundError`; `ValueError` where the file is no manifest, is cut short or changed, or names items
-    that `store` does not hold.
+    **Raises:** `FileNotFoundError`; `ValueError` where the file is no manifest, is cut short or changed, or names items that
+    `store` does not hold.
+
+    >>> import tempfile, torch
+    >>> from episodic import EpisodeSampler
+    >>> images, labels = torch.zeros(6, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 0, 0, 1, 1, 1])
+    >>> names = {"dataset": "pets", "split": "val", "split_name": "ours"}
+    >>> store = ImageStore(images, labels, ("cat", "dog"), tuple("abcdef"), None, (), **names)
+    >>> episodes = EpisodeSampler(labels, n_way=2, n_shot=1, n_query=2, episodes=10)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_manifest(Path(folder) / "episodes.jsonl", episodes, store)
+    ...     same = read_manifest(Path(folder) / "episodes.jsonl", store)
+    >>> same, episodes_hash(same) == episodes_hash(episodes)
+    (EpisodeList(10 episodes), True)
     """
     if not path.is_file():
         raise FileNotFoundError(f"no episode manifest at {path}")
@@ -95,7 +122,9 @@ def _episode(line: dict, items: np.ndarray, class_of: np.ndarray) -> EpisodeIndi
 
 
 def episodes_of(cfg: DictConfig, store: ImageStore) -> Episodes:
-    """`cfg.episodes` episodes of the task, or those of the manifest that it names."""
+    """The episodes that a configuration asks for. Where `cfg.episodes` is a number, so many are drawn in the shape of the task;
+    else it is the path of a manifest, which is read.
+    """
     if not isinstance(cfg.episodes, int):
         return read_manifest(Path(cfg.episodes), store)
     return build_sampler(cfg.task, store, shape=cfg.task, seed=cfg.seed, stream="test", episodes=cfg.episodes)

@@ -1,4 +1,4 @@
-"""What an evaluation found, gathered split by split: tables for people, a record for files."""
+"""The results of an evaluation, split by split: as tables for people, and as a record for a file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,11 @@ from episodic.evaluate.tables import (
 
 
 class Results:
-    """Scores of a learner on one or more splits. `str(results)` is what is printed, `results.record` what is written.
+    """The scores of a learner on one or more splits. `str(results)` is the text to print, and `results.record` the numbers to
+    write.
+
+    - `record`: each key begins with the name of the split, e.g. `test/accuracy`.
+    - `protocol`: what an episode is, in words, from the split that was added last.
 
     **Arguments:** `shape`: the numbers of an episode, by name (see `assemble.task.episode_shape`).
     """
@@ -43,7 +47,9 @@ class Results:
         self._spread: list[list[str]] = []
 
     def add(self, ours: Evaluation, store: ImageStore, theirs: Evaluation | None = None) -> None:
-        """The accuracies of a split; with `theirs`, another learner's on the same episodes, the paired difference."""
+        """Add the accuracies of a split. `theirs` are another learner's on the same episodes; with them the paired difference is
+        added too.
+        """
         self.record |= record(ours, store, self.shape)
         self.protocol = self.record[f"{store.split}/protocol"]
         self._scores.append(score_row(ours, store))
@@ -58,12 +64,12 @@ class Results:
         self.record[f"{store.split}/difference_ci95"] = difference.half_width
 
     def add_retrieval(self, found: Retrieval, store: ImageStore) -> None:
-        """How well the images of a split find others of their class."""
+        """Add how well the images of a split find others of their class."""
         self.record |= retrieval_record(found, store)
         self._retrieval.append(retrieval_row(found, store))
 
     def add_spread(self, clusters: Clustering, dense: Density, decay: float, store: ImageStore) -> None:
-        """How the embeddings of a split cluster and spread."""
+        """Add how the embeddings of a split form clusters and how they spread. `decay` is what `spectral_decay` gave."""
         self.record |= spread_record(clusters, dense, decay, store)
         self._spread.append(spread_row(clusters, dense, decay, store))
 

@@ -1,4 +1,4 @@
-"""How well embeddings of unseen classes find others of their class."""
+"""Measures how well the embedding of an image finds other images of its class, among classes that training has not seen."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ TIE = 8  # roundings: a matrix product may score two copies of an item a few apa
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Retrieval:
-    """What each query found, `values` by metric and query, and how many queries had nothing to find (`skipped`).
+    """What each query found. `values` has every metric for every query, and the properties are their means.
 
-    `values` has `recall@<k>` (1 for a hit, else 0), `r_precision` and `map@r`, float64 `[query]`, in the order of the queries that
-    count.
+    - `values`: `recall@<k>` (1 for a hit, else 0), `r_precision` and `map@r`, each float64 `[query]`, in the order of the queries
+      that count. The function `retrieval` has their equations.
+    - `skipped`: how many queries do not count, because there is no other item of their class.
     """
 
     values: dict[str, np.ndarray]
@@ -33,28 +34,30 @@ class Retrieval:
 
     @property
     def recall_at(self) -> dict[int, float]:
-        """Share of queries with an item of their class among the `k` nearest, by `k`."""
+        """The share of queries that have an item of their class among the `k` nearest, by `k`."""
         name = "recall@"
         return {int(k.removeprefix(name)): float(v.mean()) for k, v in self.values.items() if k.startswith(name)}
 
     @property
     def precision_at_1(self) -> float:
-        """Share of queries whose nearest item is of their class: `recall_at[1]`."""
+        """The share of queries whose nearest item is of their class; it is `recall_at[1]`."""
         return float(self.values["recall@1"].mean())
 
     @property
     def r_precision(self) -> float:
-        """Share of the query's class among the R nearest, where the class has R items besides the query."""
+        """The mean share of the query's class among the R nearest items, where R items are of that class."""
         return float(self.values["r_precision"].mean())
 
     @property
     def map_at_r(self) -> float:
-        """Mean over the R nearest of the precision at those that are of the query's class, 0 at the others."""
+        """The mean over the R nearest items of the precision at those of the query's class, with 0 at the others."""
         return float(self.values["map@r"].mean())
 
     @property
     def intervals(self) -> dict[str, Interval]:
-        """Mean and interval of each metric over the queries. It covers the draw of the queries, not that of classes or seeds."""
+        """The mean of each metric with its interval over the queries. It covers neither the choice of classes nor the training
+        seed.
+        """
         return {name: mean_interval(values) for name, values in self.values.items()}
 
 
@@ -67,27 +70,37 @@ def retrieval(
     ks: Sequence[int] = (1, 2, 4, 8),
     distance: AbstractDistance = Cosine(),
 ) -> Retrieval:
-    """Recall@K, R-precision and MAP@R of queries that look for their class in the `gallery`; without one, among each other.
+    """Recall@K, R-precision and MAP@R of queries that look for items of their class. They look in the `gallery`; without one, among
+    each other.
 
         Recall@K = 1 if an item of the class is among the K nearest, else 0
         R-precision = (1/R) sum_{i=1..R} rel(i)
         MAP@R = (1/R) sum_{i=1..R} rel(i) P(i),  P(i) the share of the class among the i nearest
 
-    with R the number of items of the query's class in the gallery. Recall@K is that of Oh Song et al., *Deep Metric Learning
-    via Lifted Structured Feature Embedding*, CVPR 2016, https://arxiv.org/abs/1511.06452 (a rate of hits, not the recall of
-    information retrieval); the others are those of Musgrave, Belongie, Lim, *A Metric Learning Reality Check*, ECCV 2020,
-    https://arxiv.org/abs/2003.08505.
+    with R the number of items of the query's class in the gallery, and `rel(i)` 1 where the i-th nearest item is of that class,
+    else 0. Recall@K is that of Oh Song et al., *Deep Metric Learning via Lifted Structured Feature Embedding*, CVPR 2016,
+    https://arxiv.org/abs/1511.06452 (a rate of hits, not the recall of information retrieval). The others are those of Musgrave,
+    Belongie, Lim, *A Metric Learning Reality Check*, ECCV 2020, https://arxiv.org/abs/2003.08505.
 
-    Ties are counted against the embeddings: of items equally near, those of other classes come first. So ranks depend on no order
-    of the data, and embeddings that are all the same find nothing. Equally near is what differs by the rounding of a matrix
-    product only, some eight roundings, as copies of an item may. Without a gallery a query does not find itself (by its place:
-    a copy of it is found). Queries without an item of their class are left out and counted.
+    Ties are counted against the embeddings: of items that are equally near, those of other classes come first. So ranks do not
+    depend on the order of the data, and embeddings that are all the same find nothing. Two items are equally near where their
+    scores differ by no more than the rounding of a matrix product (eight roundings), as those of copies may.
 
-    Memory beside the input: at most two copies of it, in float32, and then one and chunks of `CHUNK_BYTES`.
+    Without a gallery a query does not find itself; it does find a copy of itself. Queries without an item of their class are left
+    out and counted. Memory beside the input: at most two copies of it in float32, then one copy and chunks of `CHUNK_BYTES`.
 
-    **Arguments:** `ks`: the K of Recall@K; 1 is always among them. `distance`: what ranks the items.
+    **Arguments:**
 
-    **Raises:** `ValueError` for embeddings that are not finite, and where no query has anything to find.
+    - `gallery`, `gallery_labels` (default None): where to look; both or neither.
+    - `ks` (default 1, 2, 4, 8): the K of Recall@K; 1 is always among them.
+    - `distance` (default `Cosine()`): what ranks the items.
+
+    **Raises:** `ValueError` for embeddings that are not finite, a gallery without labels, and where no query has anything to find.
+
+    >>> embeddings = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.2, 1.0]])
+    >>> found = retrieval(embeddings, torch.tensor([0, 0, 1, 0]), ks=(1, 2))
+    >>> found.recall_at[2], found.map_at_r, found.skipped
+    (1.0, 0.75, 1)
     """
     alone = gallery is None
     if alone != (gallery_labels is None):

@@ -1,4 +1,4 @@
-"""Accuracy of a learner on a list of episodes."""
+"""Scores a learner: its accuracy on each episode of a list."""
 
 from __future__ import annotations
 
@@ -26,10 +26,13 @@ from episodic.run.embed import CHUNK_BYTES, EMBED_BATCH, embed
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Scores of one learner on a list of episodes.
+    """The scores of one learner on a list of episodes. Its properties are the mean accuracy with two kinds of interval.
 
-    `accuracies [E]`, `class_ids [E, n_way]`, `episodes_hash` (names the list), `transductive` (as the learner declares it),
-    `seconds`; `details`: what else was measured of each episode, by name (see `metrics.incremental_accuracies`).
+    - `accuracies [E]`: the accuracy of each episode. `class_ids [E, n_way]`: the data set's classes in it; empty where episodes
+      have different numbers of classes.
+    - `episodes_hash`: the name of the list, equal exactly for equal lists.
+    - `transductive`: whether the learner declares itself so. `seconds`: how long scoring took.
+    - `details`: further shares of each episode, by name (see `evaluate.accuracy`).
     """
 
     accuracies: np.ndarray
@@ -41,12 +44,14 @@ class Evaluation:
 
     @property
     def interval(self) -> Interval:
-        """Mean ± 1.96 · std / √E over episodes."""
+        """The mean accuracy with its interval over episodes (see `mean_interval`)."""
         return mean_interval(self.accuracies)
 
     @property
     def class_interval(self) -> Interval | None:
-        """Interval that also counts the draw of the classes; None where it cannot be told, as for ranges of ways."""
+        """The mean accuracy with an interval that also covers the choice of the classes (see `class_bootstrap`). None where it
+        cannot be told, as for episodes with different numbers of classes.
+        """
         return class_bootstrap(self.accuracies, self.class_ids) if self.class_ids.ndim == 2 else None
 
 
@@ -62,14 +67,32 @@ def evaluate(
     progress: bool = False,
     on_block: Callable[[EpisodeIndices, Prediction], None] = lambda indices, prediction: None,
 ) -> Evaluation:
-    """Accuracy of `learner` on each of `episodes` (a sampler over `store.labels`, or a list read from a manifest).
+    """Scores a learner on each of some episodes. It counts the queries that are answered right, and nothing is trained.
 
-    A metric learner is scored on features computed once (`cached`, the default for it): ten thousand episodes are then
-    gathers. Other learners see the images of every episode; both ways give the same numbers up to rounding. The learner is
-    put in eval mode, so batch norm uses its running statistics and, unless it is transductive, nothing leaks between queries.
-    `on_block` is called with the episodes that were answered together, block by block, and the answers.
+    A metric learner is scored on features that are computed once, which makes ten thousand episodes cheap. Other learners see the
+    images of every episode. Both ways give the same numbers up to rounding. The learner is put into eval mode, so that batch norm
+    uses its running statistics and nothing leaks between queries, unless the learner is transductive.
+
+    **Arguments:**
+
+    - `episodes`: a sampler over `store.labels`, or a list that was read from a manifest.
+    - `normalize`: the normalization that the learner was trained with.
+    - `hardware` (default None): device and precision; None for `Hardware.choose()`.
+    - `cached` (default None): whether to compute features once; None for metric learners only.
+    - `progress` (default false): whether to show a bar.
+    - `on_block`: is called with each block of episodes that were answered together, and their prediction.
 
     **Raises:** `ValueError` for `cached=True` with a learner that needs images.
+
+    >>> from episodic import EpisodeSampler
+    >>> from episodic.learners.prototypical import Prototypical
+    >>> images = torch.cat([torch.zeros(5, 1, 4, 4), torch.full((5, 1, 4, 4), 255)]).to(torch.uint8)
+    >>> labels, names = torch.arange(10) // 5, tuple("abcdefghij")
+    >>> store = ImageStore(images, labels, ("dark", "bright"), names, None, (), dataset="tones", split="test", split_name="ours")
+    >>> episodes = EpisodeSampler(labels, n_way=2, n_shot=1, n_query=4, episodes=100)
+    >>> learner = Prototypical(torch.nn.Flatten())  # compares pixels
+    >>> evaluate(learner, store, episodes, Normalize([0.5], [0.5]), Hardware.choose("cpu", "fp32")).interval
+    Interval(mean=1.0, below=0.0, above=0.0)
     """
     hardware = hardware or Hardware.choose()
     started = time.perf_counter()
@@ -112,10 +135,14 @@ def predictor(
     cached: bool | None = None,
     progress: bool = False,
 ) -> tuple[Callable, Callable[[int], int]]:
-    """How to answer episodes of `store` with `learner`, on features computed here once or on images.
+    """A function that answers episodes of `store` with a learner. It works on features, which are computed here once, or on images.
 
-    Returns `(indices -> (episode, prediction), items of an episode -> how many episodes to ask for at once)`, and leaves the
-    learner in eval mode.
+    **Returns** `(predict, chunk)`: `predict(indices)` gives `(episode, prediction)`, and `chunk(items)` says how many episodes of
+    so many items to ask for at once. The learner is left in eval mode.
+
+    **Arguments:** as in `evaluate`.
+
+    **Raises:** `ValueError` for `cached=True` with a learner that needs images.
     """
     learner.eval()
     metric = isinstance(learner, AbstractMetricLearner)

@@ -1,4 +1,4 @@
-"""Results for people and for records."""
+"""The rows and records of results: text for people, numbers for files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ from episodic.evaluate.spread import Density
 
 
 def protocol(shape: dict[str, Any], transductive: bool) -> str:
-    """E.g. `5-way 1-shot, 15 queries a class, inductive`."""
+    """What an episode is, in words, as papers say it.
+
+    >>> shape = {"n_way": 5, "n_shot": 1, "n_query": 15, "n_unlabeled": 0, "n_distractors": 0, "base_way": 0, "base_query": 0}
+    >>> protocol(shape, transductive=False)
+    '5-way 1-shot, 15 queries a class, inductive'
+    """
     parts = [f"{_text(shape['n_way'])}-way {_text(shape['n_shot'])}-shot, {_text(shape['n_query'])} queries a class"]
     if shape["n_unlabeled"] not in (0, [0, 0]):
         parts.append(f"{_text(shape['n_unlabeled'])} unlabeled a class")
@@ -26,7 +31,7 @@ def protocol(shape: dict[str, Any], transductive: bool) -> str:
 
 
 def record(evaluation: Evaluation, store: ImageStore, shape: dict[str, Any]) -> dict[str, Any]:
-    """What `metrics.json` says of an evaluation, each key led by the split's name."""
+    """The numbers of an evaluation, as files hold them. Each key begins with the name of the split, e.g. `test/accuracy`."""
     interval, classes = evaluation.interval, evaluation.class_interval
     values = {
         "accuracy": interval.mean,
@@ -51,7 +56,7 @@ def record(evaluation: Evaluation, store: ImageStore, shape: dict[str, Any]) -> 
 
 
 def score_row(evaluation: Evaluation, store: ImageStore) -> list[str]:
-    """One row under `SCORE_HEADER`."""
+    """The row of an evaluation under `SCORE_HEADER`."""
     classes = f"{store.n_base} + {len(store.class_names) - store.n_base}" if store.n_base else len(store.class_names)
     return [
         f"{store.dataset} {store.split}",
@@ -64,7 +69,9 @@ def score_row(evaluation: Evaluation, store: ImageStore) -> list[str]:
 
 
 def detail_rows(evaluation: Evaluation, store: ImageStore, rival: Evaluation | None = None) -> list[list[str]]:
-    """Rows under `DETAIL_HEADER`: what was measured beside the accuracy; with `rival`, the paired difference to it."""
+    """The rows under `DETAIL_HEADER`, one for each further share of an evaluation. With `rival` they are the paired differences to
+    it.
+    """
     rows = []
     for name, values in evaluation.details.items():
         if rival is None:
@@ -75,7 +82,7 @@ def detail_rows(evaluation: Evaluation, store: ImageStore, rival: Evaluation | N
 
 
 def retrieval_record(found: Retrieval, store: ImageStore) -> dict[str, Any]:
-    """What the records say of a retrieval: the mean of each metric, half its interval, and how many queries count."""
+    """The numbers of a retrieval, as files hold them: the mean of each metric, half its interval, and how many queries count."""
     values: dict[str, Any] = {}
     for name, interval in found.intervals.items():
         values |= {name: interval.mean, f"{name}_ci95": interval.half_width}
@@ -84,21 +91,21 @@ def retrieval_record(found: Retrieval, store: ImageStore) -> dict[str, Any]:
 
 
 def retrieval_row(found: Retrieval, store: ImageStore) -> list[str]:
-    """One row under `RETRIEVAL_HEADER`."""
+    """The row of a retrieval under `RETRIEVAL_HEADER`."""
     shown = [percent(found.intervals[name]) for name in ("recall@1", "r_precision", "map@r")]
     more = " / ".join(f"{100 * found.recall_at[k]:.1f}" for k in (2, 4, 8))
     return [f"{store.dataset} {store.split}", f"{len(found.values['map@r']):,}", *shown, more]
 
 
 def spread_record(clusters: Clustering, dense: Density, decay: float, store: ImageStore) -> dict[str, float]:
-    """What the records say of clusters and of how embeddings spread."""
+    """The numbers that say how embeddings form clusters and spread, as files hold them."""
     values = dataclasses.asdict(clusters)
     values |= {f"density_{name}": value for name, value in dataclasses.asdict(dense).items()}
     return {f"{store.split}/{key}": value for key, value in (values | {"spectral_decay": decay}).items()}
 
 
 def spread_row(clusters: Clustering, dense: Density, decay: float, store: ImageStore) -> list[str]:
-    """One row under `SPREAD_HEADER`."""
+    """The row under `SPREAD_HEADER` that says how embeddings form clusters and spread."""
     shares = [f"{100 * share:.2f}" for share in (clusters.nmi, clusters.ami, clusters.f1)]
     return [
         f"{store.dataset} {store.split}",
@@ -115,19 +122,34 @@ SCORE_HEADER = ["data", "classes (split, hash)", "episodes (hash)", "accuracy %"
 
 
 def percent(interval: Interval) -> str:
-    """`63.60 ± 0.29`, in percent."""
+    """The mean of an interval and half its width, in percent.
+
+    >>> percent(Interval(mean=0.636, below=0.0029, above=0.0029))
+    '63.60 ± 0.29'
+    """
     return f"{100 * interval.mean:.2f} ± {100 * interval.half_width:.2f}"
 
 
 def class_range(interval: Interval | None) -> str:
-    """`58.9 to 66.1`, in percent."""
+    """The ends of an interval, in percent; a dash where there is none.
+
+    >>> class_range(Interval(mean=0.63, below=0.04, above=0.03))
+    '59.0 to 66.0'
+    """
     if interval is None:
         return "-"
     return f"{100 * (interval.mean - interval.below):.1f} to {100 * (interval.mean + interval.above):.1f}"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns that line up, under a ruled header."""
+    """Rows as text, in columns that line up under a ruled header.
+
+    >>> print(table(["name", "%"], [["a", "63.60"], ["bcdef", "7"]]))
+    name   %
+    -----  -----
+    a      63.60
+    bcdef  7
+    """
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:
