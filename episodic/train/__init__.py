@@ -1,4 +1,6 @@
-"""Train a learner: one training procedure a file. `python -m episodic.train` is the command, `train` the same from Python."""
+"""Trains a learner. Each training procedure is a file here; `python -m episodic.train` is the command, and `train` the same from
+Python.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +8,12 @@ from typing import Any
 
 
 def train(*options: str) -> dict[str, Any]:
-    """Train as on the command line, and return what `metrics.json` says. The options are those of `python -m episodic.train`.
+    """Train as on the command line, and return the numbers of `metrics.json`. The options are those of `python -m episodic.train`.
 
         from episodic.train import train
         metrics = train("task=glyphs_5w1s", "learner=matching", "run=runs/matching")
 
-    **Raises:** `ConfigError` for options that there are not or that could have no effect; whatever training raises.
+    **Raises:** `ConfigError` for options that do not exist or could have no effect; what training raises.
     """
     from episodic.config.overrides import composed
     from episodic.train.session import train as train_session

@@ -1,4 +1,7 @@
-"""`python -m episodic.train task=... learner=... backbone=...`: train a learner, keep the best, test it."""
+"""The command that trains a learner, keeps the best weights and tests them.
+
+python -m episodic.train task=... learner=... backbone=...
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Divide and conquer: batches from one cluster of the images after the other, each training its slice of the embedding."""
+"""Training by divide and conquer: each batch comes from one cluster of the images, and trains one slice of the embedding."""
 
 from __future__ import annotations
 
@@ -17,22 +17,24 @@ from episodic.train.dml import AbstractBatches, nearest_are_right
 
 @dataclasses.dataclass(eq=False)
 class ClusteredTraining(AbstractBatches):
-    """Puts the training images into clusters, and lets each cluster train one slice of the embedding. For
+    """Puts the training images into clusters, and lets each cluster train one slice of the embedding. It makes the batches of
     `loss=divide_and_conquer`.
 
-    Every `recluster_every` steps the images are put into as many clusters as the loss has learners, by K-means on their
-    embeddings; clusters keep the number of the old one that they share most images with. Batches come from one cluster after
-    the other and train its slice, of `dim / n_learners` coordinates brought to length 1, and the whole backbone. The last `finish`
-    of the steps train all coordinates together on batches of all images. The clusters are a buffer of the state.
+    Every `recluster_every` steps the images are put into as many clusters as the loss has learners, by K-means on their embeddings.
+    A new cluster takes the number of the old one with which it shares most images. Batches come from one cluster after the other. A
+    batch trains its cluster's slice, `dim / n_learners` coordinates brought to length 1, and the whole backbone. The last share
+    `finish` of the steps trains all coordinates together, on batches of all images. The clusters are a buffer of `state`.
 
     Sanakoyeu, Tschernezki, Büchler, Ommer: *Divide and Conquer the Embedding Space for Metric Learning*, CVPR 2019,
     https://arxiv.org/abs/1906.05990.
 
-    Departures: none known from the paper. The authors' code clusters the features below the embeddings, and applies the matching
-    of clusters the wrong way round.
+    **Departures:** none known from the paper. The authors' code clusters the features below the embeddings, and applies the
+    matching of clusters the wrong way round.
 
-    **Arguments** beside those of batches: `recluster_every`: two epochs in the paper. `finish`: a share of the steps, 0.05 in the
-    paper.
+    **Arguments** beside those of batches:
+
+    - `recluster_every` (default 400): steps between two clusterings; two epochs in the paper.
+    - `finish` (default 0.05, as in the paper): the share of the steps that train all coordinates.
 
     **Raises:** `ValueError` with other losses, and where some training images are held out or unlabeled.
     """
@@ -61,7 +63,7 @@ class ClusteredTraining(AbstractBatches):
         return weight * loss, nearest_are_right(embeddings.detach(), labels)
 
     def batch(self) -> tuple[Int64[Tensor, " item"], int | None]:
-        """The images of this step, and the cluster that they are from; None where they are from all."""
+        """The images of this step, and the cluster that they come from. The cluster is None where they come from all images."""
         everywhere = torch.from_numpy(self.source.batch(self.step).flat())
         if self.step >= (1 - self.finish) * self.steps:
             return everywhere, None
@@ -78,7 +80,9 @@ class ClusteredTraining(AbstractBatches):
         return inside[torch.from_numpy(sampler.batch(self.step).flat())], cluster
 
     def batches_of(self, cluster: int) -> tuple[Int64[Tensor, " item"], EpisodeSampler | None]:
-        """The images of a cluster and their batches; None where there are no two classes to tell apart."""
+        """The images of a cluster, and a sampler of batches of them. The sampler is None where fewer than two classes have enough
+        images.
+        """
         inside = torch.where(self.state.clusters.cpu() == cluster)[0]
         labels = self.setup.store.labels[inside]
         classes = int((labels.bincount() >= self.images_per_class).sum())
@@ -90,7 +94,14 @@ class ClusteredTraining(AbstractBatches):
 def clusters_of(
     embeddings: Float[Tensor, "item dim"], n_clusters: int, before: Int64[Tensor, " item"] | None, seed: int
 ) -> Int64[Tensor, " item"]:
-    """The cluster of each item by K-means, numbered as those `before` that share most items with them."""
+    """The cluster of each item, by K-means. A cluster has the number of the cluster in `before` with which it shares most items.
+
+    **Arguments:** `before`: the clusters of the same items until now; None for any numbers. `seed`: of K-means.
+
+    >>> embeddings = torch.tensor([[0.0, 0.0], [0.1, 0.0], [5.0, 5.0], [5.1, 5.0]])
+    >>> clusters_of(embeddings, n_clusters=2, before=torch.tensor([1, 1, 0, 1]), seed=0)
+    tensor([1, 1, 0, 0])
+    """
     from sklearn.cluster import KMeans
 
     found = KMeans(n_clusters, n_init=1, random_state=seed).fit_predict(embeddings.cpu().numpy())

@@ -1,4 +1,4 @@
-"""Deep metric learning: every step is a class-balanced batch of images, trained by losses of their embeddings."""
+"""Deep metric learning: each step is a batch with several images of each of its classes, trained by losses of the embeddings."""
 
 from __future__ import annotations
 
@@ -23,10 +23,15 @@ SAMPLERS = ("balanced", "coreset", "density", "frechet")
 
 @dataclasses.dataclass(eq=False)
 class AbstractBatches(AbstractProcedure):
-    """What procedures on batches of images share: embed a batch, take the losses of the embeddings.
+    """A procedure that trains on batches of images instead of episodes. It embeds a batch and takes the losses of the embeddings.
 
-    The order inside a batch tells the losses nothing. The accuracy of the curves is the share of images whose nearest
-    neighbor in the batch is of their class. Classes with fewer images than `images_per_class` are left out.
+    Losses do not depend on the order in a batch. The accuracy of the training curve is the share of images whose nearest neighbor
+    in the batch is of their class. Classes with fewer images than `images_per_class` are left out.
+
+    **Arguments** beside those of every procedure: `classes_per_batch` (default 16), `images_per_class` (default 4): a batch has
+    their product of images.
+
+    **Raises:** `ValueError` for `images_per_class` below 2, without a loss of embeddings, and with a learner's own loss.
     """
 
     classes_per_batch: int = 16
@@ -53,7 +58,11 @@ class AbstractBatches(AbstractProcedure):
         super().__post_init__()
 
     def batches(self, steps: int, candidates: int = 1, **changes) -> EpisodeSampler:
-        """The candidates of each step: episodes, of which only the items count."""
+        """A sampler of batches, `candidates` of them for each step. They are drawn as episodes, of which the labels in the episode
+        are not used.
+
+        **Arguments:** `changes`: settings of `EpisodeSampler` that are to be others.
+        """
         setup = self.setup
         settings = {"n_way": self.classes_per_batch, "labels": setup.store.labels.numpy(), "labeled": setup.labeled}
         return EpisodeSampler(
@@ -70,7 +79,9 @@ class AbstractBatches(AbstractProcedure):
     def loss_of_batch(
         self, items: Int64[Tensor, " item"], generator: torch.Generator
     ) -> tuple[Float[Tensor, ""], Float[Tensor, " item"], Float[Tensor, "item dim"]]:
-        """`(loss, whether the nearest is right, embeddings)` of the images `items`."""
+        """Embed the images `items` and take the losses. Returns
+        `(loss, whether each image's nearest one is of its class, embeddings)`.
+        """
         embeddings, labels = self.embed_batch(items, generator)
         loss = self.setup.objective.of_batch(embeddings, labels)
         return loss, nearest_are_right(embeddings.detach(), labels), embeddings.detach()
@@ -78,7 +89,7 @@ class AbstractBatches(AbstractProcedure):
     def embed_batch(
         self, items: Int64[Tensor, " item"], generator: torch.Generator
     ) -> tuple[Float[Tensor, "item dim"], Int64[Tensor, " item"]]:
-        """The embeddings that the network gives the images `items` under a draw of the augmentation, and their labels."""
+        """The embeddings of the images `items`, which are augmented at random first, and the labels of these images."""
         setup = self.setup
         images = setup.store.gather(items).to(setup.hardware.device, non_blocking=True)
         labels = setup.store.labels[items].to(setup.hardware.device)
@@ -87,14 +98,14 @@ class AbstractBatches(AbstractProcedure):
         return embeddings, labels
 
     def embed_all(self) -> Float[Tensor, "image dim"]:
-        """The embeddings that all training images have now."""
+        """The embeddings that the network gives all training images now, without augmentation."""
         setup = self.setup
         features = embed(setup.learner.backbone, setup.store, setup.normalize, setup.hardware)
         setup.learner.train()
         return features.flatten(1)
 
     def register_bank(self) -> None:
-        """A buffer `bank` for an embedding of every training image."""
+        """Give `state` a buffer `bank` for an embedding of every training image."""
         bank = torch.zeros(len(self.setup.store), math.prod(self.setup.learner.backbone.shape))
         self.state.register_buffer("bank", bank)
 
@@ -106,15 +117,21 @@ class AbstractBatches(AbstractProcedure):
 
 @dataclasses.dataclass(eq=False)
 class MetricTraining(AbstractBatches):
-    """Trains the backbone on batches of `images_per_class` images of each of `classes_per_batch` classes.
+    """Trains the backbone on batches of several images of several classes. Each batch has `images_per_class` images of each of
+    `classes_per_batch` classes.
 
-    With `sampler=balanced` classes and images are drawn evenly. `coreset`, `density` and `frechet` draw `candidates` such
-    batches and choose by the embeddings that their images had last (see `core.functional.batches`): the first puts a batch together
-    from groups far from each other, the others take the batch that is most like all candidates together. These embeddings are
-    kept in the buffer `bank`; the first are those of the network at the start.
+    With `sampler=balanced` classes and images are drawn at random, all alike. The other samplers draw `candidates` such batches,
+    and choose by the embeddings that their images had last (see `core.functional.batches`). `coreset` puts a batch together from
+    groups of images that are far from each other. `density` and `frechet` take the batch that is most like all candidates together.
+    The embeddings are in the buffer `bank` of `state`; the first ones are those of the network at the start.
 
     Roth, Milbich, Sinha, Gupta, Ommer, Cohen: *Revisiting Training Strategies and Generalization Performance in Deep Metric
-    Learning*, ICML 2020, https://arxiv.org/abs/2002.08473, compare the choices and find little between them.
+    Learning*, ICML 2020, https://arxiv.org/abs/2002.08473, compare the samplers and find little difference.
+
+    **Arguments** beside those of batches: `sampler` (default `"balanced"`). `candidates` (default 8): at least 2; only for the
+    other samplers.
+
+    **Raises:** `ValueError` for another sampler, or too few candidates.
     """
 
     sampler: str = "balanced"
@@ -142,7 +159,7 @@ class MetricTraining(AbstractBatches):
         return loss, accuracies
 
     def chosen(self, episodes: EpisodeIndices) -> Int64[Tensor, " item"]:
-        """The batch that the candidates give."""
+        """The images of the batch that is chosen among the candidates `episodes`."""
         support = torch.from_numpy(episodes.support).unflatten(1, (self.classes_per_batch, -1))
         groups = torch.cat([support, torch.from_numpy(episodes.query)[..., None]], dim=-1)
         candidates = unit(self.state.bank[groups])
@@ -154,6 +171,10 @@ class MetricTraining(AbstractBatches):
 
 
 def nearest_are_right(embeddings: Tensor, labels: Tensor) -> Tensor:
-    """Whether each item's nearest other one, by cosine, has its label: `[N]`, 0 or 1."""
+    """Whether the nearest other item of each item, by the cosine, has the same label: float `[N]`, 1 or 0.
+
+    >>> nearest_are_right(torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]]), torch.tensor([0, 0, 1]))
+    tensor([1., 1., 0.])
+    """
     similarity = cosine(embeddings, embeddings).fill_diagonal_(-torch.inf)
     return (labels[similarity.argmax(1)] == labels).float()

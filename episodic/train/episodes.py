@@ -1,4 +1,4 @@
-"""Episodic training: every step is a batch of episodes in the shape of the task."""
+"""Episodic training: each step is one or more episodes in the shape of the task."""
 
 from __future__ import annotations
 
@@ -14,12 +14,32 @@ from episodic.train.procedure import AbstractProcedure
 
 @dataclasses.dataclass(eq=False)
 class EpisodicTraining(AbstractProcedure):
-    """Trains a learner on the very kind of episodes that it is tested on. Each step draws new ones.
+    """Trains a learner on the same kind of episodes that it is tested on. Each step draws new episodes of training classes.
 
     Vinyals, Blundell, Lillicrap, Kavukcuoglu, Wierstra: *Matching Networks for One Shot Learning*, NeurIPS 2016,
     https://arxiv.org/abs/1606.04080.
 
-    **Arguments** beside those of every procedure: `episodes_per_step`, stacked in one forward pass.
+    **Arguments** beside those of every procedure: `episodes_per_step` (default 1): how many episodes go through the network in one
+    pass.
+
+    >>> from torch import nn
+    >>> from episodic.data.augment import Normalize
+    >>> from episodic.data.store import ImageStore
+    >>> from episodic.episodes.sampler import EpisodeSampler
+    >>> from episodic.learners.prototypical import Prototypical
+    >>> from episodic.run.device import Hardware
+    >>> from episodic.train.procedure import Setup
+    >>> images, labels = torch.randint(0, 256, (20, 1, 4, 4), dtype=torch.uint8), torch.arange(20) // 10
+    >>> store = ImageStore(images, labels, ("cat", "dog"), tuple(map(str, range(20))), None, (), "pets", "train", "ours")
+    >>> setup = Setup(
+    ...     learner=Prototypical(nn.Sequential(nn.Flatten(), nn.Linear(16, 4))), store=store, normalize=Normalize([0.5], [0.5]),
+    ...     optimizer=lambda groups: torch.optim.SGD(groups, lr=0.1), hardware=Hardware.choose("cpu", "fp32"),
+    ...     episodes=lambda n, per_step: EpisodeSampler(labels, 2, 1, 4, episodes=n, episodes_per_batch=per_step),
+    ... )
+    >>> training = EpisodicTraining(setup, steps=10, episodes_per_step=2)
+    >>> loss, accuracy = training.training_step()
+    >>> training.step, bool(loss > 0), training.unit, training.per_step
+    (1, True, 'episodes', 2)
     """
 
     episodes_per_step: int = 1

@@ -1,4 +1,4 @@
-"""The training loop: one place where draw, forward, backward, step, log, validate and save stand in order."""
+"""The training loop: the one place where draw, forward, backward, step, log, validate and save stand in order."""
 
 from __future__ import annotations
 
@@ -13,20 +13,31 @@ from episodic.train.procedure import AbstractProcedure
 
 
 class NonFiniteLossError(ArithmeticError):
-    """The loss became NaN or infinite."""
+    """The loss of training became NaN or infinite. The message says at which step."""
 
 
 class Journal:
-    """What is done with a training as it goes. This one does nothing; `train.session` keeps a run's folder.
+    """What happens beside training while it goes on: logging, validation, checkpoints. This one does nothing; `train.session` has
+    the one that keeps a run's folder.
 
-    Subclasses write what they need of `log`, called with the means since the last call, `validate` and `save`.
+    A subclass writes those of `log`, `validate` and `save` that it needs.
+
+    >>> class Losses(Journal):
+    ...     def __init__(self):
+    ...         self.losses = []
+    ...     def log(self, step, values):
+    ...         self.losses.append(values["loss"])
+    >>> journal = Losses()
+    >>> journal.log(20, {"loss": 1.5, "accuracy": 0.4})
+    >>> journal.losses
+    [1.5]
     """
 
     def log(self, step: int, values: dict[str, float]) -> None:
-        """Hook: a point of the training curve."""
+        """Hook: a point of the training curve. `values` are means over the steps since the last one, by name."""
 
     def validate(self, step: int) -> None:
-        """Hook: score the learner on validation classes."""
+        """Hook: score the learner on the validation classes."""
 
     def save(self, step: int) -> None:
         """Hook: write a checkpoint."""
@@ -39,12 +50,39 @@ def fit(
     stop: StopRequest | None = None,
     progress: bool = False,
 ) -> bool:
-    """Train until `procedure.steps`; False where `stop` asked to end early. Either way the last step is saved.
+    """Train to the end, or until the user asks to stop. In both cases the last step is saved. The result says whether training
+    reached `procedure.steps`.
 
-    **Arguments:** `journal` logs, validates and saves, every so many steps as the procedure says and at the end. `stop` says that
-    the user wants to end. `progress` shows a bar.
+    **Arguments:**
+
+    - `procedure`: begins at its `step`, so a resumed one goes on where it was.
+    - `journal` (default None): logs, validates and saves, as often as the procedure says and at the end; None for nothing.
+    - `stop` (default None): says that the user asks to stop. `progress` (default false): whether to show a bar.
 
     **Raises:** `NonFiniteLossError` with the step where the loss was first not finite; nothing is saved after it.
+
+    >>> from torch import nn
+    >>> from episodic.data.augment import Normalize
+    >>> from episodic.data.store import ImageStore
+    >>> from episodic.episodes.sampler import EpisodeSampler
+    >>> from episodic.learners.prototypical import Prototypical
+    >>> from episodic.run.device import Hardware
+    >>> from episodic.train.episodes import EpisodicTraining
+    >>> from episodic.train.procedure import Setup
+    >>> images, labels = torch.randint(0, 256, (20, 1, 4, 4), dtype=torch.uint8), torch.arange(20) // 10
+    >>> store = ImageStore(images, labels, ("cat", "dog"), tuple(map(str, range(20))), None, (), "pets", "train", "ours")
+    >>> setup = Setup(
+    ...     learner=Prototypical(nn.Sequential(nn.Flatten(), nn.Linear(16, 4))), store=store, normalize=Normalize([0.5], [0.5]),
+    ...     optimizer=lambda groups: torch.optim.SGD(groups, lr=0.1), hardware=Hardware.choose("cpu", "fp32"),
+    ...     episodes=lambda n, per_step: EpisodeSampler(labels, 2, 1, 4, episodes=n, episodes_per_batch=per_step),
+    ... )
+    >>> class Steps(Journal):
+    ...     def log(self, step, values):
+    ...         print(f"the mean loss is known at step {step}")
+    >>> fit(EpisodicTraining(setup, steps=4, log_every=2), Steps())
+    the mean loss is known at step 2
+    the mean loss is known at step 4
+    True
     """
     journal = journal or Journal()
     window = Window(procedure)
@@ -80,7 +118,9 @@ def fit(
 
 
 class Window:
-    """Losses and accuracies of the steps since the last point of the curve, on the device until they are asked for."""
+    """The losses and accuracies of the steps since the last point of the training curve. They stay on the device until their means
+    are asked for.
+    """
 
     def __init__(self, procedure: AbstractProcedure):
         self.procedure = procedure
@@ -91,10 +131,11 @@ class Window:
         return len(self.steps)
 
     def add(self, loss: Tensor, accuracy: Tensor) -> None:
+        """Take a step's loss and accuracy."""
         self.steps.append((loss, accuracy))
 
     def means(self) -> dict[str, float]:
-        """The point of the curve that these steps make, and a new window.
+        """The means of these steps by name, with steps a second and the learning rate. A new window begins.
 
         **Raises:** `NonFiniteLossError`.
         """

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a polite question: finish the step, save, say how to go on."""
+"""Ctrl-C and SIGTERM as a request: training finishes the step, saves, and says how to go on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from types import FrameType
 
 
 class StopRequest:
-    """While entered, the first SIGINT or SIGTERM sets `requested`; the second one ends the process as usual."""
+    """Notes that the user asks to stop, by Ctrl-C or SIGTERM, while it is entered. The first such signal only sets `requested`; the
+    second one ends the process as usual.
+
+    >>> with StopRequest() as stop:
+    ...     signal.raise_signal(signal.SIGINT)
+    ...     print(stop.requested, stop.exit_code)
+    True 130
+    """
 
     def __init__(self):
         self.signal: int | None = None
@@ -16,11 +23,12 @@ class StopRequest:
 
     @property
     def requested(self) -> bool:
+        """Whether a signal came."""
         return self.signal is not None
 
     @property
     def exit_code(self) -> int:
-        """What a shell expects of a process ended by that signal: 130 or 143."""
+        """The code that a shell expects of a process ended by that signal: 130 for Ctrl-C, 143 for SIGTERM."""
         return 128 + (self.signal or 0)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:

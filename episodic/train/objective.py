@@ -1,4 +1,4 @@
-"""What is minimized: the learner's own loss of an episode, and losses of the embeddings."""
+"""The number that training makes smaller: the learner's own loss of an episode, and losses of the embeddings."""
 
 from __future__ import annotations
 
@@ -20,18 +20,27 @@ class Objective(nn.Module):
 
         own_weight * the learner's loss  +  sum over losses of weight * loss(embeddings, labels)  +  auxiliary losses
 
-    On episodes the embeddings are those of all support and query items of a step as one batch, flattened, with the labels
-    that they have in the data set: two episodes of a step that share a class have positive pairs between them. Other training
-    procedures take batches, and the losses of embeddings alone.
+    On episodes the embeddings are those of all support and query items of a step, as one batch and flattened. Their labels are
+    those of the data set, so two episodes of a step that share a class have positive pairs between them. Procedures that take
+    batches use the losses of embeddings alone.
 
-    **Arguments:** `losses`: by name, of `core.losses` or any module that is called with `(embeddings, labels)`, as those of
-    pytorch-metric-learning. `weights`: a factor for each. `own_weight`: of the learner's own loss; None leaves it out.
-    `lr_multipliers`: factors on the learning rate of the weights that a loss owns (proxies want up to 100), 1 where none is
-    given.
+    **Arguments:**
+
+    - `losses` (default none): by name, of `core.losses`, or any module that is called with `(embeddings, labels)`, such as those of
+      pytorch-metric-learning.
+    - `weights` (default 1 each): a factor for each loss, by name.
+    - `own_weight` (default 1): the factor of the learner's own loss; None leaves it out.
+    - `lr_multipliers` (default 1 each): factors on the learning rate of the weights that a loss has (proxies want up to 100), by
+      name.
 
     >>> objective = Objective()  # the learner's own loss, as it is
     >>> objective.own_weight, list(objective.losses)
     (1.0, [])
+    >>> from episodic.core.losses.contrastive import Contrastive
+    >>> twice = Objective({"contrastive": Contrastive()}, {"contrastive": 2.0}, own_weight=None)
+    >>> embeddings, labels = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0])
+    >>> bool(twice.of_batch(embeddings, labels) == 2 * Contrastive()(embeddings, labels))
+    True
     """
 
     def __init__(
@@ -48,10 +57,12 @@ class Objective(nn.Module):
         self.lr_multipliers = dict(lr_multipliers or {})
 
     def check(self, learner: AbstractLearner, trainer: str, steps: int) -> None:
-        """Refuse what could have no effect.
+        """Refuse losses that could have no effect.
 
-        **Raises:** `ValueError` for losses of embeddings with a learner that has none, for a loss made for another training
-        procedure than `trainer`, and for one that would only begin after `steps`.
+        **Arguments:** `trainer`: the procedure, as an option of `conf/trainer`. `steps`: how many there will be.
+
+        **Raises:** `ValueError` for losses of embeddings with a learner that has no embeddings, for a loss made for another
+        procedure, and for one that would only begin after `steps`.
         """
         if self.losses and (not isinstance(learner, AbstractMetricLearner) or learner.capabilities.n_views > 1):
             raise ValueError(
@@ -66,7 +77,7 @@ class Objective(nn.Module):
             loss.check_length(steps)
 
     def of_episode(self, learner: AbstractLearner, episode: Episode, hardware: Hardware) -> tuple[Tensor, Tensor]:
-        """`(loss, accuracy [E])` of the learner's answer to a batch of episodes."""
+        """The loss of the learner's answer to a batch of episodes, and the accuracy of each episode: `(loss, accuracy [E])`."""
         with hardware.autocast():
             if not self.losses:
                 features, prediction = None, learner(episode.task)
@@ -86,11 +97,11 @@ class Objective(nn.Module):
         return loss, accuracy(prediction.logits.detach(), episode.query_y)
 
     def of_batch(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """The weighted sum of the losses of a batch `[N, D]`."""
+        """The weighted sum of the losses of a batch of embeddings `[N, D]`."""
         return sum(self.weights[name] * loss(embeddings, labels) for name, loss in self.losses.items())
 
     def parameter_groups(self, learned: list[nn.Parameter]) -> list[dict[str, Any]]:
-        """The weights that the optimizer moves, `learned` and those of each loss, with their `lr_multiplier`."""
+        """What the optimizer moves: the parameters `learned`, and those of each loss, in groups with their `lr_multiplier`."""
         groups = [{"params": learned, "lr_multiplier": 1.0}]
         for name, loss in self.losses.items():
             if owned := list(loss.parameters()):

@@ -1,4 +1,4 @@
-"""What a training procedure is: the data of each step, its loss, and the state that it keeps beside the learner."""
+"""The base of all training procedures. A procedure says what each step trains on, and what its loss is."""
 
 from __future__ import annotations
 
@@ -24,14 +24,27 @@ GOLDEN = 0x9E3779B97F4A7C15  # spreads seeds, so that (seed, step) and (seed + 1
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Setup:
-    """What every training procedure is given: built objects, no configuration.
+    """What every training procedure is given: the learner, the data, and all that procedures share. It has built objects and no
+    configuration.
 
-    - `learner` and `objective`, on the device; `store`, the images of the training classes.
-    - `normalize`, `augment`, `hardware`, `seed`; `schedule` of the learning rate.
-    - `optimizer`: groups of parameters -> optimizer.
-    - `episodes`: `(how many, how many a step) -> ` training episodes in the shape of the task.
-    - `labeled`, `seen`: which images training may use with their labels, and which it may use at all; `[N]` booleans, None for
-      all.
+    - `learner`, on the device. `objective` (default: the learner's own loss), on the device.
+    - `store`: the images of the training classes. `normalize`, `augment` (default: no change): what turns them into inputs.
+    - `optimizer`: a function from groups of parameters to an optimizer. `schedule` (default constant): of the learning rate.
+    - `hardware`: device and precision. `seed` (default 0): of all draws.
+    - `episodes`: a function `(how many, how many a step) ->` training episodes in the shape of the task.
+    - `labeled`, `seen` (default None): which images may be used with their labels, and which at all; booleans `[N]`, None for all.
+
+    >>> from episodic.episodes.sampler import EpisodeSampler
+    >>> from episodic.learners.prototypical import Prototypical
+    >>> images, labels = torch.randint(0, 256, (20, 1, 4, 4), dtype=torch.uint8), torch.arange(20) // 10
+    >>> store = ImageStore(images, labels, ("cat", "dog"), tuple(map(str, range(20))), None, (), "pets", "train", "ours")
+    >>> setup = Setup(
+    ...     learner=Prototypical(nn.Sequential(nn.Flatten(), nn.Linear(16, 4))), store=store, normalize=Normalize([0.5], [0.5]),
+    ...     optimizer=lambda groups: torch.optim.SGD(groups, lr=0.1), hardware=Hardware.choose("cpu", "fp32"),
+    ...     episodes=lambda n, per_step: EpisodeSampler(labels, 2, 1, 4, episodes=n, episodes_per_batch=per_step),
+    ... )
+    >>> setup.objective.own_weight, setup.schedule(step=0, steps=10), setup.episodes(10, 1)
+    (1.0, 1.0, EpisodeSampler(2-way 1-shot 4-query, 10 episodes, seed 0))
     """
 
     learner: AbstractLearner
@@ -50,27 +63,53 @@ class Setup:
 
 @dataclasses.dataclass(eq=False)
 class AbstractProcedure(abc.ABC):
-    """A learner in training. Step `s` is a pure function of `(weights, state, seed, s)`, so a run resumes to the same weights.
+    """A way to train a learner: what each step takes and what its loss is. Step `s` is a pure function of
+    `(weights, state, seed, s)`, so a resumed run comes to the same weights.
 
-    A subclass is one file with one YAML in `conf/trainer`. It writes `prepare`, what it needs before the first step, and
-    `compute_loss`, one step's loss. What it keeps between steps (further networks, memories, banks, clusters, labels) are
+    A subclass is one file with one YAML file in `conf/trainer`. It writes `prepare`, which makes what the steps need, and
+    `compute_loss`, the loss of one step. What it keeps between steps (further networks, memories, banks, clusters, labels) are
     submodules and buffers of `state`, which checkpoints hold beside the learner's weights.
 
     **Arguments:**
 
     - `setup`: the learner, the data and all else that procedures share.
-    - `steps`: optimizer steps.
-    - `clip_norm`: the gradient's 2-norm is scaled down to this; 0 for no clipping.
-    - `validate_every`: steps between validations on `validation_episodes` fixed episodes of the validation classes; the
-      best is kept.
-    - `save_every`: steps between checkpoints. `log_every`: steps between points of the training curve, and between checks
-      that the loss is finite.
+    - `steps` (default 2000): steps of the optimizer.
+    - `clip_norm` (default 0): the gradient's 2-norm is scaled down to this; 0 for no clipping.
+    - `validate_every` (default 500): steps between validations, on `validation_episodes` (default 600) fixed episodes of the
+      validation classes. The best weights are kept.
+    - `save_every` (default 500): steps between checkpoints.
+    - `log_every` (default 20): steps between points of the training curve, and between checks that the loss is finite.
 
-    **Class attributes:** `unit`, what a step takes, for records; `accuracy_of`, what the accuracy of the training curve is of
-    (empty: the task's training episodes); `reports_retrieval`, whether results tell retrieval too; `follows_length`, whether a step
-    depends on how many there will be; `unread`, parts of the configuration that the procedure does not read, with the reason.
+    **Class attributes:**
+
+    - `unit`: what a step takes, for records.
+    - `accuracy_of`: what the accuracy of the training curve is of; empty for the task's training episodes.
+    - `reports_retrieval`: whether results have retrieval too.
+    - `follows_length`: whether a step depends on how many there will be.
+    - `unread`: parts of the configuration that the procedure does not read, each with the reason.
 
     **Raises:** `ValueError` for a setting that makes no sense or could have no effect.
+
+    >>> from episodic.episodes.sampler import EpisodeSampler
+    >>> from episodic.learners.prototypical import Prototypical
+    >>> images, labels = torch.randint(0, 256, (20, 1, 4, 4), dtype=torch.uint8), torch.arange(20) // 10
+    >>> store = ImageStore(images, labels, ("cat", "dog"), tuple(map(str, range(20))), None, (), "pets", "train", "ours")
+    >>> setup = Setup(
+    ...     learner=Prototypical(nn.Sequential(nn.Flatten(), nn.Linear(16, 4))), store=store, normalize=Normalize([0.5], [0.5]),
+    ...     optimizer=lambda groups: torch.optim.SGD(groups, lr=0.1), hardware=Hardware.choose("cpu", "fp32"),
+    ...     episodes=lambda n, per_step: EpisodeSampler(labels, 2, 1, 4, episodes=n, episodes_per_batch=per_step),
+    ... )
+    >>> class Shrinking(AbstractProcedure):  # makes all embeddings short
+    ...     def prepare(self):
+    ...         self.source = self.setup.episodes(self.steps, 1)
+    ...     def compute_loss(self, generator):
+    ...         images = self.setup.normalize(self.setup.store.images)  # all of them; most procedures take those of `source`
+    ...         squares = self.setup.learner.backbone(images).square().sum(1)
+    ...         return squares.mean(), (squares < 1).float()
+    >>> training = Shrinking(setup, steps=10)
+    >>> losses = [training.training_step()[0].item() for _ in range(10)]
+    >>> training.step, losses[-1] < losses[0]
+    (10, True)
     """
 
     setup: Setup
@@ -116,7 +155,7 @@ class AbstractProcedure(abc.ABC):
 
     @property
     def name(self) -> str:
-        """The option of `conf/trainer` that the procedure is: the stem of its file."""
+        """The option of `conf/trainer` that chooses the procedure; it is the name of its file."""
         return type(self).__module__.rpartition(".")[2]
 
     @property
@@ -126,25 +165,29 @@ class AbstractProcedure(abc.ABC):
 
     @property
     def metrics(self) -> dict[str, float]:
-        """What there is to report beside the loss, by name."""
+        """What there is to report beside the loss and the accuracy, by name."""
         return {}
 
     @abc.abstractmethod
     def prepare(self) -> None:
-        """Make what the steps need: `source`, the episodes or batches of the steps; buffers and networks of `state`."""
+        """Make what the steps need: `source`, which has the episodes or batches of all steps, and the buffers and networks of
+        `state`.
+        """
 
     @abc.abstractmethod
     def compute_loss(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """`(loss, accuracies)` of what this step trains on; augmentation draws from `generator`."""
+        """The loss of this step, and the accuracy of its episodes or items, `(loss, accuracies)`. Augmentation draws from
+        `generator`.
+        """
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What the optimizer moves: the learner's weights, and those of the losses."""
         return self.setup.objective.parameter_groups(self.setup.learner.learned_parameters())
 
     def training_step(self) -> tuple[Tensor, Tensor]:
-        """One step of the optimizer; returns `(loss, accuracy)`, detached, still on the device.
+        """Take one step of the optimizer. Returns `(loss, accuracy)`, detached and still on the device.
 
-        **Raises:** `ValueError` where no weight that is trained has a part in the loss.
+        **Raises:** `ValueError` where the loss depends on no weight that is trained.
         """
         learner = self.setup.learner
         # Keyed by the step, so that dropout and augmentation need no state to resume.

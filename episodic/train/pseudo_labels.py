@@ -1,4 +1,4 @@
-"""Training on pseudo-labels that are spread anew before every epoch."""
+"""Training on pseudo-labels: labels that spread from labeled images to unlabeled ones, and are found anew for every epoch."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ LABELED, UNLABELED = 2, 3  # words of the generator's counter: streams of their 
 
 @dataclasses.dataclass(eq=False)
 class PseudoLabelTraining(AbstractProcedure):
-    """Trains on labeled images, and on unlabeled ones with labels that spread to them. For `semi=pseudo_labels`, which has the
-    equations, the settings and the source.
+    """Trains on labeled images, and on unlabeled ones with the labels that spread to them. It trains `semi=pseudo_labels`, which
+    has the equations, the settings and the source.
 
-    A step takes single images. The labels that they have now, with their weights, are buffers of the state. Hidden labels
-    are used for nothing but `metrics`.
+    A step takes single images. Their present labels and weights are buffers of `state`. The true labels of unlabeled images are
+    used for `metrics` only.
 
-    **Raises:** `ValueError` for another learner or other losses, and where there is nothing to label or nothing to begin with.
+    **Raises:** `ValueError` for another learner or other losses, and where there are no labeled or no unlabeled images.
     """
 
     accuracy_of: ClassVar[str] = "labeled images, all classes"
@@ -62,7 +62,7 @@ class PseudoLabelTraining(AbstractProcedure):
 
     @property
     def refresh_every(self) -> int:
-        """Steps of an epoch."""
+        """How many steps an epoch has. Before each epoch the labels spread anew."""
         wrapper = self.setup.learner
         return wrapper.refresh_every or -(-len(self.hidden) // (wrapper.batch - wrapper.labeled_per_batch))
 
@@ -96,14 +96,14 @@ class PseudoLabelTraining(AbstractProcedure):
     def weighted_loss(
         self, logits: Float[Tensor, "item n_classes"], items: Int64[Tensor, " item"], n_labeled: int
     ) -> Float[Tensor, ""]:
-        """The weighted cross-entropy of some `items` of the training set, the first `n_labeled` of them labeled."""
+        """The weighted cross-entropy of some `items` of the training set. The first `n_labeled` of them are labeled."""
         labels = self.state.labels[items]
         weights = self.state.weights[items] * self.state.class_weights[labels]
         weights = torch.cat([weights[:n_labeled], self.setup.learner.unlabeled_weight * weights[n_labeled:]])
         return (weights * cross_entropy(logits, labels, ignore_index=-1, reduction="none")).mean()
 
     def take(self, found: diffusion.PseudoLabels) -> None:
-        """Train on these labels from now on."""
+        """Train on the labels and weights `found` from now on."""
         device = self.setup.hardware.device  # copies: a checkpoint is loaded into these buffers in place
         self.state.register_buffer("labels", torch.tensor(found.labels, dtype=torch.int64, device=device))
         self.state.register_buffer("weights", torch.tensor(found.weights, dtype=torch.float32, device=device))
@@ -112,7 +112,9 @@ class PseudoLabelTraining(AbstractProcedure):
         )
 
     def refresh(self) -> None:
-        """Spread the labels along a graph of the features that the backbone gives now; prints how well that went."""
+        """Spread the labels along a graph of the features that the backbone gives now. A line on the terminal says how many are
+        right.
+        """
         setup, wrapper, times = self.setup, self.setup.learner, [time.perf_counter()]
         features = embed(wrapper.backbone, self.images, setup.normalize, setup.hardware)
         wrapper.train()
@@ -138,7 +140,15 @@ class PseudoLabelTraining(AbstractProcedure):
 
 
 def shuffled(count: int, step: int, number: int, key: tuple[int, int]) -> np.ndarray:
-    """`number` of `count` items for step `step` of an endless series of passes, each over all items in an order of its own."""
+    """The items of step `step`, `number` of them, in an endless series of passes over `count` items. Each pass takes all items
+    once, in an order of its own.
+
+    **Arguments:** `key`: the seed, and the number of the stream of random numbers.
+
+    >>> steps = [shuffled(4, step, 2, (0, 2)).tolist() for step in range(4)]
+    >>> sorted(steps[0] + steps[1]), sorted(steps[2] + steps[3])
+    ([0, 1, 2, 3], [0, 1, 2, 3])
+    """
     start, stop = step * number, (step + 1) * number
     passes = range(start // count, -(-stop // count))
     orders = np.concatenate([_order(count, *key, each) for each in passes])

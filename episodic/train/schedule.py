@@ -1,4 +1,4 @@
-"""Learning rates as pure functions of the step, so that a resumed run needs no state for them."""
+"""Schedules of the learning rate. Each is a pure function of the step, so a resumed run needs no state for it."""
 
 from __future__ import annotations
 
@@ -7,17 +7,25 @@ import math
 
 
 class AbstractSchedule(abc.ABC):
-    """`schedule(step, steps) -> factor` on the learning rate.
+    """A factor on the learning rate that depends on the step: `schedule(step, steps) -> factor`. Subclasses write it, and `check`.
 
-    `follows_length` says whether the factor of a step depends on how many steps there will be; such a run cannot be resumed
-    with another number of steps.
+    `follows_length` says whether the factor of a step depends on how many steps there will be. Such a run cannot be resumed with
+    another number of steps.
+
+    >>> class Halved(AbstractSchedule):
+    ...     def __call__(self, step, steps):
+    ...         return 0.5
+    ...     def check(self, steps):
+    ...         pass
+    >>> Halved()(step=3, steps=10)
+    0.5
     """
 
     follows_length: bool = False
 
     @abc.abstractmethod
     def __call__(self, step: int, steps: int) -> float:
-        """The factor of `step`, from 0, of `steps`."""
+        """The factor of step `step`, from 0, of `steps`."""
 
     @abc.abstractmethod
     def check(self, steps: int) -> None:
@@ -25,7 +33,7 @@ class AbstractSchedule(abc.ABC):
 
 
 class Constant(AbstractSchedule):
-    """Always 1: the learning rate stays as it is.
+    """The factor 1: the learning rate stays as it is.
 
     >>> Constant()(step=700, steps=1000)
     1.0
@@ -39,7 +47,13 @@ class Constant(AbstractSchedule):
 
 
 class Step(AbstractSchedule):
-    """Times `gamma` after each `every` steps: `gamma ** (step // every)`. The ProtoNet paper halves every 2,000 episodes.
+    """Multiplies the learning rate by `gamma` after each `every` steps. Between them it stays as it is.
+
+        factor = gamma ** (step // every)
+
+    The defaults (2000 and 0.5) are those of Prototypical Networks: half after each 2,000 episodes.
+
+    **Raises:** `ValueError` for `every` below 1.
 
     >>> Step(every=2000, gamma=0.5)(step=4100, steps=6000)
     0.25
@@ -63,10 +77,17 @@ class Step(AbstractSchedule):
 
 
 class Cosine(AbstractSchedule):
-    """Rises from 0 over `warmup` steps, then falls along half a cosine to 0 at the last step.
+    """Lets the learning rate rise evenly over the first `warmup` steps, and then fall along half a cosine to 0 at the last step.
 
-    Loshchilov, Hutter: *SGDR: Stochastic Gradient Descent with Warm Restarts*, ICLR 2017, https://arxiv.org/abs/1608.03983,
-    without the restarts.
+        factor = (step + 1) / warmup                                                while step < warmup
+        factor = (1 + cos(pi (step - warmup) / (steps - warmup))) / 2               then
+
+    Loshchilov, Hutter: *SGDR: Stochastic Gradient Descent with Warm Restarts*, ICLR 2017, https://arxiv.org/abs/1608.03983, without
+    the restarts.
+
+    **Arguments:** `warmup` (default 0): steps.
+
+    **Raises:** `ValueError` for a negative `warmup`.
 
     >>> Cosine()(step=500, steps=1000)
     0.5

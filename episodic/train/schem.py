@@ -1,4 +1,4 @@
-"""Stochastic class-based hard example mining: batches of one class and its hard negatives."""
+"""Training by stochastic class-based hard example mining: each batch has one class and its hard negatives."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from episodic.train.dml import AbstractBatches
 
 @dataclasses.dataclass(eq=False)
 class HardNegativeTraining(AbstractBatches):
-    """Each batch has the images of one class, and as many hard negatives as fill it. For `loss=schem`, which describes them.
+    """Makes each batch of the images of one class, and of hard negatives of other classes. It makes the batches of `loss=schem`,
+    which has the equations.
 
-    Negatives are found by the signatures of the classes, which the loss learns, and by the embeddings that images had last,
-    the buffer `bank` (see `core.functional.batches.hard_negatives`).
+    Negatives are found by the signatures of the classes, which the loss learns, and by the embeddings that images had last (see
+    `core.functional.batches.hard_negatives`). These embeddings are the buffer `bank` of `state`.
 
     Suh, Han, Kim, Lee: *Stochastic Class-Based Hard Example Mining for Deep Metric Learning*, CVPR 2019,
     https://openaccess.thecvf.com/content_CVPR_2019/html/Suh_Stochastic_Class-Based_Hard_Example_Mining_for_Deep_Metric_Learning_CVPR_2019_paper.html.
 
-    **Arguments** beside those of batches: `candidates`: times the classes and images that are taken, out of which they are
-    drawn; with 1 they are the hardest.
+    **Arguments** beside those of batches: `candidates` (default 8): so many times the classes and images that are needed are taken,
+    the hardest first, and the batch is drawn from them. With 1 it has the hardest.
 
     **Raises:** `ValueError` without `loss=schem`, and where some training images are held out or unlabeled.
     """

@@ -1,4 +1,4 @@
-"""A training from its configuration to its results: a run's folder, curves, checkpoints, the score of the best."""
+"""A training from its configuration to its results: the run's folder, curves, checkpoints, and the score of the best weights."""
 
 from __future__ import annotations
 
@@ -27,9 +27,14 @@ from episodic.train.setup import OWN, build_procedure, check_effects
 
 
 class Session(Journal):
-    """One training in a run's folder: what is kept of it, and how far it has come.
+    """One training in a run's folder. It builds everything from a configuration, keeps checkpoints and curves, and scores the best
+    weights at the end.
 
-    `state` is what a checkpoint says beside weights: the `step`, the `best` validation and the `seconds` that training took.
+    `state` is what a checkpoint has beside weights: the `step`, the `best` validation, and the `seconds` that training took so far.
+
+    **Arguments:** as in `train`.
+
+    **Raises:** `ConfigError` or `ValueError` for parts that do not go together, could have no effect, or cannot be had.
     """
 
     def __init__(self, cfg: DictConfig, choices: dict[str, Any], overrides: list[str]):
@@ -61,10 +66,12 @@ class Session(Journal):
 
     @property
     def learner(self):
+        """The learner in training."""
         return self.parts.learner
 
     @property
     def resume_command(self) -> str:
+        """How to go on with this training, for messages."""
         return f"resume with: python -m episodic.train <the same options> run={self.run.folder} resume=true"
 
     def _episodes(self, store: ImageStore, stream: str, count: int) -> Episodes:
@@ -78,9 +85,11 @@ class Session(Journal):
         return f"{head}\n" + "; ".join(filter(None, [self.parts.hardware.describe(), str(self.run.folder), self.begun]))
 
     def log(self, step: int, values: dict[str, float]) -> None:
+        """Write a point of the training curve."""
         self.curves.training(step, values)
 
     def validate(self, step: int) -> None:
+        """Score the learner on the validation classes. The weights are saved as `best` where they are better than all before."""
         parts = self.parts
         found = evaluate(parts.learner, self.val_store, self.val_episodes, parts.normalize, parts.hardware).interval
         self.curves.validation(step, found.mean, found.half_width)
@@ -90,6 +99,7 @@ class Session(Journal):
             self.run.save("best", self.learner, self.procedure, {"step": step, "validation": found.mean})
 
     def save(self, step: int) -> None:
+        """Write the checkpoint `last`."""
         self.state.update(step=step, seconds=time.perf_counter() - self.began)
         self.run.save("last", self.learner, self.procedure, self.state)
 
@@ -121,7 +131,9 @@ class Session(Journal):
             raise SystemExit(stop.exit_code)
 
     def score(self) -> dict[str, Any]:
-        """Score the best checkpoint on validation and test; prints the tables and writes `metrics.json`."""
+        """Score the best weights on validation and test classes. Prints the tables, writes `metrics.json`, and returns its
+        numbers.
+        """
         cfg, parts, procedure, choices = self.cfg, self.parts, self.procedure, self.choices
         seconds = time.perf_counter() - self.began
         measured = {f"train/{name}": round(value, 4) for name, value in procedure.metrics.items()}  # of the last step
@@ -158,10 +170,13 @@ class Session(Journal):
 
 
 def train(cfg: DictConfig, choices: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
-    """Train as `cfg` says, in a run's folder; ends with the score of the best checkpoint on validation and test.
+    """Train as a configuration says, in a run's folder. At the end the best weights are scored on validation and test classes; the
+    result has these numbers.
 
-    **Arguments:** `choices`: the option of each group, by name, for records. `overrides`: what was set by hand, which must have
-    an effect.
+    **Arguments:** `cfg`: as of `conf/train.yaml`. `choices`: which option each group has, by name, for records. `overrides`: what
+    was set by hand; each must have an effect.
+
+    **Raises:** what `Session` and its `fit` raise.
     """
     session = Session(cfg, choices, overrides)
     print(session)

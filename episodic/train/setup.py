@@ -1,4 +1,4 @@
-"""From a configuration to a training procedure at step 0."""
+"""Builds a training procedure from a configuration."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OWN = "cross_entropy"  # the option that a learner's own loss is among the losse
 
 
 def build_procedure(cfg: DictConfig, parts: Parts) -> AbstractProcedure:
-    """The training procedure of `cfg.trainer`, given everything that a step needs.
+    """The training procedure `cfg.trainer`, at step 0. It is given all that a step needs: data, losses, optimizer and schedule.
 
     **Raises:** `ConfigError` for parts that do not go together, or could have no effect.
     """
@@ -58,7 +58,8 @@ def build_procedure(cfg: DictConfig, parts: Parts) -> AbstractProcedure:
 
 
 def build_objective(cfg: DictConfig, learner: AbstractLearner, dataset: AbstractDataset) -> Objective:
-    """The losses of `cfg.loss`, those of pairs in the memory of `cfg.memory`, those with a table under `cfg.sse`.
+    """The losses of `cfg.loss`. Losses of pairs get the memory `cfg.memory`, and losses with a row for each class the exchange of
+    rows `cfg.sse`.
 
     **Raises:** `ConfigError` for a memory or an exchange of rows that nothing could use.
     """
@@ -93,12 +94,18 @@ def build_objective(cfg: DictConfig, learner: AbstractLearner, dataset: Abstract
 
 
 def is_chosen(node: DictConfig) -> bool:
-    """Whether a part of a configuration is another than `none`, which has no settings."""
+    """Whether another option than `none` is chosen for a part of a configuration. It is told by the settings that the part has.
+
+    >>> is_chosen(OmegaConf.create({"_target_": "episodic.core.losses.memory.xbm.no_memory"}))
+    False
+    """
     return len(node) > 1
 
 
 def check_wrappers(cfg: DictConfig, learner: AbstractLearner) -> None:
-    """**Raises:** `ConfigError` for wrappers in an order that cannot train, or without anything to use."""
+    """**Raises:** `ConfigError` for wrappers in an order in which they cannot train, and for those that have no unlabeled items to
+    use.
+    """
     for place, inner in parts_of(cfg, learner).items():
         if not place.startswith("semi.") or inner is learner:
             continue
@@ -114,7 +121,7 @@ def check_wrappers(cfg: DictConfig, learner: AbstractLearner) -> None:
 
 
 def check_effects(cfg: DictConfig, overrides: list[str], procedure: AbstractProcedure) -> None:
-    """Refuse settings that were given by hand and that nothing in the chosen parts reads.
+    """Refuse settings that were set by hand and that nothing in the chosen parts reads.
 
     **Raises:** `ConfigError` that names the first such setting and the reason.
     """
