@@ -1,4 +1,4 @@
-"""A command: its arguments checked, its configuration composed, its errors told in a line."""
+"""Runs a command: it checks the arguments, composes the configuration, and tells errors in a line."""
 
 from __future__ import annotations
 
@@ -22,12 +22,14 @@ def command(
     prepare: Callable[[list[str]], list[str]] = list,
     unread: Mapping[str, str] | None = None,
 ) -> None:
-    """Run `function` on the configuration that `conf/<name>.yaml` and the command line make (Hydra's flags work:
-    `--help`, `--cfg job`, `-m`).
+    """Run `function` on the configuration that `conf/<name>.yaml` and the command line make. Hydra's flags `--cfg job` and `-m`
+    work, and `--help` lists the options.
 
-    `prepare` may change the arguments first. `unread`: options that the configuration has but the command does not read, with
-    the reason; they are refused. Errors that a user can mend are printed in a line or two, without a traceback (set
-    EPISODIC_TRACEBACK=1 to see it); the exit code is then 2.
+    **Arguments:** `prepare` (default: no change): a function that may change the arguments first. `unread` (default none): options
+    that the configuration has but the command does not read, each with the reason; they are refused.
+
+    **Raises:** `SystemExit` with code 2, after a line or two on the terminal, for errors that a user can mend. With
+    EPISODIC_TRACEBACK=1 in the environment they are raised as they are.
     """
 
     def run(cfg: DictConfig) -> None:

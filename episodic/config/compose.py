@@ -1,4 +1,4 @@
-"""Configurations, composed by Hydra of the files in `conf/`."""
+"""Composes configurations of the files in `conf/`, by Hydra."""
 
 from __future__ import annotations
 
@@ -10,18 +10,29 @@ from omegaconf import DictConfig
 
 
 class ConfigError(ValueError):
-    """A command line or configuration that cannot be used; the message is for the user."""
+    """A command line or a configuration cannot be used. The message is for the user."""
 
 
 def conf_dir() -> Path:
-    """The folder of configurations: `conf/` of a source checkout, else the copy inside the installed package."""
+    """The folder of the configurations. In a source checkout it is `conf/`; else it is the copy inside the installed package.
+
+    >>> (conf_dir() / "train.yaml").is_file()
+    True
+    """
     package = Path(__file__).parents[1]
     checkout = package.parent / "conf"
     return checkout if (checkout / "train.yaml").exists() else package / "conf"
 
 
 def compose_config(name: str, overrides: list[str]) -> DictConfig:
-    """The configuration `conf/<name>.yaml` with `overrides`, without Hydra's own part."""
+    """The configuration that `conf/<name>.yaml` and some options make. Options are written as on the command line.
+
+    **Raises:** Hydra's errors for options that do not exist; `config.overrides.composed` says them in plain words.
+
+    >>> cfg = compose_config("train", ["learner=matching", "trainer.steps=10"])
+    >>> cfg.trainer.steps, cfg.learner._target_
+    (10, 'episodic.learners.matching.Matching')
+    """
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         return compose(name, overrides=overrides)

@@ -1,4 +1,4 @@
-"""What `--help` prints: the choices and settings of a command, as its YAML files say them."""
+"""The text of `--help`: the choices and settings of a command, as its YAML files have them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ SETTING = re.compile(r"^(\w+): *(.*?) *(?:# *(.*))?$")
 
 
 def help_text(name: str, hidden: Collection[str] = ()) -> str:
-    """The head of `conf/<name>.yaml`, the options of each group that is not `hidden`, and the settings with their defaults."""
+    """The help of the command `conf/<name>.yaml`: its first lines, the options of each group, and the settings with their defaults.
+    Groups in `hidden` are left out.
+
+    >>> print(help_text("train").splitlines()[0])
+    python -m episodic.train task=... learner=... backbone=...
+    """
     head, groups, settings = [], {}, {}
     for file in _files(name):
         for line in file.read_text(encoding="utf-8").splitlines():
@@ -42,7 +47,11 @@ def help_text(name: str, hidden: Collection[str] = ()) -> str:
 
 
 def options_of(group: str) -> list[str]:
-    """The options of a group that people choose from."""
+    """The options of a group that people choose from, by name.
+
+    >>> options_of("schedule")
+    ['constant', 'cosine', 'step']
+    """
     return sorted(path.stem for path in (conf_dir() / group).glob("[!_]*.yaml"))
 
 

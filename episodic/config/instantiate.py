@@ -1,4 +1,4 @@
-"""From a node with `_target_` to the object that it describes: the only call of Hydra's `instantiate`."""
+"""Builds the object that a node of a configuration describes by `_target_`. Hydra's `instantiate` is called nowhere else."""
 
 from __future__ import annotations
 
@@ -18,12 +18,23 @@ FUNCTIONS = ("episodic.", "torchvision.models.", "timm.models.")  # where functi
 
 
 def make(node: DictConfig, *arguments: Any, allow_any_target: bool = False, **keywords: Any) -> Any:
-    """The object that `node` describes by `_target_`; the only call of Hydra's `instantiate`.
+    """Build the object that a node of a configuration describes. `_target_` names its class, and the other keys are its arguments.
 
-    A configuration can come from a stranger's run directory, so a target must be a class of this package, torch,
-    torchvision or timm, or a function of this package or of the models of the last two, unless `allow_any_target`.
+    A configuration can come from a stranger's run. So a target must be a class of this package, torch, torchvision or timm, or a
+    function of this package or of the models of the last two.
 
-    **Raises:** `ConfigError` for another target, or arguments that the target does not take; whatever the target raises.
+    **Arguments:** `arguments`, `keywords`: further arguments of the target. `allow_any_target` (default false): allow every target.
+
+    **Raises:** `ConfigError` for a target that is not allowed, and for arguments that are missing or that the target does not take;
+    what the target raises.
+
+    >>> node = OmegaConf.create({"_target_": "torch.nn.Linear", "in_features": 3})
+    >>> make(node, out_features=2)
+    Linear(in_features=3, out_features=2, bias=True)
+    >>> make(OmegaConf.create({"_target_": "os.system", "command": "ls"}))
+    Traceback (most recent call last):
+    ...
+    episodic.config.compose.ConfigError: the configuration wants to call os.system; only classes of episodic, torch, ...
     """
     if not allow_any_target:
         for target in _targets(node):
@@ -68,5 +79,9 @@ def _check_target(target: str) -> None:
 
 
 def arguments_of(node: DictConfig) -> set[str]:
-    """What the target of `node` takes, by name."""
+    """The names of the arguments that the target of `node` takes.
+
+    >>> sorted(arguments_of(OmegaConf.create({"_target_": "episodic.train.schedule.Step"})))
+    ['every', 'gamma']
+    """
     return set(inspect.signature(get_object(node._target_)).parameters)

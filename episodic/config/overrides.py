@@ -1,4 +1,4 @@
-"""What the command line may say: unknown options are answered with those that there are."""
+"""Checks the options of a command line. An unknown option is answered with those that exist."""
 
 from __future__ import annotations
 
@@ -23,9 +23,17 @@ TAKE_SAVED = ("evaluate", "report", "predict", "demo")  # commands on a run, who
 
 
 def check_overrides(name: str, overrides: list[str]) -> None:
-    """Refuse what the configuration does not have, with the names that it has.
+    """Refuse options that a command's configuration does not have. The message names those that it has.
+
+    **Arguments:** `name`: of the command, as in `conf/<name>.yaml`. `overrides`: options as on the command line.
 
     **Raises:** `ConfigError` for an unknown option, an unknown choice of a group, or text that is no `option=value`.
+
+    >>> check_overrides("train", ["trainer.stps=10"])
+    Traceback (most recent call last):
+    ...
+    episodic.config.compose.ConfigError: unknown option 'trainer.stps'. Did you mean 'steps'?
+    ...
     """
     try:
         parsed = OverridesParser.create().parse_overrides(overrides)
@@ -53,9 +61,13 @@ def check_overrides(name: str, overrides: list[str]) -> None:
 
 
 def in_full(argument: str, name: str = "train") -> str:
-    """An argument as Hydra wants it: `loss.circle.distance=snr`, a group inside a part, is `distance@loss.circle.distance=snr`.
+    """An option as Hydra wants it. A choice inside a part, such as a loss's distance, gets Hydra's `group@place=option`.
 
-    A part that is that of a run has no groups any more: there the option's own settings take the place.
+    For commands on a run the parts are those of the run, which have no groups any more. There the settings of the option take the
+    place.
+
+    >>> in_full("loss.circle.distance=snr")
+    'distance@loss.circle.distance=snr'
     """
     key, found, value = argument.partition("=")
     group = key.rpartition(".")[2]
@@ -69,7 +81,17 @@ def in_full(argument: str, name: str = "train") -> str:
 
 
 def refuse_unread(arguments: Iterable[str], unread: Mapping[str, str]) -> None:
-    """**Raises:** `ConfigError` for an argument that sets an option in `unread`, option -> why it would have no effect."""
+    """Refuse options that a command does not read.
+
+    **Arguments:** `unread`: an option, or an option with a value, and the reason why it has no effect.
+
+    **Raises:** `ConfigError` for the first such argument.
+
+    >>> refuse_unread(["trainer.steps=10"], {"trainer": "nothing is trained"})
+    Traceback (most recent call last):
+    ...
+    episodic.config.compose.ConfigError: trainer.steps would have no effect here: nothing is trained
+    """
     for argument in arguments:
         key, found, _ = argument.lstrip("+~").partition("=")
         for name, reason in unread.items():
@@ -78,9 +100,14 @@ def refuse_unread(arguments: Iterable[str], unread: Mapping[str, str]) -> None:
 
 
 def composed(name: str, options: list[str]) -> tuple[DictConfig, dict[str, Any]]:
-    """The configuration that `conf/<name>.yaml` and `options` make, checked, and which option each group has.
+    """The configuration that `conf/<name>.yaml` and some options make, and which option each group has. Unlike `compose_config` it
+    checks the options first, and takes paths of any names.
 
-    **Raises:** as `check_overrides`.
+    **Raises:** `ConfigError`, as `check_overrides`.
+
+    >>> cfg, choices = composed("train", ["schedule=cosine", "run=runs/a, b"])
+    >>> cfg.run, choices["schedule"]
+    ('runs/a, b', 'cosine')
     """
     options = [in_full(option) for option in prepared(options, list)]
     check_overrides(name, options)
@@ -111,7 +138,10 @@ def _values(override: Override) -> list[str]:
 
 
 def check_key(base: DictConfig, key: str) -> None:
-    """**Raises:** `ConfigError` where `base` has no option `key`, with those that it has."""
+    """Refuse an option that a configuration does not have. `key` is its place, as `trainer.steps`.
+
+    **Raises:** `ConfigError` with the options that `base` has there.
+    """
     node = base
     for depth, part in enumerate(key.split(".")):
         if isinstance(node, ListConfig):

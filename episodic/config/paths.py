@@ -1,4 +1,4 @@
-"""Options that are files or folders: they may have any names, so they are quoted for Hydra."""
+"""Quotes the options that are files or folders, since their names may have characters that Hydra reads as something else."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ PATHS += ("backbone.weights", "task.dataset.path", "sse.edges")
 
 
 def prepared(arguments: list[str], prepare: Callable[[list[str]], list[str]]) -> list[str]:
-    """What `prepare` makes of the arguments, for Hydra; paths may have any names, but where commas separate several runs."""
+    """The arguments as Hydra reads them: `prepare` is applied, and options that are paths are quoted. Where there are several runs
+    (`-m`) commas separate paths, so nothing is quoted.
+
+    >>> prepared(["run=runs/a, b", "seed=1"], list)
+    ["run='runs/a, b'", 'seed=1']
+    """
     if not {"-m", "--multirun"}.isdisjoint(arguments):
         return prepare(arguments)
     return [_quoted(argument) for argument in prepare([bare(argument) for argument in arguments])]
@@ -24,7 +29,12 @@ def _path_of(argument: str) -> tuple[str, str] | None:
 
 
 def bare(argument: str) -> str:
-    """A path as it is meant: without quotes, and with the user's home in place of `~`."""
+    """An option that is a path, without the quotes around the path and with the user's home in the place of `~`. Any other argument
+    stays as it is.
+
+    >>> bare("run='runs/a b'")
+    'run=runs/a b'
+    """
     if (found := _path_of(argument)) is None:
         return argument
     name, value = found

@@ -1,1 +1,3 @@
-"""One training's folder, and the machine it runs on: checkpoints, curves, device, features."""
+"""The folder of one training, and the machine that it runs on: checkpoints, curves, device and precision, features of all
+images.
+"""

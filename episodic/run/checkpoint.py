@@ -1,8 +1,8 @@
-"""Checkpoints that survive: no pickle, written whole or not at all, checked when read.
+"""Checkpoints that survive a crash: they are written whole or not at all, and checked when they are read. They hold no pickle.
 
 A checkpoint is a folder of three safetensors files (the learner, what the training procedure keeps beside it, the optimizer) and
-one JSON file that holds their SHA-256. It is written beside its
-place, flushed to disk and renamed; the one before it stays as `<name>-previous` and is used if `<name>` is damaged.
+one JSON file with their SHA-256. It is written beside its place, flushed to disk and renamed. The one before it stays as
+`<name>-previous`, and is used where `<name>` is damaged.
 """
 
 from __future__ import annotations
@@ -25,15 +25,26 @@ FILES = ("model.safetensors", "trainer.safetensors", "optimizer.safetensors")
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is missing, damaged, or made for another model."""
+    """A checkpoint is missing, damaged, or made for another model."""
 
 
 def save_checkpoint(
     folder: Path, model: Mapping[str, Tensor], trainer: Mapping[str, Any], state: Mapping[str, Any]
 ) -> None:
-    """Write weights, the `state_dict` of a training procedure and JSON-able `state` to `folder`, atomically.
+    """Write a checkpoint to `folder`. Where writing fails, what was in `folder` before stays whole.
 
-    **Raises:** `OSError` (a full disk, say); what stood in `folder` before is whole then.
+    **Arguments:** `model`: weights by name. `trainer`: the `state_dict` of a training procedure, `tensors` and `optimizer`.
+    `state`: what else to keep, which must fit into JSON.
+
+    **Raises:** `OSError`, for a full disk and the like.
+
+    >>> import tempfile
+    >>> trainer = {"tensors": {}, "optimizer": {"state": {}, "param_groups": [{"lr": 0.1, "betas": (0.9, 0.99)}]}}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_checkpoint(Path(folder) / "last", {"weight": torch.ones(2)}, trainer, {"step": 7})
+    ...     weights, trained, state, warning = load_checkpoint(Path(folder) / "last")
+    >>> weights["weight"], trained == trainer, state, warning
+    (tensor([1., 1.]), True, {'step': 7}, None)
     """
     building, previous = folder.with_name(f".{folder.name}-building"), folder.with_name(f"{folder.name}-previous")
     shutil.rmtree(building, ignore_errors=True)
@@ -58,7 +69,9 @@ def save_checkpoint(
 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any], str | None]:
-    """`(weights, training procedure's state_dict, state, warning)` of `folder`, or of the one before it if `folder` is damaged.
+    """Read the checkpoint in `folder`. Where it is damaged, the one before it is read, and the warning says so.
+
+    **Returns** `(weights, the training procedure's state_dict, state, warning or None)`.
 
     **Raises:** `CheckpointError` where neither can be read.
     """
@@ -75,13 +88,18 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], di
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Whether `folder` or the one before it was ever written."""
+    """Whether a checkpoint was ever written to `folder`."""
     return folder.exists() or folder.with_name(f"{folder.name}-previous").exists()
 
 
 def bare(name: str) -> str:
-    """The name of a weight without the wrappers around the learner, `learner.` each, so that it is the same in any of them, and
-    without the head on the backbone, whose `body` that is.
+    """The name of a weight without what is around the learner and its backbone. It is the same in every wrapper and under every
+    head.
+
+    A wrapper puts `learner.` before the name, and a head puts `body.` between the backbone and its weights.
+
+    >>> bare("learner.learner.backbone.body.conv.weight")
+    'backbone.conv.weight'
     """
     while name.startswith("learner."):
         name = name.removeprefix("learner.")
@@ -89,10 +107,17 @@ def bare(name: str) -> str:
 
 
 def load_weights(model: torch.nn.Module, weights: Mapping[str, Tensor], source: object, spare: bool = False) -> None:
-    """Put `weights` into `model`, whatever wrappers the learner has here and had there. `spare`: what a wrapper had there and
-    none has here is left out.
+    """Put `weights` into `model`, whatever wrappers were around the learner then and are now.
 
-    **Raises:** `CheckpointError` naming the first keys that differ, where the checkpoint was made for another model.
+    **Arguments:** `source`: where the weights come from, for messages. `spare` (default false): leave out weights that the model
+    does not have, as those of a wrapper.
+
+    **Raises:** `CheckpointError` where the weights are of another model, with the first names that differ.
+
+    >>> model = torch.nn.Linear(2, 1, bias=False)
+    >>> load_weights(model, {"learner.weight": torch.tensor([[3.0, 4.0]])}, source="example")
+    >>> model.weight.tolist()
+    [[3.0, 4.0]]
     """
     full = {bare(name): name for name in model.state_dict()}
     own = {bare(name): tuple(t.shape) for name, t in model.state_dict().items()}

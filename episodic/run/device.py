@@ -1,4 +1,4 @@
-"""Where tensors live and in which precision they are multiplied."""
+"""The device that computes, and the precision that it computes in."""
 
 from __future__ import annotations
 
@@ -18,15 +18,25 @@ from torch import nn
 
 @dataclasses.dataclass(frozen=True)
 class Hardware:
-    """A device and a precision (`torch.bfloat16` under autocast, or `torch.float32`)."""
+    """A device and a precision. With `torch.bfloat16` forward passes run under autocast; with `torch.float32` they do not.
+
+    >>> hardware = Hardware.choose("cpu", "fp32")
+    >>> hardware.device, hardware.dtype
+    (device(type='cpu'), torch.float32)
+    >>> with hardware.autocast():
+    ...     hardware.place(torch.nn.Linear(2, 1))(torch.ones(1, 2)).dtype
+    torch.float32
+    """
 
     device: torch.device
     dtype: torch.dtype
 
     @staticmethod
     def choose(device: str = "auto", precision: str = "auto") -> Hardware:
-        """`device`: `auto` (CUDA, then MPS, then CPU) or a torch device. `precision`: `fp32`, `bf16`, or `auto`: bf16 where
-        the hardware multiplies it natively.
+        """The hardware that two settings name.
+
+        **Arguments:** `device` (default `"auto"`): a device of torch, or auto for CUDA, else MPS, else the CPU. `precision`
+        (default `"auto"`): `fp32`, `bf16`, or auto for bf16 where the hardware multiplies it natively.
 
         **Raises:** `ValueError` for another precision or a device that is not there.
         """
@@ -51,11 +61,13 @@ class Hardware:
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
 
     def place(self, module: nn.Module) -> nn.Module:
-        """`module` on the device, its weights in channels_last, the layout that convolutions are quickest in."""
+        """Move `module` to the device. Its weights get the layout channels_last, in which convolutions are quickest."""
         return module.to(self.device, memory_format=torch.channels_last)
 
     def peak_memory(self) -> int:
-        """The most memory used so far, in bytes: of the device, on a CPU of this process (with what it has mapped)."""
+        """The most memory that was used so far, in bytes: that of the GPU, or on a CPU that of this process (with the files that it
+        has mapped).
+        """
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
         status = Path("/proc/self/status")
@@ -66,7 +78,7 @@ class Hardware:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
     def describe(self) -> str:
-        """One line for people and run records."""
+        """Device and precision in a line, for people and for records."""
         if self.device.type == "cuda":
             name = torch.cuda.get_device_name(self.device)
         else:

@@ -1,4 +1,4 @@
-"""Features of all images of a store, computed once."""
+"""Embeddings of all images of a store, computed once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,18 @@ CHUNK_BYTES = 2**24  # of gathered features; larger chunks leave the processor's
 def embed(
     backbone: nn.Module, store: ImageStore, normalize: Normalize, hardware: Hardware, *, progress: bool = False
 ) -> Tensor:
-    """Features of every image of `store`: float32 `[N, *shape]` on the hardware's device. Leaves `backbone` in eval mode."""
+    """The features that a backbone gives all images of a store. They are float32 `[N, *shape]` on the hardware's device, and
+    `backbone` is left in eval mode.
+
+    **Arguments:** `progress` (default false): whether to show a bar.
+
+    >>> images, labels = torch.full((3, 1, 2, 2), 255, dtype=torch.uint8), torch.tensor([0, 0, 1])
+    >>> store = ImageStore(images, labels, ("cat", "dog"), ("a", "b", "c"), None, (), "pets", "val", "ours")
+    >>> embed(nn.Flatten(), store, Normalize([0.5], [0.5]), Hardware.choose("cpu", "fp32"))
+    tensor([[1., 1., 1., 1.],
+            [1., 1., 1., 1.],
+            [1., 1., 1., 1.]])
+    """
     backbone.eval()
     features = None
     starts = range(0, len(store), EMBED_BATCH)
@@ -36,7 +47,8 @@ def embed(
 def embeddings_of(
     learner: AbstractLearner, store: ImageStore, normalize: Normalize, hardware: Hardware, *, progress: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """What retrieval and clustering compare: flat embeddings `[N, D]` of all images of `store`, and their labels `[N]`.
+    """The embeddings of all images of a store, flattened to `[N, D]`, and their labels `[N]`. Retrieval and clustering compare
+    them.
 
     **Raises:** `ValueError` for a learner without embeddings.
     """

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files and folders that are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -11,9 +11,21 @@ from typing import IO, Any
 
 @contextlib.contextmanager
 def atomic_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """A file beside `path` that is open for writing, and takes its place once all is written and on the disk.
+    """Opens a file beside `path` for writing. When all is written and on the disk, it takes the place of `path`. Where writing
+    fails, or the process dies, what was at `path` before stays.
 
-    Where writing fails, or the process dies, what stood at `path` before stays.
+    **Arguments:** `mode` (default `"w"`): as for `open`.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "lines.txt"
+    ...     with atomic_file(path) as file:
+    ...         file.write("a line")
+    ...         path.exists()
+    ...     path.read_text()
+    6
+    False
+    'a line'
     """
     building = path.with_name(f".{path.name}-building")
     try:
@@ -29,13 +41,20 @@ def atomic_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write `content` to `path`, whole or not at all."""
+    """Write `content` to `path`, whole or not at all.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_atomically(Path(folder) / "metrics.json", "{}")
+    ...     (Path(folder) / "metrics.json").read_text()
+    '{}'
+    """
     with atomic_file(path, "wb" if isinstance(content, bytes) else "w") as file:
         file.write(content)
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` last through a power cut, where the system lets a folder be opened."""
+    """Make sure that a rename in `folder` lasts through a power cut. It does nothing on systems where a folder cannot be opened."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""A run's directory: its configuration, checkpoints, curves and result."""
+"""The folder of a run: its configuration, checkpoints, curves and results."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FREE = ("resume", "run", "episodes", "device", "data_dir")  # what a resumed run
 
 @runtime_checkable
 class Stateful(Protocol):
-    """What has a state to be kept: a training procedure."""
+    """Something whose state is saved and loaded again, such as a training procedure."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -33,17 +33,28 @@ class Stateful(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One directory: `config.yaml`, `last/` and `best/` checkpoints, `metrics.json`, TensorBoard events."""
+    """The folder of one training. It holds `config.yaml`, the checkpoints `last/` and `best/`, `metrics.json`, and the events of
+    TensorBoard.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     run = Run.open(OmegaConf.create({"run": folder, "resume": False, "seed": 3}), name="example")
+    ...     run.write_metrics({"test/accuracy": 0.5})
+    ...     run.config().seed, run.has("best"), sorted(path.name for path in run.folder.iterdir())
+    (3, False, ['config.yaml', 'metrics.json'])
+    """
 
     folder: Path
 
     @staticmethod
     def open(cfg: DictConfig, name: str, free: Sequence[str] = ()) -> Run:
-        """The directory to train in: `cfg.run`, else `runs/<name>/<time>` (with `cfg.resume`, the newest one there).
-        `free`: further settings that a resumed run may change.
+        """The folder to train in, with its `config.yaml` written. It is `cfg.run`; where that is None, it is a new
+        `runs/<name>/<time>`, or with `cfg.resume` the newest one there.
 
-        **Raises:** `ConfigError` where the directory holds a run already and `resume` is not set, or the run to resume
-        was configured otherwise.
+        **Arguments:** `free`: further settings that a resumed run may change.
+
+        **Raises:** `ConfigError` where the folder holds a run already and `cfg.resume` is not set, or the run to resume had other
+        settings.
         """
         if cfg.run is not None:
             folder = Path(cfg.run)
@@ -76,16 +87,21 @@ class Run:
         return OmegaConf.load(path)
 
     def save(self, kind: str, learner: torch.nn.Module, trainer: Stateful, state: dict[str, Any]) -> None:
-        """Write the checkpoint `last` or `best`, with what the training procedure keeps beside the learner."""
+        """Write the checkpoint `kind`, `"last"` or `"best"`: the learner, the training procedure, and `state`.
+
+        **Raises:** `OSError`.
+        """
         save_checkpoint(self.folder / kind, learner.state_dict(), trainer.state_dict(), state)
 
     def restore(
         self, kind: str, learner: torch.nn.Module, trainer: Stateful | None = None, *, spare: bool = False
     ) -> dict[str, Any]:
-        """Put a checkpoint into `learner` (and the training procedure); returns its state. A damaged one falls back to the one
-        before. `spare`: leave out what only wrappers of the run had.
+        """Read the checkpoint `kind` into `learner`, and into the training procedure where one is given. Returns its `state`. Where
+        it is damaged, the one before it is read.
 
-        **Raises:** `CheckpointError` where none can be read or it was made for another model.
+        **Arguments:** `spare` (default false): leave out weights that only wrappers of the run had.
+
+        **Raises:** `CheckpointError` where none can be read, or it was made for another model.
         """
         weights, trained, state, warning = load_checkpoint(self.folder / kind)
         if warning:
@@ -96,7 +112,7 @@ class Run:
         return state
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """The weights of the best checkpoint, or of the last where none was validated, by name.
+        """The weights of the best checkpoint by name, or of the last one where none was validated.
 
         **Raises:** `CheckpointError` where none can be read.
         """
@@ -106,11 +122,11 @@ class Run:
         return weights
 
     def has(self, kind: str) -> bool:
-        """Whether there is a checkpoint `last` or `best`."""
+        """Whether the run has a checkpoint `kind`, `"last"` or `"best"`."""
         return has_checkpoint(self.folder / kind)
 
     def write_metrics(self, metrics: dict[str, Any], name: str = "metrics.json") -> None:
-        """Write `metrics` and the versions that made them as JSON."""
+        """Write `metrics` to the JSON file `name`, with the versions of Python and of the packages that made them."""
         # Asked of the installed packages, since importing torchvision takes seconds.
         versions = {name: version(name) for name in ("torch", "torchvision", "numpy")}
         versions |= {"episodic": __version__, "python": platform.python_version()}

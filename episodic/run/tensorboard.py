@@ -1,4 +1,4 @@
-"""TensorBoard: training curves, and the first episode as a picture (a row a class: support, gap, queries)."""
+"""The training curves of a run, for TensorBoard, and its first episode as a picture."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ Curve = tuple[Shaped[np.ndarray, " point"], Shaped[np.ndarray, " point"]]  # ste
 
 
 class Curves:
-    """Writes `events.out.tfevents*` into a run's folder, for `tensorboard --logdir runs`.
+    """Writes the training curves of a run into its folder. `tensorboard --logdir runs` shows them.
 
-    `step` is where training begins: a resumed run takes back the points after it, a new one shows its first episode, `picture`.
+    **Arguments:** `step`: where training begins. A resumed run takes back the points after it. A new one (step 0) shows its first
+    episode, `picture`.
     """
 
     def __init__(self, folder: Path, step: int, picture: Tensor):
@@ -29,20 +30,32 @@ class Curves:
             self._writer.add_image("episode", picture)
 
     def training(self, step: int, values: dict[str, float]) -> None:
+        """Add a point of training: `values` by name."""
         for name, value in values.items():
             self._writer.add_scalar(f"train/{name}", value, step)
 
     def validation(self, step: int, accuracy: float, half_width: float) -> None:
+        """Add a point of validation: an accuracy, and half the width of its interval."""
         self._writer.add_scalar("val/accuracy", accuracy, step)
         self._writer.add_scalar("val/ci95", half_width, step)
         self._writer.flush()
 
     def close(self) -> None:
+        """Write what is left, and close the file."""
         self._writer.close()
 
 
 def episode_picture(store: ImageStore, indices: EpisodeIndices, most_ways: int = 10, most_items: int = 12) -> Tensor:
-    """An episode of `store` as uint8 `[C, height, width]`: a row a class, its support, a gap, its queries."""
+    """An episode as one picture, uint8 `[C, height, width]`. Each row has a class: its support items, a gap, its queries.
+
+    **Arguments:** `most_ways` (default 10): rows at most. `most_items` (default 12): support items, and queries, of a row at most.
+
+    >>> from episodic.episodes.sampler import EpisodeSampler
+    >>> images, labels = torch.zeros(6, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 0, 0, 1, 1, 1])
+    >>> store = ImageStore(images, labels, ("cat", "dog"), tuple("abcdef"), None, (), "pets", "train", "ours")
+    >>> episode_picture(store, EpisodeSampler(labels, n_way=2, n_shot=1, n_query=2)[0]).shape
+    torch.Size([1, 18, 32])
+    """
     rows = []
     for way in range(min(indices.n_way, most_ways)):
         strips = []
@@ -55,7 +68,13 @@ def episode_picture(store: ImageStore, indices: EpisodeIndices, most_ways: int =
 
 
 def read_curves(folder: Path) -> dict[str, Curve]:
-    """Steps and values of every scalar in the TensorBoard events of a run, by tag; empty where there are none to read."""
+    """The steps and values of every curve of a run, by name. It is empty where there are none to read.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     read_curves(Path(folder))
+    {}
+    """
     if not any(folder.glob("events.out.tfevents*")):
         return {}
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # takes a while
