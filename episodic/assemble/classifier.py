@@ -1,7 +1,4 @@
-"""A few-shot classifier with the interface of scikit-learn.
-
-`fit` keeps the examples, and `predict` asks a learner of this package about other items.
-"""
+"""A few-shot classifier with the interface of scikit-learn: `fit` keeps examples, and `predict` names other items."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No setting is silently without effect: what nothing in the chosen parts reads is refused, with the reason."""
+"""Refuses settings without effect: a setting that was given by hand must be read by one of the chosen parts."""
 
 from __future__ import annotations
 
@@ -13,14 +13,20 @@ from episodic.semi.wrapper import AbstractWrapper, unwrapped
 
 
 def refuse_idle(overrides: Iterable[str], parts: Mapping[str, Any], idle: Mapping[str, str] | None = None) -> None:
-    """Refuse settings that were given by hand and that the built parts do not read.
-
-    A part says so in its attribute `without_effect`: setting -> the reason.
+    """Refuse settings that were given by hand and that the built parts do not read. A part says which these are in its attribute
+    `without_effect`: setting -> the reason.
 
     **Arguments:** `overrides`: as on the command line. `parts`: built objects by the place of their settings, e.g. `loss.circle`.
-    `idle`: further settings, with the reason; a part of the configuration stands for all that is in it.
+    `idle` (default none): further settings, with the reason; a group stands for all of its settings.
 
     **Raises:** `ConfigError` that names the first such setting and the reason.
+
+    >>> from episodic.core.distances.cosine import Cosine
+    >>> from episodic.core.losses.triplet import Triplet
+    >>> refuse_idle(["loss.triplet.normalize=false"], {"loss.triplet": Triplet(distance=Cosine())})
+    Traceback (most recent call last):
+    ...
+    episodic.config.compose.ConfigError: loss.triplet.normalize would have no effect here: Cosine ignores the length of vectors
     """
     reasons = dict(idle or {})
     for prefix, part in parts.items():
@@ -42,14 +48,16 @@ def parts_of(cfg: DictConfig, learner: AbstractLearner) -> dict[str, Any]:
 
 
 def idle_in_learner(cfg: DictConfig, learner: AbstractLearner) -> dict[str, str]:
-    """The learner's choice and settings, where a wrapper takes its embedding alone: setting -> the reason."""
+    """The choice and settings of the learner, where a wrapper uses its embedding only. The result is setting -> the reason."""
     takers = [layer for layer in unwrapped(learner) if getattr(layer, "takes_embedding_alone", False)]
     reason = f"semi={'+'.join(cfg.semi)} takes the learner's embedding alone, whatever learner= is"
     return {"learner": reason} if takers else {}
 
 
 def idle_in_task(task: DictConfig) -> dict[str, str]:
-    """Settings of a task that count only together with another one, which is not set: setting -> the reason."""
+    """Settings of a task that have an effect only together with another one, which is not set. The result is setting -> the
+    reason.
+    """
     idle = {}
     if task.labeled_fraction == 1:
         idle["task.labeled_seed"] = "all training images are labeled (task.labeled_fraction=1)"

@@ -1,4 +1,4 @@
-"""From a configuration to a learner on its backbone, in its wrappers, on a device."""
+"""Builds a learner from a configuration: on its backbone, in its wrappers, on a device."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from episodic.run.device import Hardware
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Parts:
-    """What training and evaluation share: data, model and hardware of one configuration."""
+    """The data, the model and the hardware of one configuration. Training and evaluation share them."""
 
     dataset: AbstractDataset
     normalize: Normalize
@@ -30,7 +30,12 @@ class Parts:
 
 
 def build_parts(cfg: DictConfig) -> Parts:
-    """Data set and learner (weights drawn from `cfg.seed`), placed on the hardware."""
+    """Build the data set and the learner of a configuration. The learner's weights are drawn from `cfg.seed`, and it is on the
+    device.
+
+    **Raises:** `ConfigError` for an incremental task with a learner that answers with the classes of the episode only; what
+    building a part raises.
+    """
     trust = {"allow_any_target": cfg.allow_any_target}
     check_task(cfg.task)
     hardware = Hardware.choose(cfg.device, cfg.precision)
@@ -48,7 +53,12 @@ def build_parts(cfg: DictConfig) -> Parts:
 
 
 def build_backbone(cfg: DictConfig, **trust: bool) -> nn.Module:
-    """The backbone with its head."""
+    """Build the backbone of a configuration, with its head where there is one.
+
+    >>> from episodic.config.compose import compose_config
+    >>> build_backbone(compose_config("train", ["backbone=conv4", "task.image_size=28", "task.channels=1"])).shape
+    (64,)
+    """
     backbone = make(cfg.backbone, **trust)
     return make(cfg.head, backbone, **trust) if "head" in cfg else backbone
 
@@ -56,7 +66,15 @@ def build_backbone(cfg: DictConfig, **trust: bool) -> nn.Module:
 def build_learner(
     cfg: DictConfig, backbone: nn.Module, given: Mapping[str, nn.Module], **trust: bool
 ) -> AbstractLearner:
-    """The learner on `backbone` and what else it is `given`, in its wrappers, in the order of semi=[inner,outer]."""
+    """Build the learner of a configuration on `backbone`, and put its wrappers around it in the order of `semi=[inner,outer]`.
+
+    **Arguments:** `given`: further arguments of the learner, by name.
+
+    >>> from episodic.config.compose import compose_config
+    >>> learner = build_learner(compose_config("train", ["semi=soft_kmeans"]), nn.Flatten(), given={})
+    >>> type(learner).__name__, type(learner.learner).__name__
+    ('SoftKMeans', 'Prototypical')
+    """
     learner = make(cfg.learner, backbone=backbone, **given, **trust)
     for wrapper in cfg.semi.values():
         learner = make(wrapper, learner, **trust)
@@ -64,8 +82,8 @@ def build_learner(
 
 
 def build_label_swap(cfg: DictConfig, dataset: AbstractDataset) -> torch.nn.Module:
-    """The exchange of rows of a table with a row for each training class; its graph is that of the file `cfg.sse.edges`, or joins
-    the classes of a super-class.
+    """Build the exchange of rows for a table with a row for each training class. Where it goes by a graph, this is read from the
+    file `cfg.sse.edges`, or joins the classes of each super-class.
 
     **Raises:** `ConfigError` where a graph is asked for and there is neither; what `edges_of_file` raises.
     """

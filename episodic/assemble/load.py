@@ -1,4 +1,4 @@
-"""Trained weights: a run to start from, a run to evaluate."""
+"""Loads trained weights: the learner of a run, or a run to start from."""
 
 from __future__ import annotations
 
@@ -64,7 +64,10 @@ def load(path: str | os.PathLike, device: str = "auto", *, allow_any_target: boo
 
 
 def with_saved_parts(arguments: list[str]) -> list[str]:
-    """Make the run's own task, learner and wrapper the choices `saved`, and its `data_dir` the default."""
+    """Make the run's own task, learner and wrappers the choices `saved` of the command line. Its `data_dir` becomes the default.
+
+    **Raises:** `ConfigError` where the arguments name no run; `FileNotFoundError` where the folder is none.
+    """
     given = dict(a.split("=", 1) for a in arguments if "=" in a)
     if "run" not in given:
         raise ConfigError("which run? python -m episodic.evaluate run=<dir>, a directory that episodic.train made")
@@ -77,8 +80,11 @@ def with_saved_parts(arguments: list[str]) -> list[str]:
 
 
 def load_parts(cfg: DictConfig, folder: str, *, as_saved: bool = False) -> Parts:
-    """The model of the run in `folder` (its best checkpoint) with the data of `cfg`, its learner and wrapper as `cfg` has
-    them, or `as_saved`.
+    """The model of the run in `folder`, with its best weights, and the data of `cfg`. Its learner and wrappers are those of `cfg`,
+    or with `as_saved` those of the run.
+
+    **Raises:** `ConfigError` where the run does not go with the task; `CheckpointError` where its weights cannot be read or do not
+    fit.
     """
     run = Run(Path(folder))
     saved = run.config()
@@ -105,9 +111,10 @@ def load_parts(cfg: DictConfig, folder: str, *, as_saved: bool = False) -> Parts
 
 
 def load_initial(cfg: DictConfig, learner: AbstractLearner) -> str:
-    """Begin with the weights of the run `cfg.init_from`, where name and shape agree; says what was taken.
+    """Put the weights of the run `cfg.init_from` into `learner`, where name and shape agree. Says what was taken; nothing is done
+    where `init_from` is None.
 
-    **Raises:** `ConfigError` where the learner needs such a run and none is given, or its backbone does not fit.
+    **Raises:** `ConfigError` where the learner needs such a run and none is given, or the backbone of the run does not fit.
     """
     if cfg.init_from is None:
         if learner.capabilities.needs_init:
@@ -154,7 +161,7 @@ def check_held_out(saved: DictConfig, task: DictConfig, folder: str) -> None:
 
 
 def check_labels_unseen(saved: DictConfig, task: DictConfig, folder: str) -> None:
-    """Refuse a run that was trained with labels which `task` hides, or on its fold.
+    """Refuse a run that was trained with labels which `task` hides, or on the classes of its fold.
 
     **Raises:** `ConfigError`.
     """

@@ -1,4 +1,4 @@
-"""From what `Predictor(model)` and `FewShotClassifier(model)` are given to a learner that can answer.
+"""Builds the learner that answers for `Predictor(model)` and `FewShotClassifier(model)`.
 
 A model is a run's folder, a saved file, a module, a configuration, or nothing. Each kind has a function here.
 """
@@ -73,7 +73,7 @@ def model_of(given: Any, choices: Choices) -> Model:
 
 
 def of_features(choices: Choices) -> Model:
-    """A learner that compares features as they are."""
+    """A model without a backbone: a learner that compares features as they are."""
     hardware = Hardware.choose(choices.device, choices.precision)
     config = _chosen(OmegaConf.create(), choices)
     learner = _weightless(hardware.place(assemble(config)))
@@ -81,7 +81,7 @@ def of_features(choices: Choices) -> Model:
 
 
 def of_module(module: nn.Module, choices: Choices) -> Model:
-    """A learner that compares the embeddings of a copy of `module`."""
+    """The model of a module of yours: a learner that compares the embeddings of a copy of it."""
     hardware = Hardware.choose(choices.device, choices.precision)
     form = choices.pictures or PictureForm(getattr(module, "in_channels", 3), getattr(module, "image_size", 224))
     backbone = _probed(hardware.place(copy.deepcopy(module)).eval(), form, hardware)
@@ -90,7 +90,7 @@ def of_module(module: nn.Module, choices: Choices) -> Model:
 
 
 def of_file(path: str | os.PathLike, choices: Choices) -> Model:
-    """The learner in a file that `Predictor.save` wrote, with its weights."""
+    """The model in a file that `Predictor.save` wrote, with its weights."""
     hardware = Hardware.choose(choices.device, choices.precision)
     facts, tensors = read_saved(path)
     config = _chosen(OmegaConf.create(facts["config"]), choices)
@@ -102,14 +102,16 @@ def of_file(path: str | os.PathLike, choices: Choices) -> Model:
 
 
 def of_run(folder: str | os.PathLike, choices: Choices) -> Model:
-    """The learner of a run, with the weights of its best checkpoint."""
+    """The model of a run, with its best weights."""
     saved = Run(Path(folder)).config()
     saved.update(run=os.fspath(folder), device=choices.device, precision=choices.precision)
     return _with_weights_of_run(_chosen(saved, choices))
 
 
 def of_config(cfg: DictConfig, choices: Choices) -> Model:
-    """The learner of a configuration as of `conf/predict.yaml`: that of the run `cfg.run`, or of the backbone `cfg.backbone`."""
+    """The model of a configuration as of `conf/predict.yaml`. It is that of the run `cfg.run`, or of the backbone
+    `cfg.backbone`.
+    """
     cfg = OmegaConf.merge(cfg, {"device": choices.device, "precision": choices.precision})
     if cfg.run:
         return _with_weights_of_run(cfg)
@@ -132,7 +134,9 @@ def _model(parts: Parts, cfg: DictConfig, backbone: DictConfig) -> Model:
 
 
 def assemble(config: DictConfig, backbone: nn.Module | None = None) -> AbstractLearner:
-    """The learner of `config` in its wrappers. It stands on `backbone`, else on that of `config`, else on features as they are."""
+    """Build the learner of `config` in its wrappers. It is on `backbone`, else on the backbone of `config`, else on features as
+    they are.
+    """
     if backbone is None:
         backbone = build_backbone(config) if "backbone" in config else _Features()
     given = {"label_swap": nn.Identity()} if "label_swap" in arguments_of(config.learner) else {}

@@ -1,4 +1,4 @@
-"""Names for items that are not part of an episode: `Predictor.fit` keeps examples, and `answers` asks a learner about other items.
+"""Names items after examples: `Predictor.fit` keeps the examples, and `Predictor.answers` asks a learner about other items.
 
 It is the Python interface behind `episodic.predict`, `episodic.demo` and `FewShotClassifier`.
 """

@@ -1,4 +1,4 @@
-"""The file that `Predictor.save` writes: the weights, the support, and the configuration that the learner is built of."""
+"""Writes and reads the file of `Predictor.save`: weights, support, and the configuration of the learner."""
 
 from __future__ import annotations
 
@@ -19,16 +19,22 @@ PREFIX = "weights."  # of the names of the learner's weights, beside which the f
 
 
 def write_saved(path: str | os.PathLike, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Write `facts`, which must fit into JSON, and `tensors` to one safetensors file.
+    """Write `facts` and `tensors` to one safetensors file. `facts` must fit into JSON.
 
     **Raises:** `OSError`.
+
+    >>> import tempfile, torch
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_saved(Path(folder) / "cats.safetensors", {"form": None}, {"support": torch.ones(1, 2)})
+    ...     read_saved(Path(folder) / "cats.safetensors")
+    ({'form': None}, {'support': tensor([[1., 1.]])})
     """
     data = to_bytes({name: x.detach().cpu().contiguous() for name, x in tensors.items()}, {KEY: json.dumps(facts)})
     write_atomically(Path(path), data)
 
 
 def read_saved(path: str | os.PathLike, whole: bool = True) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The facts and the tensors that `write_saved` wrote. Without `whole` only the facts are read.
+    """The facts and the tensors that `write_saved` wrote. With `whole=False` only the facts are read.
 
     **Raises:** `FileNotFoundError`; `ValueError` where the file is damaged or another.
     """

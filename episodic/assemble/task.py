@@ -1,4 +1,4 @@
-"""From a task's configuration to its images and episodes."""
+"""From the configuration of a task to its images and episodes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHAPE = ("n_way", "n_shot", "n_query", "n_unlabeled", "n_distractors")
 
 
 def check_task(task: DictConfig) -> None:
-    """**Raises:** `ConfigError` where the data set makes images of another form than the task says."""
+    """**Raises:** `ConfigError` where the data set is configured for images of another form than the task says."""
     for name in ("image_size", "channels"):
         made = task.dataset.get(name, task[name])
         if made != task[name]:
@@ -30,14 +30,23 @@ def check_task(task: DictConfig) -> None:
 
 
 def count_train_classes(cfg: DictConfig) -> None:
-    """Write the number of training classes into `cfg.task`, for learners that have a weight for each."""
+    """Write the number of training classes into `cfg.task.train_classes`, where it is None. Some learners have a weight for each
+    class.
+    """
     if cfg.task.train_classes is None:
         dataset = make(cfg.task.dataset, allow_any_target=cfg.allow_any_target)
         cfg.task.train_classes = len(load_split(dataset, cfg.task, "train").class_names)
 
 
 def training_masks(task: DictConfig, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which training images training may see, and which of these it sees with their labels: two masks `[N]`."""
+    """Which training images training may use at all, and which of these with their labels: two masks `[N]`, `(seen, labeled)`.
+
+    >>> from episodic.config.compose import compose_config
+    >>> task = compose_config("train", ["task=glyphs_5w1s", "task.labeled_fraction=0.5"]).task
+    >>> seen, labeled = training_masks(task, np.repeat([0, 1], 10))
+    >>> seen.sum().item(), labeled.sum().item()
+    (20, 10)
+    """
     seen = np.ones(len(labels), dtype=bool)
     if is_incremental(task):
         seen = held_out_masks(labels, task.held_out)["train"]
@@ -58,7 +67,26 @@ def build_sampler(
     episodes_per_batch: int = 1,
     labeled: np.ndarray | None = None,
 ) -> EpisodeSampler | IncrementalEpisodes:
-    """Episodes of `store` in the shape given by `shape` (the task itself, or its `train` part)."""
+    """A sampler of episodes from the images of `store`.
+
+    **Arguments:**
+
+    - `task`: the configuration of the task. `shape`: what has the numbers of an episode, the task itself or its part `train`.
+    - `seed`, `stream`: what draws depend on; `stream` is `"train"`, `"val"` or `"test"`, so that training never moves the episodes
+      of an evaluation.
+    - `episodes`, `episodes_per_batch` (default 1): how many, and how many at once.
+    - `labeled` (default None): which images are labeled; None for all.
+
+    **Raises:** `ConfigError` for settings that do not go together; `ValueError` for an episode that cannot be drawn.
+
+    >>> from episodic.config.compose import compose_config
+    >>> import torch
+    >>> images, labels = torch.zeros(100, 1, 4, 4, dtype=torch.uint8), torch.arange(100) // 20
+    >>> store = ImageStore(images, labels, tuple("abcde"), tuple(map(str, range(100))), None, (), "letters", "test", "ours")
+    >>> task = compose_config("train", ["task=glyphs_5w1s"]).task
+    >>> build_sampler(task, store, shape=task, seed=0, stream="test", episodes=600)
+    EpisodeSampler(5-way 1-shot 15-query, 600 episodes, seed 0, epoch 2)
+    """
     drawn = {"episodes": episodes, "seed": seed, "epoch": STREAMS[stream], "episodes_per_batch": episodes_per_batch}
     if is_incremental(task):
         odd = task.imbalanced or task.within_super_class or shape.n_unlabeled or shape.n_distractors
@@ -85,18 +113,32 @@ def build_sampler(
 
 
 def is_incremental(task: DictConfig) -> bool:
-    """Whether queries may be of training classes as well."""
+    """Whether queries may be of training classes as well.
+
+    >>> is_incremental(OmegaConf.create({"base_way": 20}))
+    True
+    """
     return task.base_way > 0
 
 
 def episode_shape(task: DictConfig) -> dict[str, int | list[int]]:
-    """The numbers of an episode, by name, for reports."""
+    """The numbers of an episode by name, for reports.
+
+    >>> from episodic.config.compose import compose_config
+    >>> shape = episode_shape(compose_config("train", ["task=glyphs_5w1s"]).task)
+    >>> shape["n_way"], shape["n_shot"], shape["n_query"]
+    (5, 1, 15)
+    """
     plain = OmegaConf.to_object(task)
     return {name: plain[name] for name in (*SHAPE, "base_way", "base_query") if name in plain}
 
 
 def load_store(dataset: AbstractDataset, task: DictConfig, split: str) -> ImageStore:
-    """The images that the episodes of `split` come from; in an incremental task with those held out of the base classes."""
+    """The images that the episodes of `split` are drawn from. In an incremental task these are also the held out images of the base
+    classes.
+
+    **Raises:** `ConfigError` for an incremental task where only training classes are on disk; what `load_split` raises.
+    """
     novel = load_split(dataset, task, split)
     if not is_incremental(task):
         return novel
@@ -109,10 +151,12 @@ def load_store(dataset: AbstractDataset, task: DictConfig, split: str) -> ImageS
 
 
 def load_split(dataset: AbstractDataset, task: DictConfig, split: str) -> ImageStore:
-    """The images of `split`, or of the next best split where it is not on disk; says so on the terminal.
+    """The images of a split. Where it is not on disk, those of the next best split are taken, and a line on the terminal says so.
 
-    The test classes fall back to the validation classes, and these to the training classes. With `task.fold` the training
-    classes are those outside the fold, the validation classes those inside, and what is neither is for test.
+    In the place of test classes come validation classes, and in the place of these training classes. With `task.fold` the training
+    classes are those outside of the fold, and the validation classes those in it; what is neither is for test.
+
+    **Raises:** `ConfigError` for another split; `FileNotFoundError` where no images are on disk.
     """
     if split not in SPLITS:
         raise ConfigError(f"split must be one of {', '.join(SPLITS)} or all, got {split!r}")

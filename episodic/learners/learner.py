@@ -1,4 +1,4 @@
-"""What a learner is: a function from a task to a prediction."""
+"""The base of all learners: a learner is a function from a task to a prediction."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from episodic.learners.prediction import Prediction
 
 @dataclasses.dataclass(frozen=True)
 class Capabilities:
-    """What a learner can do, and what it asks of its training. A wrapper hands on those of the learner inside it, with what it
-    changes.
+    """What a learner can do, and what it needs in training. A wrapper has those of the learner inside it, with some changed.
 
-    - `transductive`: whether the answer to one query may depend on the other queries. Reports name it, and the audit of
-      `episodic.evaluate` checks it.
-    - `incremental`: whether it can answer with training classes too (`Task.n_base`).
-    - `uses_unlabeled`: whether unlabeled items of an episode matter to it.
-    - `n_views`: in training, under how many draws of the augmentation it sees the items of a task; with 2 the second is
-      `Task.second_view`.
-    - `needs_init`: how to make the run that training must start from (`init_from=<run>`); empty where it needs none.
-    - `trainer`: the one training procedure that can train it, an option of `conf/trainer`; empty where any can.
+    - `transductive` (default false): whether the answer to a query may depend on the other queries. Reports name it, and the audit
+      of `episodic.evaluate` checks it.
+    - `incremental` (default false): whether it can answer with training classes too (`Task.n_base`).
+    - `uses_unlabeled` (default false): whether it uses the unlabeled items of an episode.
+    - `n_views` (default 1): under how many draws of the augmentation it sees the items of a task in training. With 2 the second one
+      is `Task.second_view`.
+    - `needs_init` (default empty): how to make the run that training must start from (`init_from=<run>`); empty where it needs
+      none.
+    - `trainer` (default empty): the one training procedure that can train it, an option of `conf/trainer`; empty where any can.
 
     >>> Capabilities(transductive=True).transductive
     True
@@ -42,11 +42,13 @@ class Capabilities:
 
 
 class AbstractLearner(nn.Module, abc.ABC):
-    """A function from a task to a prediction. The same call gives the same answer: no episode is kept on `self`.
+    """A function from a task to a prediction. The same call gives the same answer, since no episode is stored on `self`.
 
-    `capabilities` says what it can do; one whose settings decide that assigns it in its constructor. So it does with
-    `without_effect`: settings that nothing reads as the others are, by their name in the configuration, and the reason in a few
-    words. Training refuses them where they are given by hand.
+    Subclasses write `forward`.
+
+    - `capabilities`: what the learner can do. Where this depends on settings, the constructor assigns it.
+    - `without_effect`: settings that do nothing beside the others that were given, by their name in the configuration, each with
+      the reason. Training refuses them where they are given by hand.
 
     >>> import torch
     >>> from episodic import Prediction
@@ -62,7 +64,7 @@ class AbstractLearner(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def forward(self, task: Task) -> Prediction:
-        """A task of images -> the prediction, with logits `[E, Q, n_way]`."""
+        """The prediction for a task of images, with logits `[E, Q, n_way]`."""
 
     def learned_parameters(self) -> list[nn.Parameter]:
         """Hook: what the optimizer moves. By default every parameter that asks for a gradient."""
@@ -73,10 +75,12 @@ class AbstractLearner(nn.Module, abc.ABC):
 
 
 def map_shape(backbone: nn.Module, learner: str, positions: int = 1) -> tuple[int, int, int]:
-    """The shape of the backbone's maps, `(channels, height, width)`. Learners that look at positions ask for it; `learner` is
-    their name in messages.
+    """The shape of a backbone's maps, `(channels, height, width)`. Learners that look at positions of an image need maps.
 
-    **Raises:** `ValueError` where it gives vectors, or maps of fewer than `positions`.
+    **Arguments:** `learner`: the learner's name, for messages. `positions` (default 1): how many positions a map must have at
+    least.
+
+    **Raises:** `ValueError` where the backbone gives vectors, or maps of fewer positions.
 
     >>> backbone = nn.Identity()
     >>> backbone.shape = (64, 5, 5)
@@ -94,20 +98,39 @@ def map_shape(backbone: nn.Module, learner: str, positions: int = 1) -> tuple[in
 
 
 class AbstractMetricLearner(AbstractLearner):
-    """A learner that compares embeddings: `forward(task) = classify(task.map(backbone))`. As `classify` sees features in the
-    place of images, such a learner can be evaluated on features computed once.
+    """A learner that compares embeddings: it embeds all items of a task by its backbone, and then classifies the queries. Since the
+    two steps are apart, it can be evaluated on features that are computed once.
 
-    One that takes a distance keeps it as `distance`.
+        forward(task) = classify(task.map(backbone))
+
+    Subclasses write `classify`, and have a `backbone`. One that takes a distance keeps it as `distance`. Only the backbone may run
+    in bf16: distances are small differences of large products.
+
+    >>> import torch
+    >>> from episodic import Prediction, Task
+    >>> class Nearest(AbstractMetricLearner):  # the class of the nearest support item
+    ...     def __init__(self, backbone):
+    ...         super().__init__()
+    ...         self.backbone = backbone
+    ...     def classify(self, features):
+    ...         distances = torch.cdist(features.query, features.support)[..., None]
+    ...         other = torch.nn.functional.one_hot(features.support_y, features.n_way)[:, None] == 0
+    ...         return Prediction(-distances.expand(*other.shape).masked_fill(other, torch.inf).amin(2))
+    >>> support = torch.tensor([[[0.0], [4.0]]])
+    >>> Nearest(nn.Identity())(Task(support, torch.tensor([[0, 1]]), query=torch.tensor([[[1.0]]]), n_way=2)).logits
+    tensor([[[-1., -3.]]])
     """
 
     backbone: nn.Module
 
     @abc.abstractmethod
     def classify(self, features: Task) -> Prediction:
-        """`features`, a task whose items are embeddings of the backbone's `shape` -> prediction."""
+        """The prediction for `features`, a task whose items are embeddings of the backbone's `shape`."""
 
     def features(self, task: Task) -> Task:
-        """What `classify` is given: the task with its images replaced by float32 embeddings, computed as one batch."""
+        """What `classify` is given: the task with its images replaced by float32 embeddings, which are computed as one batch.
+        Unlabeled items are left out where the learner does not use them.
+        """
         if not self.capabilities.uses_unlabeled:
             task = dataclasses.replace(task, unlabeled=None)  # not even through batch norm
         return self.embed(task)

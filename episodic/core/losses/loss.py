@@ -1,4 +1,4 @@
-"""What a loss of deep metric learning is: a function of embeddings and labels."""
+"""The bases of the losses of deep metric learning: functions of embeddings and labels."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ class AbstractLoss(nn.Module, abc.ABC):
     """A loss of embeddings: it says how well they tell classes apart. Call it with `(embeddings [N, D], labels [N])`, and it
     returns a scalar to minimize, computed at least in float32, whatever autocast says.
 
-    Labels are integers; for losses with `proxies`, from 0 below their `n_classes`. A batch without the pairs that a
-    loss learns from gives 0 with a gradient of 0, never NaN.
+    Labels are integers; losses with proxies need labels in 0..n_classes-1. A batch without the pairs that a loss learns from gives
+    0 with a gradient of 0, never NaN.
 
     **Attributes:**
 
     - `needs_trainer`: the training procedure whose batches the loss is made for; empty where any batch will do.
-    - `without_effect`: settings that do nothing beside the others that were given, each with the reason. A run that was asked
-      for one of them is refused.
+    - `without_effect`: settings that do nothing with the other settings as they are, each with the reason. A run that sets one of
+      them is refused.
 
     >>> import torch
-    >>> class Spread(AbstractLoss):
+    >>> class Variance(AbstractLoss):
     ...     def forward(self, embeddings, labels):
     ...         return embeddings.var(0).mean()
-    >>> Spread()(torch.tensor([[0.0, 1.0], [2.0, 1.0]]), torch.tensor([0, 1]))
+    >>> Variance()(torch.tensor([[0.0, 1.0], [2.0, 1.0]]), torch.tensor([0, 1]))
     tensor(1.)
     """
 
@@ -52,7 +52,9 @@ class AbstractLoss(nn.Module, abc.ABC):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Batch:
-    """Embeddings `[N, D]` with their labels `[N]`, and the references that they are compared with. `prepare` may change it."""
+    """The embeddings of a batch `[N, D]` with their labels `[N]`, and the references that they are compared with. A loss may change
+    it in `prepare`.
+    """
 
     embeddings: Float[Tensor, "anchor dim"]
     labels: Int64[Tensor, " anchor"]
@@ -66,7 +68,7 @@ class Pairs:
     - `matrix [N, R]`: distances or similarities, as the loss asks for.
     - `positive`, `negative [N, R]`: which pairs have the same label and which have not; an anchor with itself is neither.
     - `labels [N]` of the anchors, for losses that learn something for each class.
-    - `embeddings`: the whole batch as it came, for terms that no pair tells.
+    - `embeddings`: all embeddings of the batch, before `prepare`, for terms that do not depend on pairs.
 
     >>> import torch
     >>> from episodic.core.losses.contrastive import Contrastive
@@ -87,7 +89,7 @@ class Pairs:
 class AbstractPairLoss(AbstractLoss):
     """A loss of pairs of items. It compares each anchor with each reference, and knows which pairs are of one class.
 
-    Subclasses write `of_pairs`, and `prepare` where anchors or references are to be chosen first. `of_similarities` says
+    Subclasses write `of_pairs`, and `prepare` if they choose anchors or references first. `of_similarities` says
     whether `of_pairs` wants similarities (larger is closer) or distances.
 
     **Arguments:** `distance`: how embeddings compare. `normalize`: whether they are first brought to length 1.
@@ -122,7 +124,7 @@ class AbstractPairLoss(AbstractLoss):
         """The loss of all pairs."""
 
     def prepare(self, batch: Batch, against_itself: bool) -> Batch:
-        """Hook: the anchors and references to compare. By default those of the batch."""
+        """Hook: chooses the anchors and references to compare. By default it changes nothing."""
         return batch
 
     def forward(
@@ -137,7 +139,7 @@ class AbstractPairLoss(AbstractLoss):
             return self.of_pairs(self.compare(self.prepare(batch, references is None), embeddings))
 
     def compare(self, batch: Batch, everything: Tensor) -> Pairs:
-        """All pairs of a batch that is prepared; `everything`: the embeddings before."""
+        """All pairs of anchors and references in `batch`, which `prepare` gave. `everything`: the embeddings as they came."""
         place = unit if self.normalize and not self.distance.ignores_length else upcast
         references = batch.references
         x = place(batch.embeddings)
@@ -148,11 +150,25 @@ class AbstractPairLoss(AbstractLoss):
 
 
 class AbstractProxyLoss(AbstractLoss):
-    """A loss of items against vectors that it learns, one or more for each of `n_classes` classes. Labels are numbers of classes.
+    """A loss that compares items with vectors that it learns, one or more for each class. These vectors are its proxies, and labels
+    are the numbers of classes.
 
-    `label_swap`: labels to labels, see `core.regularizers.sse`, once an item; None for none.
+    Subclasses write `of_classes`. In training `label_swap` may exchange a label for another one first, once for each item.
+
+    **Arguments:** `n_classes`: how many classes have proxies. `label_swap`: labels to labels, of `core.regularizers.sse`; None for
+    none.
 
     **Raises:** `ValueError` for a label outside 0..n_classes-1.
+
+    >>> class Softmax(AbstractProxyLoss):
+    ...     def __init__(self, n_classes, dim):
+    ...         super().__init__(n_classes, label_swap=None)
+    ...         self.proxies = nn.Parameter(torch.zeros(n_classes, dim))
+    ...     def of_classes(self, embeddings, labels):
+    ...         return nn.functional.cross_entropy(embeddings @ self.proxies.T, labels)
+    >>> loss = Softmax(n_classes=2, dim=3)(torch.ones(4, 3), torch.tensor([0, 1, 1, 0]))
+    >>> round(loss.item(), 3)
+    0.693
     """
 
     def __init__(self, n_classes: int, label_swap: nn.Module | None):
@@ -164,7 +180,7 @@ class AbstractProxyLoss(AbstractLoss):
 
     @abc.abstractmethod
     def of_classes(self, embeddings: Float[Tensor, "item dim"], labels: Int64[Tensor, " item"]) -> Float[Tensor, ""]:
-        """The loss for labels that are in range, and swapped."""
+        """The loss for labels that are in range, after the exchange."""
 
     def forward(self, embeddings: Float[Tensor, "item dim"], labels: Int64[Tensor, " item"]) -> Float[Tensor, ""]:
         if ((labels < 0) | (labels >= self.n_classes)).any():

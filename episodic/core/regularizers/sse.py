@@ -1,15 +1,15 @@
-"""Stochastic shared embeddings: in training, a table is sometimes read at another row than the one asked for.
+"""Stochastic shared embeddings: in training, some lookups in a table read another row than the one asked for.
 
 Wu, Li, Hsieh, Sharpnack: *Stochastic Shared Embeddings: Data-driven Regularization of Embedding Layers*, NeurIPS 2019,
-https://arxiv.org/abs/1905.10630. The loss is averaged over exchanges, by one draw a step: the row that is used gets the gradient,
-the one asked for gets none. Nothing is rescaled, and in evaluation nothing is exchanged.
+https://arxiv.org/abs/1905.10630. Each training step draws the exchanges anew. The row that is read gets the gradient, the one asked
+for gets none. Nothing is rescaled, and in evaluation nothing is exchanged.
 
 Tables of inputs (word vectors of class names) are read by a `SharedEmbedding`. Tables of outputs (proxies, weights of a
 classifier) exchange the label itself, once an item, and use it for positives and negatives alike: a softmax then has, on
 average, the loss of label smoothing by `probability * n / (n - 1)` in PyTorch's convention, for n rows.
 
-**Departures**: the authors' code draws the other row among all, so that a row stays itself a little more often than the paper's
-law, which is the one here, says.
+**Departures**: the authors' code draws the other row among all rows, so that it may be the same row again. Here, as in the paper's
+formula, it never is.
 """
 
 from __future__ import annotations
@@ -26,10 +26,24 @@ from torch import Tensor, nn
 
 
 class AbstractLabelSwap(nn.Module, abc.ABC):
-    """Swaps indices of a table at random: in training each entry, on its own, becomes another of `n_rows` rows with `probability`.
-    Call it with indices of any shape.
+    """Exchanges indices of a table at random. In training each entry becomes another of the `n_rows` rows with `probability`; in
+    evaluation it stays.
 
-    Draws from PyTorch's own generator of the indices' device. In evaluation, and for a probability of 0, the indices as they are.
+    It is called with indices of any shape, and each entry has a draw of its own, from PyTorch's generator of the indices' device.
+    Subclasses write `another`, which draws the other rows, and `odds`, which says how likely each of them is.
+
+    **Arguments:** `n_rows`: at least 2. `probability`: in 0..1.
+
+    **Raises:** `ValueError` for numbers outside of these.
+
+    >>> class Next(AbstractLabelSwap):
+    ...     def another(self, indices):
+    ...         return (indices + 1) % self.n_rows
+    ...     def odds(self):
+    ...         return torch.eye(self.n_rows).roll(1, dims=1)
+    >>> swap = Next(n_rows=3, probability=1.0)
+    >>> swap(torch.tensor([0, 2])), swap.eval()(torch.tensor([0, 2]))
+    (tensor([1, 0]), tensor([0, 2]))
     """
 
     def __init__(self, n_rows: int, probability: float):
@@ -53,17 +67,17 @@ class AbstractLabelSwap(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def odds(self) -> Float[Tensor, "row row"]:
-        """How likely each other row is to be drawn, up to a factor of the row; what the diagonal holds does not count."""
+        """How likely each other row is, up to a factor for each row. The diagonal does not count."""
 
     def transition_matrix(self) -> Float[Tensor, "row row"]:
-        """`p(j, k)`, the probability that row k is read for row j, in float64."""
+        """The probability `p(j, k)` that row k is read in the place of row j, in float64."""
         odds = self.odds().double().fill_diagonal_(0)
         others = self.probability * odds / odds.sum(1, keepdim=True)
         return others.fill_diagonal_(1 - self.probability)
 
 
 class SSE(AbstractLabelSwap):
-    """SSE-SE, which knows nothing of the rows. Every other row k is equally likely: `p(j, k) = probability / (n_rows - 1)`.
+    """SSE-SE, which needs no knowledge of the rows. Every other row k is equally likely: `p(j, k) = probability / (n_rows - 1)`.
 
     >>> swap = SSE(n_rows=3, probability=0.1)
     >>> swap.transition_matrix()[0]
@@ -86,8 +100,8 @@ class GraphSSE(AbstractLabelSwap):
 
     A row with d neighbors, when exchanged, becomes one of them with probability `ratio d / (ratio d + n_rows - 1 - d)`.
 
-    **Arguments:** `edges`: pairs of rows, each for both directions; repeated ones and loops add nothing. `ratio`: at least 1, where
-    it is `SSE`.
+    **Arguments:** `edges`: pairs of rows, each for both directions; repeated pairs and loops add nothing. `ratio`: at least 1,
+    and 1 is `SSE`.
 
     >>> swap = GraphSSE(n_rows=3, probability=0.5, edges=torch.tensor([[0, 1]]), ratio=4.0)
     >>> swap.transition_matrix()[0]
@@ -110,7 +124,7 @@ class GraphSSE(AbstractLabelSwap):
         starts = counts.cumsum(0) - counts
         place = torch.arange(len(row), device=row.device) - starts[row]
         near = ratio * (counts - 1) / (ratio * (counts - 1) + n_rows - counts)
-        # Learned by nobody and known from the data: not part of the state.
+        # These follow from the edges, so they are not part of the state.
         self.register_buffer("columns", column, persistent=False)
         self.register_buffer("starts", starts, persistent=False)
         self.register_buffer("degrees", counts - 1, persistent=False)
@@ -127,15 +141,16 @@ class GraphSSE(AbstractLabelSwap):
         return torch.where(near, neighbor, self._stranger(indices, rank))
 
     def _neighbor(self, rows: Int64[Tensor, "*axes"], rank: Int64[Tensor, "*axes"]) -> Int64[Tensor, "*axes"]:
-        """The one at `rank` among a row's neighbors and itself; the last, which no rank reaches, where that is itself."""
+        """The neighbor number `rank` of each row. The list holds the row itself too: its place stands for the last neighbor."""
         start = self.starts[rows]
         drawn = self.columns[start + rank]
         return torch.where(drawn == rows, self.columns[start + self.degrees[rows]], drawn)
 
     def _stranger(self, rows: Int64[Tensor, "*axes"], rank: Int64[Tensor, "*axes"]) -> Int64[Tensor, "*axes"]:
-        """The one at `rank` among the rows that are neither neighbors nor itself.
+        """Row number `rank` among the rows that are neither neighbors of a row nor the row itself.
 
-        The i-th of those left out, c_i, has `c_i - i` strangers before it; as many as have no more than `rank` come before.
+        The row plus its neighbors are c_0 < c_1 < ..., and `c_i - i` strangers come before c_i. The result is `rank` plus the
+        number of c_i with `c_i - i <= rank`.
         """
         passed = torch.searchsorted(self.gaps, rows * self.n_rows + rank, right=True) - self.starts[rows]
         return rank + passed
@@ -173,7 +188,7 @@ def edges_of_file(path: str | os.PathLike, names: Sequence[str]) -> Int64[Tensor
 def label_swap_of(n_rows: int, label_swap: nn.Module | None) -> nn.Module:
     """The `label_swap` to use for a table of `n_rows` rows. Where none is given it is the identity.
 
-    **Raises:** `ValueError` where it is of another number of rows.
+    **Raises:** `ValueError` if it was made for another number of rows.
     """
     if isinstance(label_swap, AbstractLabelSwap) and label_swap.n_rows != n_rows:
         raise ValueError(f"the exchange is of {label_swap.n_rows} rows, the table has {n_rows}")
@@ -181,10 +196,11 @@ def label_swap_of(n_rows: int, label_swap: nn.Module | None) -> nn.Module:
 
 
 class SharedEmbedding(nn.Embedding):
-    """An `nn.Embedding` whose indices are exchanged at random first, in training only. Each entry has a draw of its own.
+    """An `nn.Embedding` that exchanges its indices at random first. It does so in training only, and each entry has a draw of its
+    own.
 
-    **Arguments:** those of `nn.Embedding`, and `label_swap`: of all rows, or with a `padding_idx` of all others, numbered
-    without it; None for none. Padding is neither exchanged nor drawn.
+    **Arguments:** those of `nn.Embedding`. `label_swap` (default None): the exchange, of all rows; None for none. With a
+    `padding_idx` it is of all other rows, numbered without it, and padding is never exchanged.
 
     >>> table = SharedEmbedding(5, 3, label_swap=SSE(n_rows=5, probability=0.1))
     >>> table(torch.tensor([[0, 4]])).shape
@@ -203,6 +219,8 @@ class SharedEmbedding(nn.Embedding):
         if pad is None:
             return self.label_swap(indices)
         padding = indices == pad
-        rows = (indices - (indices > pad).long()).masked_fill(padding, 0)  # padding draws like row 0, and is put back
+        rows = (indices - (indices > pad).long()).masked_fill(
+            padding, 0
+        )  # padding is looked up as row 0, then restored
         rows = self.label_swap(rows)
         return torch.where(padding, indices, rows + (rows >= pad))
