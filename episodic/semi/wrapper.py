@@ -1,4 +1,4 @@
-"""What a semi-supervised wrapper is: a learner around a learner."""
+"""The base of all wrappers: a wrapper is a learner around a learner, such as one that uses unlabeled items."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from episodic.learners.prediction import Prediction
 
 
 class Wrapping:
-    """A learner around another one, `learner`. It can do what that one can, but for its own `changes`.
+    """A learner around another one, which is its attribute `learner`. It can do what that one can, but for its own `changes`.
 
-    `changes`: names of `Capabilities` and the values that the wrapper gives them. This is the one place where wrappers hand
-    capabilities on.
+    `changes` are names of `Capabilities` and the values that the wrapper gives them (default: it uses unlabeled items).
 
     >>> import torch
     >>> from episodic.learners.prototypical import Prototypical
@@ -41,15 +40,35 @@ class Wrapping:
 
 
 class AbstractWrapper(Wrapping, AbstractMetricLearner):
-    """A metric learner that answers by another one, `learner`, with the help of the unlabeled items. A subclass writes what it
-    does with them, `classify_with_unlabeled`.
+    """A metric learner that answers by another one, with the help of unlabeled items. The other one is its attribute `learner`.
 
-    Laws, which tests hold: without unlabeled items it is `learner` itself, exactly; so it is in its null setting (no steps, no
-    weight); labeled items keep their labels; the order of unlabeled items does not matter.
+    Subclasses write `classify_with_unlabeled`. Tests hold these laws for each of them: without unlabeled items it is `learner`
+    itself, exactly; so it is in its null setting (no steps, no weight); labeled items keep their labels; the order of unlabeled
+    items does not matter.
 
-    `works_without_unlabeled` says whether the wrapper also acts on episodes without unlabeled items, by their queries.
-    `keeps_own_loss` says whether training still goes by the loss that the learner inside brings; `takes_embedding_alone` whether
-    nothing but its embedding counts.
+    **Class attributes:**
+
+    - `works_without_unlabeled` (default false): whether it also changes answers in episodes without unlabeled items, by their
+      queries.
+    - `keeps_own_loss` (default true): whether training still uses the loss of the learner inside.
+    - `takes_embedding_alone` (default false): whether it uses nothing but the embedding of the learner inside.
+
+    >>> import torch
+    >>> from episodic.core.distances.cosine import Cosine
+    >>> from episodic.learners.prototypical import Prototypical
+    >>> class Centered(AbstractWrapper):  # moves the mean of the unlabeled items to 0
+    ...     def __init__(self, learner):
+    ...         super().__init__()
+    ...         self.learner = learner
+    ...     def classify_with_unlabeled(self, features):
+    ...         mean = features.unlabeled.mean(1, keepdim=True)
+    ...         moved = dataclasses.replace(features, support=features.support - mean, query=features.query - mean)
+    ...         return self.learner.classify(moved)
+    >>> wrapped = Centered(Prototypical(nn.Identity(), distance=Cosine()))
+    >>> support, query = torch.tensor([[[1.0], [3.0]]]), torch.tensor([[[4.0]]])
+    >>> task = Task(support, torch.tensor([[0, 1]]), query, n_way=2)
+    >>> wrapped(task).logits, wrapped(dataclasses.replace(task, unlabeled=torch.tensor([[[2.0]]]))).logits
+    (tensor([[[1., 1.]]]), tensor([[[-1.,  1.]]]))
     """
 
     learner: AbstractMetricLearner
@@ -59,11 +78,12 @@ class AbstractWrapper(Wrapping, AbstractMetricLearner):
 
     @property
     def backbone(self) -> nn.Module:
+        """The backbone of the learner inside."""
         return self.learner.backbone
 
     @abc.abstractmethod
     def classify_with_unlabeled(self, features: Task) -> Prediction:
-        """`features`, with unlabeled items -> prediction."""
+        """The prediction for `features`, which have unlabeled items."""
 
     def classify(self, features: Task) -> Prediction:
         if features.unlabeled is None and not self.works_without_unlabeled:
@@ -72,7 +92,7 @@ class AbstractWrapper(Wrapping, AbstractMetricLearner):
 
 
 def unwrapped(learner: AbstractLearner) -> list[AbstractLearner]:
-    """The learner as it is wrapped, from the outermost wrapper to the innermost learner. A learner without a wrapper is alone in
+    """The layers of a wrapped learner, from the outermost wrapper to the innermost learner. A learner without a wrapper is alone in
     the list.
 
     >>> import torch
