@@ -13,7 +13,7 @@ from episodic.learners.prediction import Prediction
 
 
 class ANIL(AbstractMetricLearner):
-    """MAML whose inner loop changes the linear head only. Features are computed once for an episode, and stay.
+    """MAML whose inner loop changes only the linear head. The features of an episode are computed once.
 
         W_0 = W,    W_{s+1} = W_s - inner_lr * gradient of L(W_s),    logits[q] = W_S f(x_q)
 

@@ -15,7 +15,7 @@ from episodic.episodes.task import Task
 from episodic.learners.base_classifier import (
     append_bias,
     base_logits_of,
-    forgotten,
+    classes_played_as_new,
     joint_cross_entropy,
     support_problem,
 )
@@ -24,11 +24,11 @@ from episodic.learners.prediction import Prediction
 
 
 class AttentionAttractor(AbstractMetricLearner):
-    """Learns where the weights of new classes should be drawn to, so that they join the old ones without disturbing them. It begins
-    with a run of `base_classifier`.
+    """Learns where the weights of new classes should be drawn to, so that they can be used beside the old ones. Training starts
+    from a run of `base_classifier`.
 
-    Backbone and base classifier (W_a, b_a) are trained before, by `base_classifier`, and stay as they are. For each episode the
-    fast weights w of its classes are found to convergence:
+    Backbone and base classifier (W_a, b_a) come from `base_classifier` and are frozen. For each episode the fast weights w of its
+    classes minimize, to convergence:
 
         mean over the support of CE(joint logits, y) + weight_decay / 2 * ||w||^2 + R(w)
         R = mean_n sum_d exp(g_d) (w[d, n] - u[d, n])^2,    u_n = sum_k a[n, k] U_k + U_0
@@ -44,17 +44,17 @@ class AttentionAttractor(AbstractMetricLearner):
     Ren, Liao, Fetaya, Zemel: *Incremental Few-Shot Learning with Attention Attractor Networks*, NeurIPS 2019,
     https://arxiv.org/abs/1810.07218. Inductive. Features of any shape are flattened.
 
-    Departures: base classes that play new ones in training leave the attention altogether (the released code keeps their zeroed
-    weights in its softmax). The damped system of recurrent back-propagation is solved instead of iterated 20 times, which can
-    diverge. The backbone is in eval mode, as it is frozen. L-BFGS works in float64 (float32 on MPS, which has no other), for
-    all episodes at once. The start of w_2 is random but fixed, the others' is the attractor. R is a mean over classes, as in the
-    released code (paper: a sum). With `fast="mlp"` each of the three attractors has V and tau of its own.
+    Departures: base classes that play the part of new ones in training are left out of the attention (the released code keeps
+    their zeroed weights in its softmax). The damped system of recurrent back-propagation is solved instead of iterated 20 times,
+    which can diverge. The backbone is in eval mode, as it is frozen. L-BFGS works in float64 (float32 on MPS, which has no
+    other), for all episodes at once. The start of w_2 is random but fixed, the others' is the attractor. R is a mean over
+    classes, as in the released code (paper: a sum). With `fast="mlp"` each of the three attractors has V and tau of its own.
 
     In a task that is not incremental the base logits are left out, and the base weights only serve the attractor.
 
     **Arguments:** `n_classes`: training classes. `fast`: `logistic` or `mlp`. `hidden`: units of the MLP. `weight_decay`: of the
-    fast weights. `damping`: of the implicit gradient's linear system. `label_swap` (see `core.regularizers.sse`; None for none):
-    in training, which row of W_a is attended to in the place of each, drawn once a step; the base logits keep theirs.
+    fast weights. `damping`: of the implicit gradient's linear system. `label_swap` (see `core.regularizers.sse`): in
+    training, swaps the rows of W_a in the attention, by one draw a step, but not in the base logits; None swaps nothing.
 
     **Raises:** `ValueError` for another `fast`, and for an episode of all training classes.
 
@@ -133,7 +133,7 @@ class AttentionAttractor(AbstractMetricLearner):
 
     def _groups(self, support: Tensor, y: Tensor, features: Task) -> list[tuple[Attractor, Tensor]]:
         """The groups of fast weights: an attractor and where it pulls to, `[E, units, rows]`, for each."""
-        mask = None if features.class_ids is None else forgotten(features.class_ids, self.base.out_features)
+        mask = None if features.class_ids is None else classes_played_as_new(features.class_ids, self.base.out_features)
         if mask is not None and mask.all(-1).any():
             raise ValueError(
                 f"an episode has all {self.base.out_features} training classes, so none is left to attend to: take fewer ways"
@@ -151,9 +151,10 @@ class AttentionAttractor(AbstractMetricLearner):
 
 
 class Attractor(nn.Module):
-    """Where one group of fast weights is pulled to, by attention over the base classes, and how strongly. Both are learned.
+    """The point to which one group of fast weights is pulled, by attention over the base classes, and the strength of the pull.
+    Both are learned.
 
-    `shape` is that of the weights for one key; `precision` the strength to begin with, of each of them.
+    `shape` is that of the weights for one key. `precision` is the initial strength for each weight.
     """
 
     def __init__(self, dim: int, shape: tuple[int, ...], precision: float):
@@ -183,7 +184,7 @@ class Attractor(nn.Module):
     def pull(
         self, weights: Float[Tensor, "episode unit row"], u: Float[Tensor, "episode unit row"]
     ) -> Float[Tensor, " episode"]:
-        """The energy of weights that stand away from `u`: summed over rows, a mean over units (classes or hidden units)."""
+        """The penalty on the distance of `weights` from `u`: a sum over rows, a mean over units (classes or hidden units)."""
         return (self.log_precision.exp() * (weights - u).square()).sum(-1).mean(-1)
 
 

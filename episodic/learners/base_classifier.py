@@ -17,11 +17,10 @@ from episodic.learners.prediction import Prediction
 
 
 class BaseClassifier(AbstractMetricLearner):
-    """Learns the training classes by heart, as a linear classifier does. It answers an episode by logistic regression on the
-    embeddings of its support.
+    """A linear classifier of the training classes. It answers an episode by logistic regression on the embeddings of its support.
 
-    Training, over all training classes: the cross-entropy of `W_a f(x) + b_a`, for every item of an episode, which serves as a
-    batch. Evaluation, for the weights W_b, b_b of the episode's classes alone, to convergence:
+    Training minimizes the cross-entropy of `W_a f(x) + b_a` over all training classes, with the items of an episode as a batch.
+    Evaluation finds weights W_b, b_b of the episode's classes that minimize, to convergence:
 
         mean over the support of CE([W_b f(x) + b_b, W_a f(x) + b_a], y) + weight_decay / 2 * ||W_b, b_b||^2
 
@@ -31,7 +30,7 @@ class BaseClassifier(AbstractMetricLearner):
     attractor. Inductive. Features of any shape are flattened.
 
     **Arguments:** `n_classes`: training classes. `weight_decay`: of the regression on the support (1e-5 in Ren et al.).
-    `label_swap`: in training, labels to labels (see `core.regularizers.sse`); None for none.
+    `label_swap`: in training, swaps labels at random (see `core.regularizers.sse`); None swaps nothing.
 
     >>> import torch
     >>> from episodic import Task
@@ -59,7 +58,7 @@ class BaseClassifier(AbstractMetricLearner):
     def classify(self, features: Task) -> Prediction:
         support, query = features.support.flatten(2), features.query.flatten(2)
         if self.training and features.class_ids is not None:
-            return self._by_heart(features, support, query)
+            return self._over_training_classes(features, support, query)
         x, base_logits, y = support_problem(self.base, features)
 
         def objective(w: Tensor) -> Tensor:
@@ -67,13 +66,13 @@ class BaseClassifier(AbstractMetricLearner):
             return joint_cross_entropy(own, base_logits, y) + self.weight_decay / 2 * w.square().sum(-1)
 
         with torch.inference_mode(False):  # the regression needs gradients, in evaluation too
-            # So flat a minimum is only found where the gradient is far smaller than the decay.
+            # The minimum is flat: the gradient must become far smaller than the decay.
             tolerance = min(1e-6, 1e-4 * self.weight_decay)
             solved = minimize(objective, x.new_zeros(len(x), x.shape[-1] * features.n_way), tolerance=tolerance)
         own = append_bias(query) @ solved.unflatten(-1, (x.shape[-1], features.n_way))
         return Prediction(torch.cat([own, base_logits_of(self.base, features, query)], dim=-1).float())
 
-    def _by_heart(self, features: Task, support: Tensor, query: Tensor) -> Prediction:
+    def _over_training_classes(self, features: Task, support: Tensor, query: Tensor) -> Prediction:
         of_class = features.class_ids[:, None].expand(-1, query.shape[1], -1)
         logits = torch.cat(
             [self.base(query).gather(-1, of_class), base_logits_of(self.base, features, query).float()], dim=-1
@@ -90,25 +89,23 @@ class BaseClassifier(AbstractMetricLearner):
 def base_logits_of(
     base: nn.Linear, features: Task, items: Float[Tensor, "episode item dim"]
 ) -> Float[Tensor, "episode item n_base"]:
-    """The logits of the base classes, in full precision. There are none where the task is not incremental, and minus infinity
-    stands for classes that play new ones in training.
+    """The logits of the base classes, in float64. There are none if the task is not incremental. In training, base classes that
+    play the part of new ones have minus infinity.
     """
     if not features.n_base:
         return to_float64(items.new_empty(*items.shape[:2], 0))
     if features.n_base != base.out_features:
-        raise ValueError(
-            f"the task has {features.n_base} base classes, but the learner has {base.out_features} by heart"
-        )
+        raise ValueError(f"the task has {features.n_base} base classes, but the learner has {base.out_features}")
     logits = nn.functional.linear(to_float64(items), to_float64(base.weight), to_float64(base.bias))
     if features.class_ids is None:
         return logits
-    return logits.masked_fill(forgotten(features.class_ids, features.n_base)[:, None], float("-inf"))
+    return logits.masked_fill(classes_played_as_new(features.class_ids, features.n_base)[:, None], float("-inf"))
 
 
-def forgotten(class_ids: Int64[Tensor, "episode way"], n_base: int) -> Bool[Tensor, "episode n_base"]:
-    """Which base classes play the new ones in training.
+def classes_played_as_new(class_ids: Int64[Tensor, "episode way"], n_base: int) -> Bool[Tensor, "episode n_base"]:
+    """The mask of base classes that play the part of new classes in training.
 
-    >>> forgotten(torch.tensor([[2, 0]]), n_base=4)
+    >>> classes_played_as_new(torch.tensor([[2, 0]]), n_base=4)
     tensor([[ True, False,  True, False]])
     """
     mask = torch.zeros(len(class_ids), n_base, dtype=torch.bool, device=class_ids.device)
@@ -116,7 +113,7 @@ def forgotten(class_ids: Int64[Tensor, "episode way"], n_base: int) -> Bool[Tens
 
 
 def support_problem(base: nn.Linear, features: Task) -> tuple[Tensor, Tensor, Tensor]:
-    """`(items with a 1, base logits, labels)` of the support, in copies on which autograd works in evaluation too."""
+    """`(items with a 1, base logits, labels)` of the support. They are copies, so autograd works on them in inference mode too."""
     with torch.inference_mode(False), torch.no_grad():
         support = features.support.flatten(2).clone()
         return append_bias(support), base_logits_of(base, features, support), features.support_y.clone()
@@ -127,13 +124,13 @@ def joint_cross_entropy(
     base_logits: Float[Tensor, "episode item n_base"],
     y: Int64[Tensor, "episode item"],
 ) -> Float[Tensor, " episode"]:
-    """Mean cross-entropy of items of the episode's classes, over these and the base classes."""
+    """Mean cross-entropy of items of the episode's classes, with a softmax over these and the base classes."""
     joint = torch.cat([own, base_logits], dim=-1).logsumexp(-1)
     return (joint - own.gather(-1, y[..., None])[..., 0]).mean(-1)
 
 
 def append_bias(items: Float[Tensor, "episode item dim"]) -> Float[Tensor, "episode item dim_and_one"]:
-    """The items in full precision, each with a 1 for the bias.
+    """The items in float64, each with a 1 for the bias.
 
     >>> append_bias(torch.tensor([[[2.0, 3.0]]]))
     tensor([[[2., 3., 1.]]], dtype=torch.float64)

@@ -13,12 +13,12 @@ from episodic.episodes.task import Episode, Task
 from episodic.learners.learner import AbstractMetricLearner, Capabilities, map_shape
 from episodic.learners.prediction import Prediction
 
-PAIRS = 2**16  # of query and class that evaluation looks at together
+PAIRS = 2**16  # pairs of query and class that evaluation computes together
 
 
 class CrossAttention(AbstractMetricLearner):
-    """Weights the positions of each class map P_n and query map Q_q by what they have in common. Then it compares the weighted maps
-    by their cosine.
+    """Weights the positions of each class map P_n and query map Q_q by what the two maps have in common. Then it compares the
+    weighted maps by their cosine.
 
         A^p, A^q = attention of the pair (see `PairAttention`),    P' = A^p P,    Q' = A^q Q
         logit[q, n] = scale * cos(mean of P' over positions, mean of Q' over positions)
@@ -34,8 +34,8 @@ class CrossAttention(AbstractMetricLearner):
     Hou, Chang, Ma, Shan, Chen: *Cross Attention Network for Few-shot Classification*, NeurIPS 2019,
     https://arxiv.org/abs/1910.07677. The mean in `PairAttention` follows the released code; the paper has a sum.
 
-    No attended map is ever made in full: means and cosines of P' and Q' are sums over positions that need the attention,
-    `[E, Q, n_way, h * w]`, only. Evaluation works through a large episode in pieces.
+    Attended maps are never stored: the means and cosines of P' and Q' are sums over positions that need only the attention,
+    `[E, Q, n_way, h * w]`. Evaluation computes a large episode in pieces.
 
     **Arguments:**
 
@@ -43,8 +43,8 @@ class CrossAttention(AbstractMetricLearner):
     - `n_classes`: training classes.
     - `scale`: on the cosine. `temperature`: of the attention. `nearest_weight`: of the loss over the episode's classes.
     - `candidates`: the share of the queries that joins the support in each round; 0 for an inductive answer.
-    - `label_swap`: in training, labels of the classifier over all training classes to labels (see `core.regularizers.sse`); None
-      for none.
+    - `label_swap`: in training, swaps labels of the classifier over all training classes at random (see `core.regularizers.sse`);
+      None swaps nothing.
 
     **Raises:** `ValueError` for a backbone of vectors.
 
@@ -103,7 +103,7 @@ class CrossAttention(AbstractMetricLearner):
         logits, of_class, on_query = (torch.cat(part, dim=1) for part in zip(*parts, strict=True))
 
         def nearest(episode: Episode) -> Tensor:
-            # The attention of a position is a positive factor: it does not change the cosine.
+            # The attention on the query is a positive factor at each position, so it does not change the cosine.
             scores = self.scale * torch.einsum("eqcj,eqnc->eqjn", normalize(query, dim=2), normalize(of_class, dim=-1))
             return self.nearest_weight * _mean_cross_entropy(scores, episode.query_y)
 
@@ -130,7 +130,7 @@ class PairAttention(nn.Module):
         R[i, j] = cos(P_i, Q_j),    w = W2 relu(BN(W1 v)),  v[j] = mean_i R[i, j],    s[i] = mean_j R[i, j] w[j]
         A^p[i] = 1 + softmax_i(s / temperature);    A^q likewise, from R transposed, with the same weights
 
-    R is never made: its means are products with the mean of P or Q over positions, at 1 / m of the cost.
+    R is never computed: its means are products with the mean of P or Q over positions, at 1 / m of the cost.
     """
 
     def __init__(self, positions: int, temperature: float):

@@ -30,11 +30,11 @@ class MAML(AbstractLearner):
 
     Finn, Abbeel, Levine: *Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks*, ICML 2017,
     https://arxiv.org/abs/1703.03400. The steps are those of `learn2learn.algorithms.MAML`, which adapts one task at a time:
-    hence a Python loop over the episodes of a batch, whose graphs are all kept until the backward pass.
+    so there is a Python loop over the episodes of a batch, and all graphs stay in memory until the backward pass.
 
-    Transductive with `batch_norm="batch"`, as published: batch norm goes by the items it sees together, the support, then all
-    queries, in evaluation too. With `"running"` evaluation goes by the running statistics and is inductive, but normalizes as
-    the inner loop never did in training, and may be much worse. Training is the same. Evaluation changes no statistics.
+    With `batch_norm="batch"`, as published, it is transductive: batch norm uses the statistics of the support, then of all queries,
+    in evaluation too. With `"running"`, evaluation uses the running statistics and is inductive. The inner loop never used these
+    in training, so the accuracy may be much lower. Training is the same. Evaluation changes no statistics.
 
     The answer depends on how the classes are numbered, since each has its own row of the head.
 
@@ -91,7 +91,7 @@ class MAML(AbstractLearner):
 class InnerLoop:
     """Adapts a network to each episode of a task by gradient descent on the support's mean cross-entropy. MAML and ANIL share it.
 
-    **Raises:** `ImportError` without learn2learn, `ValueError` for settings that make no sense; both speak of the learner
+    **Raises:** `ImportError` without learn2learn, `ValueError` for invalid settings. Both messages name the learner
     `name`.
     """
 
@@ -119,8 +119,8 @@ class InnerLoop:
     ) -> Float[Tensor, "episode query way"]:
         """Logits of the queries by `net`, items -> logits, adapted to the support; `net` stays as it is.
 
-        Gradients reach `net` and the items where they are enabled. Where not, the inner loop has its own and drops them
-        with the episode. `by_batch`: batch norm goes by the batch in eval mode too.
+        Gradients reach `net` and the items if they are enabled. If not, only the inner loop computes gradients.
+        `by_batch`: batch norm uses the statistics of the batch in eval mode too.
         """
         if task.n_way != self.n_way:
             raise ValueError(
@@ -129,7 +129,7 @@ class InnerLoop:
                 f"with task.n_way={task.n_way}"
             )
         learning = torch.is_grad_enabled()
-        # The same steps by first order, but only what learns needs a graph through them. Frozen weights stay frozen.
+        # Without learning, first order takes the same steps and needs no graph through them. Frozen weights stay frozen.
         maml = self.algorithm(net, self.lr, first_order=self.first_order or not learning, allow_nograd=True)
         logits = []
         for support, y, query in zip(task.support, task.support_y, task.query, strict=True):

@@ -16,7 +16,7 @@ from episodic.learners.prediction import Prediction
 
 
 class Matching(AbstractMetricLearner):
-    """Classifies a query by its attention over all support items. The more similar an item is to it, the more its class gets.
+    """Classifies a query by its attention over all support items. Items that are more similar to the query add more to their class.
 
         a[q, i] = softmax_i(scale * cos(f(x_q), g(x_i))),    p[q, n] = sum of a[q, i] over the support of class n
 
@@ -31,8 +31,8 @@ class Matching(AbstractMetricLearner):
     is slow and ends lower. After 1,500 40-way episodes of Omniglot, 20-way accuracy on validation classes was 90.0, 93.2
     and 93.9 for scales of 10, 20 and 30.
 
-    **Arguments:** `steps`: of the LSTM over the query, with `full_context`. `distance`: what stands in the place of the cosine; one
-    that is a distance with the opposite sign, and then `scale` wants another value.
+    **Arguments:** `steps`: of the LSTM over the query, with `full_context`. `distance`: used in place of the cosine. A
+    distance counts with a minus sign, and then `scale` needs another value.
 
     >>> import torch
     >>> from episodic import Task
@@ -76,7 +76,7 @@ class Matching(AbstractMetricLearner):
 
 
 class FullContext(nn.Module):
-    """Full-context embeddings: those of the backbone, f' and g', changed by the support as a whole. Two LSTMs see to that.
+    """Full-context embeddings: two LSTMs change the backbone's embeddings f' and g' by what the whole support contains.
 
     - Support: a bidirectional LSTM reads it in order; `g_i = forward_i + backward_i + g'_i`.
     - Query: an LSTM with attention over the support, `steps` times from h = r = 0:

@@ -11,17 +11,17 @@ from torch.nn.functional import cross_entropy
 
 from episodic.episodes.task import Episode
 
-Loss = Callable[[Episode], Float[Tensor, " episode"]]  # called with the episode that was answered, answers revealed
+Loss = Callable[[Episode], Float[Tensor, " episode"]]  # called with the episode that was answered, with its labels
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Prediction:
-    """The answer of a learner to a batch of tasks, and how it wants to be trained on it. A learner answers before it can know the
-    labels of the queries, so what it learns by is a function that training calls with the whole episode afterwards.
+    """The answer of a learner to a batch of tasks, and the losses to train it by. A learner never sees the labels of the queries,
+    so its losses are functions, which training calls with the whole episode afterwards.
 
     - `logits`: `[E, Q, n_way]`, log-odds up to a constant per query: softmax over the last axis gives probabilities. In an
       incremental task `n_base` further columns follow, the base classes.
-    - `loss`: episode -> `[E]`, what the answer is trained by; None for the cross-entropy of the logits.
+    - `loss`: episode -> `[E]`, the learner's own loss; None for the cross-entropy of the logits.
     - `auxiliary_losses`: further losses by name, each episode -> `[E]`, that are added to it.
     - `unlabeled`: `[E, U, n_way]` or None, how much each unlabeled item was taken for each class: 0 and more, in sum at most 1.
       For analysis.
@@ -38,8 +38,7 @@ class Prediction:
     unlabeled: Float[Tensor, "episode unlabeled way"] | None = None
 
     def own_loss(self, episode: Episode) -> Float[Tensor, " episode"]:
-        """What the answer is trained by, one number an episode. It is `loss`, and where there is none the cross-entropy of the
-        logits.
+        """The learner's own loss, one number for each episode. If `loss` is None it is the cross-entropy of the logits.
 
         >>> import torch
         >>> from episodic import Episode, Prediction, Task

@@ -23,9 +23,9 @@ class Prototypical(AbstractMetricLearner):
     Departure: `temperature` (1 in the paper). Wide backbones have squared distances in the hundreds, on which a softmax
     saturates: divide by their dimension (MetaOptNet's re-implementation) or by 64 (FEAT's).
 
-    **Arguments:** `distance`: what stands in the place of the squared Euclidean distance, with the opposite sign, or as it is where
-    it is a similarity: `Cosine()` gives `cos(f(x_q), c_n) / temperature`, which wants a temperature well below 1. The mean is
-    the best center for the squared Euclidean distance only; it stays the center.
+    **Arguments:** `distance`: used in place of the squared Euclidean distance. A distance counts with a minus sign, a similarity as
+    it is: `Cosine()` gives `cos(f(x_q), c_n) / temperature`, which needs a temperature well below 1. The center is always the
+    mean, which is the best center for the squared Euclidean distance only.
 
     >>> import torch
     >>> from episodic import Task

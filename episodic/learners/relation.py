@@ -15,17 +15,17 @@ from episodic.learners.learner import AbstractMetricLearner, map_shape
 from episodic.learners.prediction import Prediction
 
 LOSSES = ("squared_error", "cross_entropy")
-PAIRS = 2**10  # of query and class that evaluation looks at together
+PAIRS = 2**10  # pairs of query and class that evaluation computes together
 
 
 class Relation(AbstractMetricLearner):
-    """Learns to tell whether a query belongs to a class. A network looks at the map of the one beside that of the other.
+    """Learns to tell whether a query belongs to a class. A network scores the map of the query together with the map of the class.
 
         m_n = sum of f(x) over the support of class n,    r[q, n] = sigmoid(g([m_n, f(x_q)]))
         loss = mean of (r[q, n] - 1[y_q = n])^2 over all pairs
 
-    The logits are g, the scores before the sigmoid: they rank the classes, but as the loss sees one class in n_way as the
-    answer, neither r nor their softmax is calibrated. `loss=cross_entropy` takes that softmax's cross-entropy instead.
+    The logits are g, the scores before the sigmoid. They rank the classes, but neither r nor the softmax of g is calibrated, since
+    only one pair in n_way is positive. `loss=cross_entropy` trains by the cross-entropy of that softmax instead.
 
     Sung, Yang, Zhang, Xiang, Torr, Hospedales: *Learning to Compare: Relation Network for Few-Shot Learning*, CVPR 2018,
     https://arxiv.org/abs/1711.06025. Inductive. The paper's encoder is `backbone=conv4 backbone.pools=2 backbone.unpadded=2`.
@@ -72,13 +72,12 @@ class RelationModule(nn.Module):
     """Scores every pair of a class map and a query map, concatenated on their channels. Its layers are two blocks of 3x3
     convolution to 64 channels, batch norm, ReLU and 2x2 max-pooling, then linear layers to 8 and to 1.
 
-    The convolutions are without padding where at least a pixel is left in the end (10 pixels a side), as in the paper for
-    19 x 19 (115,601 parameters for 64 channels), otherwise with padding 1, as in the paper for 5 x 5. A map of one pixel a
-    side is not pooled.
+    For maps of at least 10 pixels a side the convolutions have no padding, as in the paper for 19 x 19 (115,601 parameters for 64
+    channels). For smaller maps they have padding 1, as in the paper for 5 x 5. A map of one pixel a side is not pooled.
 
-    A convolution is linear, so the first is taken of each class and of each query by itself and their sum for each pair:
-    `W [c, q] = W_c c + W_q q`. That leaves `n_way + Q` of them instead of `n_way * Q`. The maximum is taken before the
-    ReLU, which gives the same.
+    A convolution is linear, so the first one is computed once for each class and once for each query, and added for each pair:
+    `W [c, q] = W_c c + W_q q`. These are `n_way + Q` convolutions instead of `n_way * Q`. The maximum is taken before the ReLU,
+    which gives the same.
     """
 
     def __init__(self, channels: int, height: int, width: int):

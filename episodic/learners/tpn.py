@@ -15,24 +15,23 @@ from episodic.learners.prediction import Prediction
 
 
 class TPN(AbstractMetricLearner):
-    """Spreads the labels of the support to all queries at once, along a graph of both. How far the graph reaches around each item
-    is learned.
+    """Spreads the labels of the support to all queries at once, along a graph of both. The length scale of each item is learned.
 
         e_i = f(x_i) / sigma_i,    W_ij = exp(-mean of (e_i - e_j)^2 over the D features / 2)
         S = D^-1/2 W D^-1/2 of the `neighbors` heaviest edges a row,    F = (I - alpha S)^-1 Y
 
     Y is one-hot for the support and 0 for the queries; the rows of F are the logits as they are. An item is its own first
     neighbor, and an edge stays if either end keeps it. `sigma_i` is computed from the map of an item: see `LengthScale`.
-    Trained by the cross-entropy of support and queries, a mean over all of them.
+    The loss is the mean cross-entropy over support and queries.
 
     Liu, Lee, Park, Kim, Kim, Yang, Yang: *Learning to Propagate Labels: Transductive Propagation Network for Few-shot
     Learning*, ICLR 2019, https://arxiv.org/abs/1805.10002. Transductive: an answer depends on the other queries, on how
     many there are (15 a class in the paper) and on their being balanced. Unlabeled items are left out.
 
-    **Arguments:** `neighbors`: edges that an item keeps, that to itself included. `alpha`: in [0, 1), how much of a label an item
+    **Arguments:** `neighbors`: edges that an item keeps, its self-loop included. `alpha`: in [0, 1), how much of a label an item
     passes on.
 
-    **Raises:** `ValueError` for a backbone of vectors, and for settings that make no sense.
+    **Raises:** `ValueError` for a backbone of vectors, and for invalid settings.
 
     >>> import torch
     >>> from episodic import Task
@@ -83,7 +82,7 @@ class LengthScale(nn.Module):
     Departure: `sigma = softplus(g - 2) + 1e-6`, where the released code takes g, the last layer's output, as it is: an item
     whose g is negative is then mirrored at the origin, away from equal items whose g is positive, and g = 0 divides by 0.
     The softplus leaves every positive scale open and flattens towards 0. The shift starts all items near 0.13, where
-    training of a Conv4 stays: at larger scales all items are alike, and alpha = 0.99 spreads every label everywhere.
+    training of a Conv4 stays: at larger scales all edges are about equal, and alpha = 0.99 spreads every label everywhere.
     """
 
     def __init__(self, channels: int, height: int, width: int):

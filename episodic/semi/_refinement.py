@@ -14,7 +14,7 @@ from episodic.core.functional.prototypes import one_hot
 from episodic.episodes.task import Task
 from episodic.learners.learner import AbstractLearner
 from episodic.learners.prediction import Prediction
-from episodic.semi.wrapper import AbstractWrapper, check_distance, metric
+from episodic.semi.wrapper import AbstractWrapper, check_distance, check_metric_learner
 
 ITSELF = "steps=0 is the learner itself"
 
@@ -25,13 +25,13 @@ class AbstractRefinement(AbstractWrapper):
         p_c = mean of f(x) over the support of class c
         p_c <- (sum of f(x) over the support of c + sum_j w_jc f(u_j)) / (K_c + sum_j w_jc),    `steps` times
 
-    Items of the support keep their labels. The `weights` w are what the three differ in. The learner sees one support item a
-    class, the refined prototype: for Prototypical Networks that is the paper's method, for others an extension of it.
+    Items of the support keep their labels. The three methods differ in the `weights` w. The learner gets one support item for each
+    class, the refined prototype. For Prototypical Networks that is the paper's method; for other learners it is an extension.
 
     **Arguments:** `learner` and the `name` of the wrapper, for messages; `steps`, `temperature`, `distance`: see the three.
     `detach`: the weights are constants to the gradient.
 
-    **Raises:** `ValueError` for settings that make no sense, and for a learner without embeddings.
+    **Raises:** `ValueError` for invalid settings, and for a learner without embeddings.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class AbstractRefinement(AbstractWrapper):
             )
         if temperature <= 0:
             raise ValueError(f"temperature must be positive, got {temperature}")
-        self.learner = metric(learner, name)
+        self.learner = check_metric_learner(learner, name)
         self.steps = steps
         self.temperature = temperature
         self.distance = check_distance(distance, name)
@@ -64,8 +64,8 @@ class AbstractRefinement(AbstractWrapper):
         unlabeled: Float[Tensor, "episode unlabeled dim"],
         initial: Float[Tensor, "episode unlabeled way"],
     ) -> Float[Tensor, "episode unlabeled way"]:
-        """How much each unlabeled item counts for each class, by its `distances` to the prototypes, over the temperature, and by
-        the `initial` ones, before the first step.
+        """How much each unlabeled item counts for each class. `distances` are those to the prototypes, divided by the temperature;
+        `initial` are those before the first step.
         """
 
     def classify_with_unlabeled(self, features: Task) -> Prediction:

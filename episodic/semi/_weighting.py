@@ -10,17 +10,17 @@ from torch import Tensor, nn
 
 from episodic.core.functional.prototypes import prototypes
 
-PAIRS = 2**12  # of unlabeled item and class that evaluation looks at together
+PAIRS = 2**12  # pairs of unlabeled item and class that evaluation computes together
 
 
 class SoftWeighting(nn.Module):
     """How much an unlabeled item counts for each class: the softmax over classes of a score of the pair (item, class).
 
     The item's map and the mean map of the class's support, concatenated on their channels, go through a 3x3 convolution to 64
-    channels and one to 1, each with batch norm and leaky ReLU, then through linear layers to 8 and to 1. Vectors, which the
-    paper has not, go through a linear layer to 64 with batch norm, then straight to 8 and to 1.
+    channels and one to 1, each with batch norm and leaky ReLU, then through linear layers to 8 and to 1. The paper has
+    only maps; vectors go through a linear layer to 64 with batch norm, then to 8 and to 1.
 
-    The first layer is linear, so it is taken of each item and of each class by itself and their sum for each pair.
+    The first layer is linear, so it is computed once for each item and once for each class, and added for each pair.
     """
 
     def __init__(self, shape: tuple[int, ...]):

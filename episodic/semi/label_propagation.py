@@ -23,10 +23,10 @@ from episodic.core.functional.prototypes import one_hot
 from episodic.episodes.task import Task
 from episodic.learners.learner import AbstractLearner
 from episodic.learners.prediction import Prediction
-from episodic.semi.wrapper import AbstractWrapper, check_distance, metric
+from episodic.semi.wrapper import AbstractWrapper, check_distance, check_metric_learner
 
-LEAST = 1e-6  # added to a share before its logarithm: an item that no label reaches is answered evenly
-SMALLEST_TOTAL = 1e-24  # of the scores of an item that a label reaches
+LEAST = 1e-6  # added to a share before its logarithm: an item that no label reaches gets equal logits
+SMALLEST_TOTAL = 1e-24  # smallest sum of scores of an item that a label reaches
 
 
 class LabelPropagation(AbstractWrapper):
@@ -38,14 +38,14 @@ class LabelPropagation(AbstractWrapper):
         S = D^-1/2 W D^-1/2 of the `neighbors` heaviest edges of each item,    F = (I - alpha S)^-1 Y
         logit[q, c] = log of F_qc / sum over c of F_qc
 
-    Y is one-hot for the support and 0 elsewhere. The learner gives its embedding, and with `alpha` = 0 its answer. A query
-    joins the finished graph by its own `neighbors` heaviest edges; scales and edges of the others, and what of D stands
-    between them, stay:
+    Y is one-hot for the support and 0 elsewhere. Only the embedding of the learner is used; with `alpha` = 0 the answer is the
+    learner's own. A query is added to the finished graph by its own `neighbors` heaviest edges. The scales of the other items,
+    their edges and the degrees in these edges do not change:
 
         F_q = alpha sum over j of S_qj F_j,    S_qj = W_qj / (D_q (D_j + W_qj))^1/2
 
-    What flows back from q to the others multiplies this F_q by a number, so the answer is that of the system of all of them
-    and q. `transductive` has all queries in the graph instead; then labels spread even without unlabeled items.
+    Scores that flow back from q to the others would only multiply this F_q by a number, so the answer is the same as in a graph
+    with q. With `transductive` all queries are in the graph; then labels spread even without unlabeled items.
 
     Zhou, Bousquet, Lal, Weston, Schölkopf: *Learning with Local and Global Consistency*, NeurIPS 2003,
     https://papers.nips.cc/paper/2506-learning-with-local-and-global-consistency. Transductive, with `scale_neighbor` = 0
@@ -53,9 +53,10 @@ class LabelPropagation(AbstractWrapper):
     the support keeps its labels exactly: S = D^-1 W with rows of 0 for the support, S_qj = W_qj / D_q; as alpha nears 1 that is
     scikit-learn's `LabelPropagation` and, where not transductive, its `predict_proba`.
 
-    Departures: the scales (see `length_scales`), by which gamma is a pure number, and the neighbors. The paper has alpha =
-    0.99, but on a small dense graph alpha near 1 gives every item the label with the largest degree. TPN's semi-supervised
-    variant (Liu et al., ICLR 2019) builds the whole graph anew for each query: about the same answers, for a solution each.
+    Departures: the scales (see `length_scales`), which make gamma independent of the units, and the neighbors. The paper has
+    alpha = 0.99, but on a small dense graph alpha near 1 gives every item the label with the largest degree. TPN's
+    semi-supervised variant (Liu et al., ICLR 2019) builds the whole graph anew for each query: about the same answers, at the
+    cost of a linear system for each query.
 
     **Arguments:** `alpha`: in [0, 1), how much an item passes on; 0 is the learner itself. `gamma`: how fast an edge loses
     weight with distance. `scale_neighbor`: the neighbor whose distance is an item's scale; 0 for none. `neighbors`: edges
@@ -95,7 +96,7 @@ class LabelPropagation(AbstractWrapper):
         for name, value in (("scale_neighbor", scale_neighbor), ("neighbors", neighbors)):
             if not isinstance(value, int) or value < 0:
                 raise ValueError(f"{name} must be an integer, at least 0, got {value!r}")
-        self.learner = metric(learner, "label_propagation")
+        self.learner = check_metric_learner(learner, "label_propagation")
         self.alpha = alpha
         self.gamma = gamma
         self.scale_neighbor = scale_neighbor
@@ -126,8 +127,8 @@ class LabelPropagation(AbstractWrapper):
         weights = without_self_loops(self.affinities(distances, scales, scales))
         if self.neighbors:
             weights = keep_nearest(weights, self.neighbors)
-        spread = clamped(weights, n_support) if self.clamp else normalized(weights)
-        scores = propagate(spread, labels, self.alpha)
+        transitions = clamped(weights, n_support) if self.clamp else normalized(weights)
+        scores = propagate(transitions, labels, self.alpha)
 
         if self.joint:
             answers = scores[:, n_known:]
@@ -143,7 +144,7 @@ class LabelPropagation(AbstractWrapper):
         return Prediction((shares(answers) + LEAST).log(), unlabeled=taken)
 
     def scales(self, distances: Float[Tensor, "episode m n"], neighbor: int) -> Float[Tensor, "episode m"]:
-        """`s` of the items that are the rows, by the `neighbor`-th nearest column; 1 where there are no scales."""
+        """`s` of each row, from its `neighbor`-th nearest column; 1 if `scale_neighbor` is 0."""
         return length_scales(distances, neighbor) if self.scale_neighbor else torch.ones_like(distances[..., 0])
 
     def affinities(
@@ -152,7 +153,7 @@ class LabelPropagation(AbstractWrapper):
         row: Float[Tensor, "episode m"],
         column: Float[Tensor, "episode n"],
     ) -> Float[Tensor, "episode m n"]:
-        """`W` between the items of rows and columns, by their distances and scales."""
+        """`W` between rows and columns, from their distances and scales."""
         return (-self.gamma * distances / (row[..., :, None] * column[..., None, :])).exp()
 
 

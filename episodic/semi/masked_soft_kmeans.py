@@ -11,12 +11,12 @@ from episodic.core.distances.squared_euclidean import SquaredEuclidean
 from episodic.learners.learner import AbstractLearner
 from episodic.semi._refinement import ITSELF, AbstractRefinement
 
-LARGEST_EXPONENT = 20.0  # of the threshold and the slope, far outside what training reaches
+LARGEST_EXPONENT = 20.0  # of the threshold and the slope; training stays far below it
 
 
 class MaskedSoftKMeans(AbstractRefinement):
-    """Moves prototypes towards the unlabeled items that are near them, as soft k-means does. How far away an item may be to count
-    for a class is learned, as a soft threshold on its distance.
+    """Moves prototypes towards the unlabeled items that are near them, as soft k-means does. A soft threshold on the distance of an
+    item is learned: items beyond it do not count for a class.
 
         d_jc = ||f(u_j) - p_c||^2,    e_jc = d_jc / (mean of d_jc over j)
         (log beta_c, log gamma_c) = MLP(min, max, variance, skewness, kurtosis of e_jc over j)
@@ -74,7 +74,7 @@ class MaskedSoftKMeans(AbstractRefinement):
 def normalized_distances(
     distances: Float[Tensor, "episode unlabeled way"],
 ) -> Float[Tensor, "episode unlabeled way"]:
-    """Distances over the mean of their class; 0 where all are."""
+    """Distances divided by the mean of their class; 0 if all distances of a class are 0."""
     mean = distances.mean(1, keepdim=True)
     return distances / torch.where(mean > 0, mean, 1)
 

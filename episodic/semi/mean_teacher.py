@@ -32,19 +32,19 @@ class MeanTeacher(Wrapping, AbstractLearner):
 
     Student and teacher see the items, the support too, under different draws of the augmentation, and are asked about the
     unlabeled items as if they were queries. The distance is the mean squared difference over the classes (`mse`) or the
-    divergence KL(teacher || student) (`kl`). In evaluation the teacher answers: it is what is validated, kept as the best and
-    tested. `python -m episodic.evaluate run=<run> semi=supervised` scores the student.
+    divergence KL(teacher || student) (`kl`). In evaluation the teacher answers, so validation, the best checkpoint and the
+    test score are the teacher's. `python -m episodic.evaluate run=<run> semi=supervised` scores the student.
 
-    The teacher starts as a copy of the student. All that the student has, weights and batch-norm statistics, is averaged by
-    the same rule; what is counted is copied. In training the teacher normalizes by its own batch.
+    The teacher starts as a copy of the student. Weights and batch-norm statistics of the student are averaged by the same rule;
+    counters are copied. In training the teacher normalizes by its own batch.
 
     Tarvainen, Valpola: *Mean teachers are better role models: Weight-averaged consistency targets improve semi-supervised deep
     learning results*, NeurIPS 2017, https://arxiv.org/abs/1703.01780, there for one classifier of fixed classes. Departures:
-    answers to episodes in the place of that classifier; consistency on unlabeled items only (the authors' code: labeled ones
+    answers to episodes instead of that classifier; consistency on unlabeled items only (the authors' code: labeled ones
     too); their teacher starts at random and keeps batch-norm statistics of its own; one head, not two.
 
     **Arguments:** `learner`: any. `weight`: between n_way and its square for `mse`, 1 to 10 for `kl`, say the authors; 0 trains
-    the learner as without a teacher. `decay`: with `weight=0` and `decay=0` nothing is changed. `ramp_steps`: 0 for none.
+    the learner as without a teacher. `decay`: with `weight=0` and `decay=0` it is the learner itself. `ramp_steps`: 0 for none.
     `mean_teacher` makes one of any learner.
 
     >>> import torch
@@ -76,7 +76,7 @@ class MeanTeacher(Wrapping, AbstractLearner):
         if consistency not in CONSISTENCIES:
             raise ValueError(f"consistency must be one of {', '.join(CONSISTENCIES)}, got {consistency!r}")
         self.learner = learner
-        self.teacher = copy.deepcopy(learner)  # its weights may need gradients: a MAML adapts them to each episode
+        self.teacher = copy.deepcopy(learner)  # with gradients, since MAML adapts its weights to each episode
         for module in self.teacher.modules():
             if isinstance(module, _BatchNorm):
                 module.momentum = 0.0  # its running statistics are averages of the student's, not its own
@@ -93,13 +93,13 @@ class MeanTeacher(Wrapping, AbstractLearner):
         if not self.training:
             return self.teacher(task)
         if self.steps == 0:
-            self._teach(keep=0.0)  # now, since the student may have begun with the weights of another run
+            self._average(keep=0.0)  # now, since the student may have begun with the weights of another run
         if not self.weight or task.unlabeled is None:
             return self.learner(task)
         prediction, answers = with_unlabeled_as_queries(self.learner, task)
-        again = dataclasses.replace(task.second_view, query=task.second_view.unlabeled, unlabeled=None)
+        second = dataclasses.replace(task.second_view, query=task.second_view.unlabeled, unlabeled=None)
         with torch.no_grad():
-            targets = self.teacher(again).logits
+            targets = self.teacher(second).logits
         distance = (
             self.weight * ramp_up(int(self.steps), self.ramp_steps) * consistency(answers, targets, self.consistency)
         )
@@ -113,10 +113,10 @@ class MeanTeacher(Wrapping, AbstractLearner):
     def after_step(self) -> None:
         self.learner.after_step()
         self.steps += 1
-        self._teach(keep=min(1 - 1 / (int(self.steps) + 1), self.decay))
+        self._average(keep=min(1 - 1 / (int(self.steps) + 1), self.decay))
 
     @torch.no_grad()
-    def _teach(self, keep: float) -> None:
+    def _average(self, keep: float) -> None:
         for mine, new in zip(self.teacher.state_dict().values(), self.learner.state_dict().values(), strict=True):
             if keep and mine.is_floating_point():
                 mine.lerp_(new, 1 - keep)
@@ -125,8 +125,8 @@ class MeanTeacher(Wrapping, AbstractLearner):
 
 
 class MetricMeanTeacher(MeanTeacher, AbstractMetricLearner):
-    """The `MeanTeacher` of a metric learner, which can answer on features as well. In evaluation they are the teacher's, in
-    training the student's.
+    """The `MeanTeacher` of a metric learner, which can answer on features too. In evaluation these are features of the teacher, in
+    training features of the student.
     """
 
     @property

@@ -13,14 +13,14 @@ from episodic.semi.wrapper import AbstractWrapper
 
 
 class PseudoLabels(AbstractWrapper):
-    """Trains a linear classifier and its backbone on labeled images, and on unlabeled ones with labels spread to them. It needs a
-    run of `base_classifier` on the labeled images to begin with.
+    """Trains a linear classifier and its backbone on labeled images, and on unlabeled ones with labels spread to them. It starts
+    from a run of `base_classifier` on the labeled images (`init_from=<run>`).
 
     Before every epoch, all training images are embedded, joined to a graph and given labels (`core.functional.diffusion`):
 
         S: graph of the `neighbors` nearest by cosine, weights cos^gamma;   Z = (I - alpha S)^-1 Y
-        y_i = argmax_c Z_ic,   w_i = 1 - entropy(Z_i / sum of Z_i) / log(n_classes), over the largest of them
-        labeled: the true label, 1
+        y_i = argmax_c Z_ic,   w_i = 1 - entropy(Z_i / sum of Z_i) / log(n_classes), divided by the largest w
+        labeled items: y_i is the true label, w_i = 1
         zeta_c = 1 / (number of items with the label or pseudo-label c), scaled to a mean of 1
 
     Then each step takes images of both kinds, drawn uniformly, and goes down the gradient of
@@ -28,19 +28,20 @@ class PseudoLabels(AbstractWrapper):
         (sum over labeled of zeta_y CE + unlabeled_weight * sum over unlabeled of w zeta_y CE) / batch
 
     The training is `train.pseudo_labels.PseudoLabelTraining`. In evaluation this is the learner itself: nothing happens inside an
-    episode. It begins with a run of the learner on the labeled images alone (`init_from=<run>`).
+    episode.
 
     Iscen, Tolias, Avrithis, Chum: *Label Propagation for Deep Semi-supervised Learning*, CVPR 2019,
-    https://arxiv.org/abs/1904.04717. The paper's equations, but for w over its maximum, which is from the authors' code: with
-    alpha near 1 all w are small. That code also keeps negative cosines, divides the columns of Y by the number of labels, and
-    embeds augmented images. Departure: an item that no label arrives at has weight 0. Not here: the combination with Mean Teacher.
+    https://arxiv.org/abs/1904.04717. These are the paper's equations, except that w is divided by its maximum as in the authors'
+    code: with alpha near 1 all w are small. That code also keeps negative cosines, divides the columns of Y by the number of
+    labels, and embeds augmented images. Departure: an item that no label reaches has weight 0. Not here: the combination with
+    Mean Teacher.
 
     **Arguments:** `learner`: a `BaseClassifier`. `iterations`: at most, of conjugate gradients. `batch`: images of a step,
     `labeled_per_batch` of them labeled. `refresh_every`: steps of an epoch; None for one pass over the unlabeled images.
     `relative_weights`: False for w as in the paper. `unlabeled_weight`: 1 in the paper; 0 trains on labeled images alone,
     which then fill the batch.
 
-    **Raises:** `ValueError` for another learner, or settings that make no sense.
+    **Raises:** `ValueError` for another learner, or invalid settings.
 
     >>> import torch
     >>> backbone = torch.nn.Flatten()  # leaves vectors as they are

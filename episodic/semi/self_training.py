@@ -16,13 +16,14 @@ from episodic.episodes.task import Episode, Task
 from episodic.learners.learner import AbstractLearner
 from episodic.learners.prediction import Prediction
 from episodic.semi._weighting import SoftWeighting
-from episodic.semi.wrapper import AbstractWrapper, metric
+from episodic.semi.wrapper import AbstractWrapper, check_metric_learner
 
 STOPPED = ("max_iter", "no_change", "all_labeled")
 
 
 class SelfTraining(AbstractWrapper):
-    """Labels the unlabeled items of an episode by itself and fits a linear layer to them, in stages. A network weighs the labels.
+    """Gives labels to the unlabeled items of an episode and fits a linear layer to them, in several stages. A network weighs the
+    labels.
 
         f(x) = g(x) + s x W,    g: the learner's logits,    W = 0 at the start of every stage
 
@@ -33,15 +34,16 @@ class SelfTraining(AbstractWrapper):
         cross-entropy of softmax(w_j * f(u_j) / s) and the label,    w = 1 for the support
 
     with `w_j`, one weight a class, from a network that sees u_j beside each class (see `SoftWeighting`). Labels, and embeddings
-    of support and unlabeled items, are constants to W. In training there is one stage, which keeps all items; the queries'
-    cross-entropy after it trains the learner, whatever its own loss, and that after `retrain_steps` the network, and nothing else.
+    of support and unlabeled items, are constants to W. In training there is one stage, which keeps all items; the
+    queries' cross-entropy after it trains the learner, instead of the learner's own loss. The cross-entropy after `retrain_steps`
+    trains the network and nothing else.
 
     Li, Sun, Liu, Zheng, Zhou, Chua, Schiele: *Learning to Self-Train for Semi-Supervised Few-Shot Classification*, NeurIPS 2019,
-    https://arxiv.org/abs/1906.00562. No query sees another; base classes are no answers.
+    https://arxiv.org/abs/1906.00562. No query sees another. It does not answer with base classes.
 
     With a `threshold`, `most_confident=null` and `weighting=false` it is plain self-training as in scikit-learn's
-    `SelfTrainingClassifier`: in each stage the items without a label whose most probable class is above the threshold get that
-    class for good. `self_train` says when each item got its label, and why an episode stopped.
+    `SelfTrainingClassifier`: in each stage, an item without a label gets its most probable class for good if the
+    probability is above the threshold. `self_train` says when each item got its label, and why an episode stopped.
 
     Departures:
 
@@ -50,10 +52,9 @@ class SelfTraining(AbstractWrapper):
     - The fit depends neither on the scale of the embeddings nor on that of the logits. x is counted from the mean of the
       episode's support and unlabeled items, in units of their root mean square distance to it, so that no direction that all
       items share lets W favor whole classes; there is no bias for the same reason. s is the root mean square deviation of
-      their g from its mean over classes: a learner that is sure of every label leaves the cross-entropy of g itself nothing
-      to fit.
+      their g from its mean over classes: without it there would be nothing left to fit after a learner that is sure of every label.
     - The loss is a mean (code: a sum divided by the shots). The first labels come after as many steps as the others
-      (paper: 10). Missing items of a class are not made up for by repeats, and each stage sees all unlabeled items (paper: a
+      (paper: 10). A class with few items is not filled up by repeats, and each stage sees all unlabeled items (paper: a
       window of them). Batch norm of the network uses running statistics in evaluation.
 
     **Arguments:**
@@ -62,7 +63,7 @@ class SelfTraining(AbstractWrapper):
     - `retrain_steps`, `finetune_steps`: in the paper 5 and 15 in training, 10 and 30 in each stage of its tests.
     - `lr`: of W; from 4 on the steps may swing.
     - `most_confident`: how many items of a class are kept, the surest by their odds, as a share of the unlabeled items over
-      the classes (paper: 20 of 30); null keeps all. With a `threshold`: how many join a class in one stage.
+      the classes (paper: 20 of 30); null keeps all. With a `threshold`: how many items a class gets in one stage.
     - `threshold`: a probability; null draws all labels anew in each stage.
     - `weighting`: false for w = 1, without a network.
 
@@ -107,7 +108,7 @@ class SelfTraining(AbstractWrapper):
             raise ValueError(f"threshold must be a probability, at least 0 and below 1, or null, got {threshold}")
         if weighting and stages and not retrain_steps:
             raise ValueError("weighting has nothing to weigh with retrain_steps=0; take weighting=false")
-        self.learner = metric(learner, "self_training")
+        self.learner = check_metric_learner(learner, "self_training")
         if learner.capabilities.transductive:
             raise ValueError(
                 f"semi=self_training asks the learner about support and unlabeled items as if they were queries, which "
@@ -126,8 +127,8 @@ class SelfTraining(AbstractWrapper):
             self.without_effect = {"lr": "retrain_steps and finetune_steps are 0, so nothing is fitted"}
 
     def self_train(self, features: Task) -> SelfTrained:
-        """What became of the unlabeled items of a task of features, and the answers to its queries. `classify` gives the answers
-        alone.
+        """The labels that the unlabeled items of a task of features got, and the answers to its queries. `classify` gives only the
+        answers.
         """
         return self._self_train(self._linear_fit(features), self._weights(features).detach())
 
@@ -141,7 +142,7 @@ class SelfTraining(AbstractWrapper):
         def weighting(episode: Episode) -> Float[Tensor, " episode"]:
             constant = fit.detach()
             retrained = constant.descend(constant.targets(pseudo), weights, self.retrain_steps)
-            return cross_entropy(constant.answer(retrained).mT, episode.query_y, reduction="none").mean(-1)
+            return cross_entropy(constant.fitted_query_logits(retrained).mT, episode.query_y, reduction="none").mean(-1)
 
         terms = {} if self.weighting is None else {"weighting": weighting}
         n_support = features.support.shape[1]
@@ -162,7 +163,7 @@ class SelfTraining(AbstractWrapper):
         n_query = features.query.shape[1]
         asked = dataclasses.replace(features, query=torch.cat([features.query, items], dim=1), unlabeled=None)
         query_logits, logits = self.learner.classify(asked).logits.tensor_split([n_query], dim=1)
-        spread = (logits - logits.mean(-1, keepdim=True)).detach().square().mean((1, 2), keepdim=True).sqrt()
+        scale = (logits - logits.mean(-1, keepdim=True)).detach().square().mean((1, 2), keepdim=True).sqrt()
         mean = items.flatten(2).mean(1, keepdim=True)
         x, query = items.flatten(2) - mean, features.query.flatten(2) - mean
         square = x.square().sum(-1).mean(1)[:, None, None]
@@ -173,7 +174,7 @@ class SelfTraining(AbstractWrapper):
             kernel=rate * (x @ x.mT),
             query_logits=query_logits,
             query_kernel=rate * (query @ x.mT),
-            spread=torch.where(spread > 0, spread, 1),
+            scale=torch.where(scale > 0, scale, 1),
         )
 
     def _self_train(self, fit: LinearFit, weights: Tensor) -> SelfTrained:
@@ -184,7 +185,7 @@ class SelfTraining(AbstractWrapper):
         stages = min(self.stages, 1) if self.training else self.stages
         coefficients = self._fitted(fit, one_hot(labels, n_way), weights) if stages else torch.zeros_like(fit.logits)
         for stage in range(1, stages + 1):
-            found = self._label(fit.predict(coefficients)[:, n_support:].detach(), labels)
+            found = self._label(fit.fitted_logits(coefficients)[:, n_support:].detach(), labels)
             changed = found != labels
             labeled_in = torch.where(changed, stage * (found >= 0), labeled_in)
             labels = found
@@ -194,7 +195,9 @@ class SelfTraining(AbstractWrapper):
                     break
             coefficients = self._fitted(fit, one_hot(labels, n_way), weights)
         done = (labels >= 0).all(1) & (self.threshold is not None)
-        return SelfTrained(fit.answer(coefficients), labels, labeled_in, torch.where(done, 2, settled.long()))
+        return SelfTrained(
+            fit.fitted_query_logits(coefficients), labels, labeled_in, torch.where(done, 2, settled.long())
+        )
 
     def _fitted(self, fit: LinearFit, pseudo: Tensor, weights: Tensor) -> Tensor:
         retrained = fit.descend(fit.targets(pseudo), weights, self.retrain_steps)
@@ -212,7 +215,7 @@ class SelfTraining(AbstractWrapper):
             chosen = (labels < 0) & (logits.softmax(-1).amax(-1) > self.threshold)
         if self.most_confident is not None:
             own = one_hot(guess, logits.shape[-1]).bool() & chosen[..., None]
-            # Odds tell sure items apart whose probabilities are all rounded to 1.
+            # Odds rank items whose probabilities are all rounded to 1.
             odds = best[..., None] - logits.scatter(-1, guess[..., None], -torch.inf).logsumexp(-1, keepdim=True)
             a_class = max(1, round(self.most_confident * own.shape[1] / own.shape[2]))
             surest = odds.where(own, -torch.inf).topk(a_class, dim=1).indices
@@ -223,13 +226,13 @@ class SelfTraining(AbstractWrapper):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SelfTrained:
-    """What became of the unlabeled items of each episode. It holds their labels and the answers after the last stage.
+    """The result of self-training: the labels of the unlabeled items and the answers to the queries after the last stage.
 
     - `logits [E, Q, n_way]`: of the queries.
     - `labels [E, U]`: the last pseudo-labels, −1 for items without one.
     - `labeled_in [E, U]`: the stage, from 1, since which an item has its label; 0 for items without one.
-    - `stopped [E]`: why no further stage followed, as a place in `STOPPED`: "max_iter", there was none left; "no_change", the
-      labels were as before; "all_labeled", all items had one, for good.
+    - `stopped [E]`: why no further stage followed, as an index into `STOPPED`: "max_iter", it was the last stage; "no_change", no
+      label changed; "all_labeled", all items had their final label.
     """
 
     logits: Float[Tensor, "episode query way"]
@@ -243,10 +246,10 @@ class LinearFit:
     """The linear layer that is fitted to an episode, by gradient descent on W of `f(x) = g(x) + s x W`. The items are those of the
     episode, its support and then its unlabeled ones.
 
-    Every step adds to W a combination of the items, so that its coefficients A, a row an item, stand for it: `W = lr X^T A` and
+    W is always a combination of the items X, so only its coefficients A are stored, one row for each item: `W = lr X^T A` and
     `f(x) = g(x) + s k(x) A` with `k_i(x) = lr x . x_i`. One step subtracts the derivative of the loss by `f / s` from A.
 
-    `known`: the support's labels as rows; `logits`, `query_logits`: g; `kernel`, `query_kernel`: k; `spread`: s.
+    `known`: the support's labels as rows; `logits`, `query_logits`: g; `kernel`, `query_kernel`: k; `scale`: s.
     """
 
     known: Float[Tensor, "episode support way"]
@@ -254,32 +257,32 @@ class LinearFit:
     kernel: Float[Tensor, "episode item item"]
     query_logits: Float[Tensor, "episode query way"]
     query_kernel: Float[Tensor, "episode query item"]
-    spread: Float[Tensor, "episode 1 1"]
+    scale: Float[Tensor, "episode 1 1"]
 
     def targets(self, pseudo: Float[Tensor, "episode unlabeled way"]) -> Float[Tensor, "episode item way"]:
         """The rows of the support's labels, then those of the `pseudo` labels."""
         return torch.cat([self.known, pseudo], dim=1)
 
-    def descend(self, targets: Tensor, weights: Tensor, steps: int, start: Tensor | None = None) -> Tensor:
+    def descend(self, targets: Tensor, weights: Tensor, steps: int, initial: Tensor | None = None) -> Tensor:
         """A after `steps` steps on the mean cross-entropy of softmax(weights * f / s) over the items with a target, a row of
         `targets` that is not 0.
         """
         counts = targets.sum(-1, keepdim=True)
         shares = weights * counts / counts.sum(1, keepdim=True)
-        initial = self.logits / self.spread
-        coefficients = torch.zeros_like(initial) if start is None else start
+        scaled = self.logits / self.scale
+        coefficients = torch.zeros_like(scaled) if initial is None else initial
         for _ in range(steps):
-            guess = (weights * (initial + self.kernel @ coefficients)).softmax(-1)
+            guess = (weights * (scaled + self.kernel @ coefficients)).softmax(-1)
             coefficients = coefficients - shares * (guess - targets)
         return coefficients
 
-    def predict(self, coefficients: Tensor) -> Tensor:
+    def fitted_logits(self, coefficients: Tensor) -> Tensor:
         """f of the episode's items."""
-        return self.logits + self.spread * (self.kernel @ coefficients)
+        return self.logits + self.scale * (self.kernel @ coefficients)
 
-    def answer(self, coefficients: Tensor) -> Tensor:
+    def fitted_query_logits(self, coefficients: Tensor) -> Tensor:
         """f of the queries."""
-        return self.query_logits + self.spread * (self.query_kernel @ coefficients)
+        return self.query_logits + self.scale * (self.query_kernel @ coefficients)
 
     def detach(self) -> LinearFit:
         """The same fit, a constant to the gradient."""

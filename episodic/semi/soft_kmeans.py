@@ -17,9 +17,9 @@ class SoftKMeans(AbstractRefinement):
         z_jc = softmax over c of -d(f(u_j), p_c) / temperature,    d(x, p) = ||x - p||^2
         p_c <- (sum of f(x) over the support of c + sum_j z_jc f(u_j)) / (K_c + sum_j z_jc),    `steps` times
 
-    Queries are then classified by the learner, which sees the refined prototypes as its support, one a class. Trained with
-    it is the paper's *Soft k-Means*; with a learner that was trained without, in evaluation only (`python -m
-    episodic.evaluate run=<supervised run> semi=soft_kmeans`), it is the *semi-supervised inference* baseline.
+    The learner then classifies the queries with the refined prototypes as its support, one for each class. A learner trained with
+    this wrapper is the paper's *Soft k-Means*. If only the evaluation uses it (`python -m episodic.evaluate run=<supervised run>
+    semi=soft_kmeans`), it is the *semi-supervised inference* baseline.
 
     Ren, Triantafillou, Ravi, Snell, Swersky, Tenenbaum, Larochelle, Zemel: *Meta-Learning for Semi-Supervised Few-Shot
     Classification*, ICLR 2018, https://arxiv.org/abs/1803.00676. As inductive as the learner: no query sees another.

@@ -15,7 +15,7 @@ from episodic.semi._refinement import ITSELF, AbstractRefinement
 
 class SoftKMeansCluster(AbstractRefinement):
     """Moves prototypes towards the unlabeled items that are near them, as soft k-means does. One more, wide cluster at the origin
-    takes up the items of no class of the task.
+    takes the items that belong to no class of the task.
 
         z_jc = softmax over c = 1..n_way + 1 of -d(f(u_j), p_c) / r_c^2 - A(r_c),    A(r) = log(2 pi) / 2 + log r
 
@@ -25,7 +25,7 @@ class SoftKMeansCluster(AbstractRefinement):
 
     Ren et al.: *Meta-Learning for Semi-Supervised Few-Shot Classification*, ICLR 2018, https://arxiv.org/abs/1803.00676. The
     paper's form. The authors' code differs: it halves the distances, moves the last cluster to the mean of what it takes, and
-    lets queries be answered with it as well, which then counts as wrong. The origin is far from all items only where embeddings
+    also lets queries be answered with it, which counts as wrong. The origin is far from all items only where embeddings
     are not normalized.
 
     **Arguments:** `steps`: 1 in the paper; 0 is the learner itself. `radius`: of the last cluster at the start (100 in the

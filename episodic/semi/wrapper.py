@@ -105,16 +105,16 @@ def unwrapped(learner: AbstractLearner) -> list[AbstractLearner]:
     return [learner] if inner is None else [learner, *unwrapped(inner)]
 
 
-def metric(learner: AbstractLearner, wrapper: str) -> AbstractMetricLearner:
-    """The learner itself, where the wrapper of that name can go around it. It must work on features and leave the unlabeled
-    items to the wrapper.
+def check_metric_learner(learner: AbstractLearner, wrapper: str) -> AbstractMetricLearner:
+    """The learner itself, if the wrapper of that name can be put around it: it must be a metric learner and must not use the
+    unlabeled items.
 
-    **Raises:** `ValueError` where it does not.
+    **Raises:** `ValueError` if it cannot.
 
     >>> import torch
     >>> from episodic.learners.prototypical import Prototypical
     >>> learner = Prototypical(torch.nn.Identity())
-    >>> metric(learner, "soft_kmeans") is learner
+    >>> check_metric_learner(learner, "soft_kmeans") is learner
     True
     """
     if not isinstance(learner, AbstractMetricLearner):
@@ -136,7 +136,7 @@ def metric(learner: AbstractLearner, wrapper: str) -> AbstractMetricLearner:
 
 
 def check_distance(distance: AbstractDistance, wrapper: str) -> AbstractDistance:
-    """The distance itself, where the wrapper of that name can compare embeddings by it.
+    """The distance itself, if the wrapper of that name can compare embeddings by it.
 
     **Raises:** `ValueError` for a similarity that cannot be read as a distance.
 

@@ -19,7 +19,7 @@ from episodic.semi.self_training import SelfTraining
 from episodic.semi.soft_kmeans import SoftKMeans
 from episodic.semi.soft_kmeans_cluster import SoftKMeansCluster
 from episodic.semi.supervised import supervised
-from episodic.semi.wrapper import AbstractWrapper, metric, unwrapped
+from episodic.semi.wrapper import AbstractWrapper, check_metric_learner, unwrapped
 from tests.conftest import Features, random_task
 
 
@@ -117,11 +117,11 @@ def test_layers_are_told_from_the_outside_in():
 
 def test_only_learners_of_embeddings_that_leave_the_unlabeled_items_are_wrapped():
     learner = Prototypical(nn.Linear(6, 3))
-    assert metric(learner, "doubled") is learner
+    assert check_metric_learner(learner, "doubled") is learner
     taught = MetricMeanTeacher(learner)
-    assert metric(taught, "doubled") is taught
+    assert check_metric_learner(taught, "doubled") is taught
     with pytest.raises(ValueError, match="semi=doubled works on embeddings, but MAML has none"):
-        metric(MAML(Features(6), n_way=4), "doubled")
+        check_metric_learner(MAML(Features(6), n_way=4), "doubled")
     for inner in (SoftKMeans(learner), LabelPropagation(learner)):
         with pytest.raises(ValueError, match=f"semi=doubled cannot go around {type(inner).__name__}: unlabeled items"):
-            metric(inner, "doubled")
+            check_metric_learner(inner, "doubled")
