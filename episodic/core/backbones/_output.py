@@ -32,7 +32,7 @@ def check_input(backbone: str, in_channels: int, image_size: int, smallest: int 
 
 
 def check_images(images: Float[Tensor, "item channels height width"], in_channels: int, image_size: int) -> None:
-    """Refuse images of another shape than the backbone was built for, because its `shape` would be a lie for them."""
+    """Refuse images of another shape than the backbone was built for, because its `shape` would be wrong for them."""
     if images.shape[1:] != (in_channels, image_size, image_size):
         raise ValueError(
             f"this backbone was built for images [item, {in_channels}, {image_size}, {image_size}], got "

@@ -29,9 +29,9 @@ class Conv4(nn.Module):
       64-64-64-512 and 96-128-256-512 go by that name.
     - `bias`: of the convolutions; redundant before batch norm, but in the published network.
     - `output`: `"vector"`, the flattened map, or `"map"`.
-    - `pools`: the first blocks, this many, end in max-pooling. None: all, and for a map those before which at least 10
-      pixels a side are left: small images keep a map that is worth the name, 84 pixels the published one.
-    - `unpadded`: the first convolutions, this many, are without padding. Relation Networks (Sung et al., 2018) take
+    - `pools`: how many blocks, from the first, end in max-pooling. None: all of them; with `output="map"` only those that have
+      at least 10 pixels a side to pool, so that small images keep a map of several pixels, and 84 pixels give the published one.
+    - `unpadded`: how many convolutions, from the first, have no padding. Relation Networks (Sung et al., 2018) take
       `pools=2`, `unpadded=2`: a map of 19 x 19 for 84 pixels, 5 x 5 for 28.
 
     `shape` is that of one embedding: `(1600,)` or `(64, 5, 5)` for 84 pixels, `(256,)` or `(64, 8, 8)` for 32, `(64,)` or

@@ -1,4 +1,4 @@
-"""What stands between a backbone and those that compare its embeddings."""
+"""Heads: layers between a backbone and the learner or loss that compares its embeddings."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class LinearHead(nn.Module):
     """A linear layer on the flattened features f(x) of a backbone: `W f(x) + b`. It gives embeddings of another dimension, with
     entries below 0 too.
 
-    Backbones for few-shot learning end in a ReLU, so that no cosine of theirs is below 0; losses of embeddings, those with proxies
-    above all, want opposite directions. Deep metric learning has such a layer on any network, and pre-training leaves it
-    behind: a run with another head, or none, starts from the weights of the backbone alone (`init_from=<run>`).
+    Backbones for few-shot learning end in a ReLU, so no cosine of their embeddings is below 0. Losses of embeddings, above all
+    those with proxies, want opposite directions, and deep metric learning puts such a layer on any network. After pre-training it
+    can be left out: a run with another head, or none, starts from the weights of the backbone alone (`init_from=<run>`).
 
-    **Arguments:** `embedding_dim`: of the embeddings. `normalize`: embeddings have length 1. `slices`: then each of so many equal
-    parts has (see `divide_and_conquer`).
+    **Arguments:** `embedding_dim`: of the embeddings. `normalize`: embeddings have length 1. `slices`: with `normalize`, the number
+    of equal parts of an embedding that have length 1 each (see `divide_and_conquer`).
 
     >>> from episodic.core.backbones.conv4 import Conv4
     >>> backbone = LinearHead(Conv4(in_channels=1, image_size=28), embedding_dim=16, normalize=True)

@@ -1,4 +1,4 @@
-"""Networks of torchvision and timm without their classifier, with weights of ImageNet: what deep metric learning starts from."""
+"""Networks of torchvision and timm without their classifier, with weights of ImageNet: the start of deep metric learning."""
 
 from __future__ import annotations
 
@@ -25,29 +25,30 @@ OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 class Pretrained(nn.Module):
     """A network made for ImageNet, of torchvision or timm, without its classifier. Deep metric learning starts from such networks.
 
-    The last linear layer is left out, and the dropout before it.
-    `resnet50` (23.5 million parameters), `googlenet` (5.6) and `densenet201` (18.1) are those of metric learning. BN-Inception,
-    which many of its papers use, is in neither library; `googlenet` is Inception v1 with batch norm. Images are expected with
-    ImageNet's mean and standard deviation; GoogLeNet and Inception v3 of torchvision, which come from TensorFlow and want
-    another, change it themselves, with random weights too. Gray images are seen as color images of three equal channels, which
-    is what summing the first convolution's weights over the colors gives.
+    The last linear layer and the dropout before it are removed. `resnet50` (23.5 million parameters), `googlenet` (5.6) and
+    `densenet201` (18.1) are those of metric learning. BN-Inception, which many of its papers use, is in neither library;
+    `googlenet` is Inception v1 with batch norm. Images are expected with ImageNet's mean and standard deviation. torchvision's
+    GoogLeNet and Inception v3 come from TensorFlow and want other values: they convert the images themselves, with random weights
+    too. A gray image is taken as a color image of three equal channels, which is the same as summing the first convolution's
+    weights over the colors.
 
-    Weights of ImageNet have seen the classes of mini- and tieredImageNet, and some of CUB's birds: not for few-shot numbers there.
+    Weights of ImageNet were trained on the classes of mini- and tieredImageNet, and on some of CUB's birds: do not report few-shot
+    numbers with them there.
 
     **Arguments:**
 
-    - `name`, `source`: a model of `torchvision` (classification) or `timm` (to be installed: `pip install "episodic[timm]"`).
+    - `name`, `source`: a model of `torchvision` (classification) or `timm` (which needs `pip install "episodic[timm]"`).
     - `in_channels`, `image_size`: of the square images; 3 channels, or 1 for gray ones.
-    - `weights`: None for random ones; `"default"` for the library's (downloaded once); one of torchvision's names, as
-      `"IMAGENET1K_V1"`, the one that papers before 2022 mean; or a file, `.pth`, `.pt` or `.safetensors`, with the names of the
-      library, a classifier in it is left out.
+    - `weights`: None for random ones; `"default"` for the library's (downloaded once); one of torchvision's names, such as
+      `"IMAGENET1K_V1"`, which papers before 2022 used; or a file, `.pth`, `.pt` or `.safetensors`, with the library's names of
+      tensors. A classifier in the file is ignored.
     - `pooling`: `"avg"`, the network's own, over all pixels; `"avg_max"`, the sum of the average and the maximum over all pixels,
       as in the code of Proxy-Anchor (Kim et al., 2020, https://arxiv.org/abs/2003.13911).
     - `frozen_batch_norm`: running statistics, scale and shift of batch norm stay as they are, in training too.
 
     `shape` is that of one embedding, as `(2048,)` for `resnet50`.
 
-    **Raises:** `ValueError` for unknown names, for files that do not fit (the first names that differ are said) and images
+    **Raises:** `ValueError` for unknown names, for files that do not fit (the message has the first names that differ) and images
     too small for the network; `FileNotFoundError`; `OSError` where a download fails; `ImportError` where timm is not installed.
 
     >>> backbone = Pretrained("shufflenet_v2_x0_5", image_size=32, weights=None)
@@ -79,14 +80,14 @@ class Pretrained(nn.Module):
         self.frozen_batch_norm = frozen_batch_norm
         build = _torchvision if source == "torchvision" else _timm
         try:
-            self.network, spare = build(name, None if file else weights, pooling)
+            self.network, ignored = build(name, None if file else weights, pooling)
         except URLError as error:
             raise OSError(
                 f"the weights of {name} cannot be downloaded ({error.reason}); give those of a file, weights=<file.pth>, or "
                 "random ones, weights=null"
             ) from error
         if file is not None:
-            _load(self.network, file, name, spare)
+            _load(self.network, file, name, ignored)
         self.shape = (self._width(name),)
         if frozen_batch_norm:
             for norm in self._batch_norms():
@@ -115,7 +116,7 @@ class Pretrained(nn.Module):
         return [module for module in self.network.modules() if isinstance(module, _BatchNorm)]
 
     def _width(self, name: str) -> int:
-        """Of the features of one image; that it has any shows that the network can take such images."""
+        """The width of the features of one image. Computing them shows that the network takes images of this size."""
         self.network.eval()
         try:
             with torch.no_grad():
@@ -154,14 +155,14 @@ def _torchvision(name: str, weights: str | None, pooling: str) -> tuple[nn.Modul
         network.aux_logits, network.transform_input = False, True
         for part in set(AUXILIARY) & set(dict(network.named_children())):
             setattr(network, part, None)
-    classifier = _cut(network, name)
+    classifier = _remove_classifier(network, name)
     if pooling == "avg_max":
-        network = _pool_by_both(network, name)
+        network = _pool_average_and_maximum(network, name)
     return network, (*AUXILIARY, classifier)
 
 
-def _cut(network: nn.Module, name: str) -> str:
-    """Take the last linear layer away, and the dropout right before it; its name."""
+def _remove_classifier(network: nn.Module, name: str) -> str:
+    """Take away the last linear layer, and the dropout right before it. Returns the name of the layer."""
     leaves = [(path, module) for path, module in network.named_modules() if not any(module.children())]
     path, last = leaves[-1]
     if not isinstance(last, nn.Linear):
@@ -172,7 +173,7 @@ def _cut(network: nn.Module, name: str) -> str:
     return path
 
 
-def _pool_by_both(network: nn.Module, name: str) -> nn.Module:
+def _pool_average_and_maximum(network: nn.Module, name: str) -> nn.Module:
     from torchvision.models import DenseNet
 
     if isinstance(network, DenseNet):  # it pools in its `forward`
@@ -209,15 +210,15 @@ def _timm(name: str, weights: str | None, pooling: str) -> tuple[nn.Module, tupl
     network = timm.create_model(name, pretrained=weights is not None, num_classes=0)
     classifier = network.pretrained_cfg.get("classifier") or ()
     if pooling == "avg_max":
-        network = _pool_by_both(network, name)
+        network = _pool_average_and_maximum(network, name)
     return network, (classifier,) if isinstance(classifier, str) else tuple(classifier)
 
 
-def _load(network: nn.Module, file: Path, name: str, spare: tuple[str, ...]) -> None:
-    """Put the weights in `file` into `network`; parts named in `spare` are left out."""
+def _load(network: nn.Module, file: Path, name: str, ignored: tuple[str, ...]) -> None:
+    """Put the weights in `file` into `network`; parts named in `ignored` are left out."""
     loaded = {OLD_DENSENET.sub(r"\1\2", key): value for key, value in _read(file).items()}
     own = {key: tuple(value.shape) for key, value in network.state_dict().items()}
-    theirs = {key: tuple(value.shape) for key, value in loaded.items() if key in own or not _within(key, spare)}
+    theirs = {key: tuple(value.shape) for key, value in loaded.items() if key in own or not _belongs_to(key, ignored)}
     # Old files do not count batches, and nothing depends on it.
     uncounted = {key for key in own.keys() - theirs.keys() if key.endswith("num_batches_tracked")}
     differ = [key for key in {**own, **theirs} if own.get(key) != theirs.get(key) and key not in uncounted]
@@ -227,7 +228,7 @@ def _load(network: nn.Module, file: Path, name: str, spare: tuple[str, ...]) -> 
     network.load_state_dict({key: loaded[key] for key in theirs}, strict=not uncounted)
 
 
-def _within(key: str, parts: tuple[str, ...]) -> bool:
+def _belongs_to(key: str, parts: tuple[str, ...]) -> bool:
     return any(key.startswith(f"{part}.") for part in parts)
 
 

@@ -20,8 +20,8 @@ WIDTHS = {"metaoptnet": (64, 160, 320, 640), "can": (64, 128, 256, 512)}
 
 
 class DropBlock(nn.Module):
-    """Dropout of square blocks of a map, at a rate that rises linearly. Neighboring pixels are alike, so dropping single ones would
-    hide little.
+    """Dropout of square blocks of a map, at a rate that rises linearly. Neighboring pixels are alike, so dropping single pixels
+    would hide little.
 
     A seed falls on each of the `(f - b + 1)^2` places of a map of side f where a block of side b fits, independently by
     channel, with probability
@@ -62,14 +62,14 @@ class DropBlock(nn.Module):
         places = side - min(self.block_size, side) + 1
         # In float32 under autocast too: bfloat16 draws come in steps of 1/256, about the size of gamma.
         draws = torch.rand(*x.shape[:2], places, places, device=x.device)
-        left = kept((draws < self.gamma(side)).float(), side - places + 1)
+        left = keep_mask((draws < self.gamma(side)).float(), side - places + 1)
         return x * (left * (left.numel() / left.sum().clamp(min=1))).to(x.dtype)
 
 
-def kept(
+def keep_mask(
     seeds: Float[Tensor, "item dim places places"], block: int
 ) -> Float[Tensor, "item dim places+{block}-1 places+{block}-1"]:
-    """1 where no block of side `block` covers the pixel, 0 where one does that reaches right and down from a seed."""
+    """1 for the pixels that stay, 0 for those of a block. A block of side `block` reaches right and down from its seed."""
     return 1 - F.max_pool2d(F.pad(seeds, [block - 1] * 4), block, stride=1)
 
 

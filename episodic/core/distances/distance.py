@@ -1,4 +1,4 @@
-"""What a distance is: a matrix of all pairs, and what is known of it."""
+"""What a distance is: a matrix of all pairs, and its properties."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class AbstractDistance(abc.ABC):
     **Attributes:**
 
     - `larger_is_closer`: whether `matrix` holds similarities. Default: it holds distances.
-    - `ignores_length`: whether the length of vectors makes no difference, so that nobody has to normalize them.
+    - `ignores_length`: whether the length of vectors makes no difference, so that normalizing them is not needed.
     - `has_distances`: whether a pair's comparison can be read as a distance of 0 or more; false for the inner product.
 
     >>> import torch
@@ -38,7 +38,7 @@ class AbstractDistance(abc.ABC):
 
     @abc.abstractmethod
     def matrix(self, x: Float[Tensor, "*axes n dim"], y: Float[Tensor, "*axes m dim"]) -> Float[Tensor, "*axes n m"]:
-        """`x` and `y`, all pairs: distances, or similarities where `larger_is_closer`."""
+        """All pairs of rows of `x` and `y`: distances, or similarities where `larger_is_closer`."""
 
     @abc.abstractmethod
     def flip(self, matrix: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ class AbstractDistance(abc.ABC):
 
     @abc.abstractmethod
     def to_euclidean(self, distances: Tensor) -> Tensor | None:
-        """Euclidean distances of unit vectors from their `distances`; None where these do not tell them."""
+        """Euclidean distances of unit vectors, computed from their `distances`; None where that is not possible."""
 
     @abc.abstractmethod
     def points(self, x: Float[Tensor, "item dim"]) -> Float[Tensor, "item dim"] | None:

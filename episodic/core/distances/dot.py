@@ -10,7 +10,7 @@ from episodic.core.functional.pairs import dot
 
 
 class Dot(AbstractDistance):
-    """The inner product of two vectors: long vectors are similar to many. It cannot be read as a distance.
+    """The inner product of two vectors, so long vectors are similar to many others. It cannot be read as a distance.
 
         s(x, y) = x . y
 

@@ -12,7 +12,7 @@ SMALLEST_VARIANCE = 1e-8  # of an anchor's coordinates
 
 
 class SNR(AbstractDistance):
-    """How much noise turns one vector into the other, beside how much signal it has. It is not symmetric: x is the anchor.
+    """The variance of the difference of two vectors, relative to the variance of the first. It is not symmetric: x is the anchor.
 
         d(x, y) = var(y - x) / var(x),    the variances over the coordinates
 

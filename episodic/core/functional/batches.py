@@ -1,9 +1,9 @@
-"""Which of several candidate batches to train on, by the embeddings that their items had last.
+"""Choices among candidate batches, by the latest embeddings of their items.
 
 Roth, Milbich, Sinha, Gupta, Ommer, Cohen: *Revisiting Training Strategies and Generalization Performance in Deep Metric Learning*,
 ICML 2020, https://arxiv.org/abs/2002.08473, compare such choices with plain class-balanced batches, and find little between them.
-In the authors' release the candidates that are chosen from and those that are taken are two different draws, so that their
-batches are random in effect; here they are the same.
+In the authors' release the choice is made on one draw of candidates and applied to another, so their batches are random in effect.
+Here it is made on the candidates that it is applied to.
 
 Candidates are `[candidate, group, item]`: batches of groups of items of one class, as the episodes of a sampler are.
 """
@@ -24,9 +24,10 @@ def greedy_coreset(
 ) -> Int64[Tensor, " chosen"]:
     """Chooses as many groups as a batch has, far from each other. The result numbers them among all groups of all candidates.
 
-    The first is the first of all; each next one is that whose first item is farthest from the first items of those chosen, among
-    the classes that are not chosen yet (Sener, Savarese: *Active Learning for Convolutional Neural Networks: A Core-Set Approach*,
-    ICLR 2018, https://arxiv.org/abs/1708.00489). There are enough of these where the classes of a candidate differ.
+    It starts with the first group. Then it adds one group after the other, of a class that is not chosen yet: the one whose first
+    item is farthest from the first items of the chosen groups (Sener, Savarese: *Active Learning for Convolutional Neural
+    Networks: A Core-Set Approach*, ICLR 2018, https://arxiv.org/abs/1708.00489). There are always enough classes, since those of
+    one candidate differ.
 
     >>> candidates = torch.tensor([[[[0.0]], [[1.0]]], [[[5.0]], [[0.5]]]])  # two candidates of two groups of one item
     >>> greedy_coreset(candidates, classes=torch.tensor([[0, 1], [2, 3]]))
@@ -55,10 +56,10 @@ def density_gaps(candidates: Float[Tensor, "candidate group item dim"]) -> Float
     """
     items = candidates.flatten(1, 2)
     own = _distances(items)
-    steps = torch.linspace(0, 1, QUANTILES, device=own.device, dtype=own.dtype)
+    levels = torch.linspace(0, 1, QUANTILES, device=own.device, dtype=own.dtype)
     everything = items.flatten(0, 1)[:: len(items)]  # as many items as a candidate has, of all of them
     wanted = _distances(everything[None])[0]
-    differ = (own.quantile(steps, dim=1) - wanted.quantile(steps)[:, None]).abs().mean(0)
+    differ = (own.quantile(levels, dim=1) - wanted.quantile(levels)[:, None]).abs().mean(0)
     return (own.mean(1) - wanted.mean()).abs() + (own.std(1) - wanted.std()).abs() + differ
 
 
@@ -98,12 +99,12 @@ def hard_negatives(
     """Chooses `n_classes` negatives for each of `anchors`, which are items of one class. They come from classes that are near
     to it, and in these from items that are near.
 
-    By the cosine to the nearest anchor, the `pool * n_classes` nearest other classes are found by their signatures, and in these
-    the `pool` times as many items as are wanted, by `bank`; the negatives are drawn of them evenly, by torch's own generator. With
-    a `pool` of 1 they are the hardest.
+    First come the `pool * n_classes` other classes whose `signatures` are nearest to an anchor, by cosine. Of their items, the
+    nearest ones in `bank` form a list, `pool` times as long as the number of negatives that are wanted. The negatives are drawn
+    evenly from this list, by torch's own generator. With a `pool` of 1 they are the hardest.
 
-    Suh et al., CVPR 2019 (see `core.losses.schem`). Departures: they embed the items of the classes anew; and how many classes are
-    looked at changes from step to step.
+    Suh et al., CVPR 2019 (see `core.losses.schem`). Departures: they embed the items of these classes anew, and they change the
+    number of classes from step to step.
     """
     anchor, wanted = unit(bank[anchors]), n_classes * len(anchors)
     near = (anchor @ unit(signatures).mT).amax(0).index_fill(0, labels[anchors[:1]], -torch.inf)
@@ -112,6 +113,3 @@ def hard_negatives(
     nearness = (anchor @ unit(bank).mT).amax(0).masked_fill(~inside, -torch.inf)
     hardest = nearness.topk(min(pool * wanted, int(inside.sum()))).indices
     return hardest[torch.randperm(len(hardest))[:wanted].to(hardest.device)]
-
-
-MATCHES = {"density": density_gaps, "frechet": frechet_gaps}

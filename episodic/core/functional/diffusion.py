@@ -22,7 +22,7 @@ class PseudoLabels:
     - `labels [n]`: the true label of a labeled item, else the likeliest class; -1 where no label arrives.
     - `weights [n]`: 1 for a labeled item, else 1 - entropy / log(n_classes), 0 where no label arrives.
     - `class_weights [n_classes]`: see `class_weights`.
-    - `residual`: how far the diffusion is from its end, see `diffuse`.
+    - `residual`: the largest relative residual of the solution, see `diffuse`.
     """
 
     labels: np.ndarray
@@ -52,7 +52,7 @@ def neighbor_graph(features: Float[Tensor, "n dim"], neighbors: int = 50, gamma:
     n, found = len(x), []
     for start in range(0, n, ROWS):
         similarity = x[start : start + ROWS] @ x.T
-        # By name, not as the first hit: copies of an item are as near as the item itself.
+        # An item is excluded by its index, not as the first hit, which may be a copy of it.
         similarity.diagonal(start).fill_(-torch.inf)
         found.append(similarity.topk(min(neighbors, n - 1), dim=1))
     weights, columns = (torch.cat(part).cpu().numpy() for part in zip(*found, strict=True))
@@ -84,9 +84,9 @@ def diffuse(
     """Spreads labels along a graph: `Z = (I - alpha S)^-1 Y`, Y one-hot where `labels` are not -1, else 0. The system is solved by
     conjugate gradients, in the type of `graph`.
 
-    A column ends when its residual is `tolerance` times its right-hand side, or after `iterations`: that many reach the items
-    at most `iterations - 1` edges away. Returns Z and the largest relative residual of a column. Beside Z it needs memory for
-    `COLUMNS` of its columns.
+    A column ends when its residual is `tolerance` times its right-hand side, or after `iterations`. In k iterations a label reaches
+    items at most k - 1 edges away. Returns Z and the largest relative residual of a column. Beside Z it needs memory for `COLUMNS`
+    of its columns.
     """
     if not 0 <= alpha < 1:
         raise ValueError(f"alpha must be at least 0 and below 1, where there is a solution, got {alpha}")
@@ -108,8 +108,7 @@ def pseudo_labels(
     *,
     relative: bool = False,
 ) -> PseudoLabels:
-    """Labels for the items that have none (-1 in `labels`), spread from those that have one. How they are spread is told in
-    `diffuse`.
+    """Labels for the items that have none (-1 in `labels`), spread from the labeled items. `diffuse` spreads them.
 
     `relative`: the weights of unlabeled items are divided by the largest of them.
 
@@ -124,8 +123,8 @@ def pseudo_labels(
     if relative and not known.all():
         weights = weights / max(weights[~known].max(), np.finfo(weights.dtype).tiny)
     reached = z.max(axis=1) > 0
-    spread = np.where(known, labels, np.where(reached, z.argmax(axis=1), -1))
-    return PseudoLabels(spread, np.where(known, 1, weights), class_weights(spread, n_classes), residual)
+    assigned = np.where(known, labels, np.where(reached, z.argmax(axis=1), -1))
+    return PseudoLabels(assigned, np.where(known, 1, weights), class_weights(assigned, n_classes), residual)
 
 
 def certainties(z: Float[np.ndarray, "n n_classes"]) -> Float[np.ndarray, " n"]:

@@ -1,8 +1,8 @@
 """Propagation on graphs of items: weights, neighbors, normalization, closed form. All functions accept any leading axes.
 
-A graph is a symmetric matrix of weights `W [..., n, n]`, 0 where there is no edge. What is kept of it makes the method:
-TPN propagates with self-loops, to few neighbors; label spreading (Zhou et al., *Learning with Local and Global Consistency*,
-NeurIPS 2003) without self-loops, in scikit-learn to all.
+A graph is a symmetric matrix of weights `W [..., n, n]`, 0 where there is no edge. Methods differ in the edges that they keep: TPN
+keeps self-loops and few neighbors; label spreading (Zhou et al., *Learning with Local and Global Consistency*, NeurIPS 2003) has
+no self-loops, and in scikit-learn it keeps all other edges.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def without_self_loops(weights: Float[Tensor, "*axes n n"]) -> Float[Tensor, "*a
 def length_scales(distances: Float[Tensor, "*axes m n"], k: int) -> Float[Tensor, "*axes m"]:
     """How far apart items are around each item: the root of the `k`-th smallest entry of each row of squared distances.
 
-    Zelnik-Manor, Perona: *Self-Tuning Spectral Clustering*, NeurIPS 2004. At least a hundredth of the root of the row's mean,
-    so that items which coincide have one too.
+    Zelnik-Manor, Perona: *Self-Tuning Spectral Clustering*, NeurIPS 2004. The scale is at least a hundredth of the root of
+    the row's mean, so that items which coincide have one too.
 
     >>> length_scales(torch.tensor([[0.0, 4.0, 9.0]]), k=2)
     tensor([2.])
@@ -52,7 +52,7 @@ def length_scales(distances: Float[Tensor, "*axes m n"], k: int) -> Float[Tensor
 
 
 def nearest(weights: Float[Tensor, "*axes m n"], k: int) -> Bool[Tensor, "*axes m n"]:
-    """Which entries are among the `k` largest of their row. Of equal ones any may be.
+    """Which entries are among the `k` largest of their row. Among equal entries the choice is arbitrary.
 
     >>> nearest(torch.tensor([[0.1, 0.7, 0.4]]), k=2)
     tensor([[False,  True,  True]])
@@ -66,8 +66,8 @@ def nearest(weights: Float[Tensor, "*axes m n"], k: int) -> Bool[Tensor, "*axes 
 def keep_nearest(weights: Float[Tensor, "*axes n n"], k: int) -> Float[Tensor, "*axes n n"]:
     """The graph of the `k` heaviest edges of each item. An edge stays if either end keeps it, so a row may have more than k.
 
-    Which edges stay is a constant to the gradient, which goes through their weights. With `k >= n` all stay. Of equal
-    weights any may be kept.
+    Which edges stay is a constant to the gradient, which goes through their weights. With `k >= n` all stay. Among
+    equal weights the choice is arbitrary.
 
     >>> keep_nearest(torch.tensor([[0.0, 0.9, 0.2], [0.9, 0.0, 0.5], [0.2, 0.5, 0.0]]), k=1)
     tensor([[0.0000, 0.9000, 0.0000],
@@ -82,7 +82,7 @@ def normalized(weights: Float[Tensor, "*axes n n"]) -> Float[Tensor, "*axes n n"
     """The graph scaled so that its eigenvalues lie in [-1, 1]: `S = D^-1/2 W D^-1/2`, D the diagonal matrix of the degrees,
     which are the sums of W's rows.
 
-    The row of an item without an edge is 0, and so is its gradient: degrees below 1e-24 count as that.
+    The row of an item without an edge is 0, and so is its gradient. A degree below 1e-24 counts as 0.
 
     >>> normalized(torch.tensor([[0.0, 4.0], [4.0, 0.0]])).round(decimals=3)
     tensor([[0., 1.],
@@ -111,11 +111,11 @@ def clamped(weights: Float[Tensor, "*axes n n"], n_labeled: int) -> Float[Tensor
 def propagate(
     transitions: Float[Tensor, "*axes n n"], labels: Float[Tensor, "*axes n way"], alpha: float
 ) -> Float[Tensor, "*axes n way"]:
-    """What flows from `labels` Y along a normalized graph S in the end: `F = (I - alpha S)^-1 Y`, the sum of `alpha^t S^t Y`
-    over all t.
+    """The scores of all items after `labels` Y have spread along a normalized graph S. They are `F = (I - alpha S)^-1 Y`, the sum
+    of `alpha^t S^t Y` over all t.
 
-    `alpha` in [0, 1) is how much of it an item passes on; 0 leaves Y. Rows do not sum to 1: one label gives an item at most
-    `1 / (1 - alpha)`, and an item that no label reaches has a row of 0. Iterating `F = alpha S F + (1 - alpha) Y` ends in
+    `alpha` in [0, 1) is the share of its scores that an item passes on; 0 leaves Y. Rows do not sum to 1: one label gives an item
+    at most `1 / (1 - alpha)`, and an item that no label reaches has a row of 0. Iterating `F = alpha S F + (1 - alpha) Y` ends in
     `(1 - alpha)` times this.
 
     >>> edge, known = torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([[3.0], [0.0]])

@@ -13,7 +13,7 @@ Pair = tuple[Tensor, Tensor, Tensor]
 
 
 def to_float64(x: Tensor) -> Tensor:
-    """`x` in the precision that inner problems are solved in. It is float64, where the device has it."""
+    """`x` in the precision in which inner problems are solved: float64 where the device has it, else float32."""
     return x.float() if x.device.type == "mps" else x.double()
 
 
@@ -27,8 +27,8 @@ def minimize(
 ) -> Float[Tensor, "episode parameter"]:
     """The minimum of each of a batch of problems, by L-BFGS with backtracking. Every problem has its own history, step and end.
 
-    A problem ends when no entry of its gradient is above `tolerance`, or no step along its direction makes the value
-    smaller, as happens at the precision of `start`'s type. The result carries no gradient; see `implicit_gradient`.
+    A problem ends when no entry of its gradient is above `tolerance`, or when no step along its direction makes the value
+    smaller, which happens at the precision of the type of `start`. The result carries no gradient; see `implicit_gradient`.
 
     >>> targets = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     >>> minimize(lambda w: (w - targets).square().sum(-1), torch.zeros(2, 2)).round(decimals=3)
@@ -81,7 +81,7 @@ def implicit_gradient(
     tolerance: float = 1e-6,
     max_iterations: int = 100,
 ) -> Float[Tensor, "episode parameter"]:
-    """The same `solution`, now with a gradient. It flows to whatever tensors `objective`, which it minimizes, is made of.
+    """The minimum `solution` of `objective`, with a gradient to the tensors that `objective` uses. Its value stays the same.
 
         d(solution) / d(theta) = -(H + damping I)^-1 d2(objective) / d(w) d(theta)
 
@@ -106,7 +106,7 @@ def implicit_gradient(
 
             return _conjugate_gradients(times, v, tolerance, max_iterations)
 
-        # A Newton-like step of length zero in value: its derivative by theta is that of the gradient.
+        # This adds 0 to the value, and the derivative of the gradient by theta to its derivative.
         carrier = solution.detach() - (gradient - gradient.detach())
         if carrier.requires_grad:
             carrier.register_hook(solve)

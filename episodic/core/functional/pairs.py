@@ -1,8 +1,7 @@
-"""Comparing every anchor with every reference. All pairwise losses, miners and memories stand on this.
+"""Comparisons of every anchor with every reference. Losses of pairs, miners and memories use them.
 
-Matrices are `[anchor, reference]`, after whatever leading axes (episodes) the embeddings have. The references are the batch itself,
-a memory of past embeddings, the support of an episode or what other processes gathered; a pair of an item with itself is neither
-positive nor negative.
+Matrices are `[anchor, reference]`, after the leading axes of the embeddings, such as episodes. The references are the batch itself,
+a memory of past embeddings, or the support of an episode. A pair of an item with itself is neither positive nor negative.
 """
 
 from __future__ import annotations
@@ -19,8 +18,10 @@ SMALLEST_SQUARE = 1e-12  # below it a distance has no slope
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class References:
-    """What anchors are compared with: `embeddings [R, D]`, their `labels [R]`, and which of them each anchor itself is,
-    `self_index [N]`, or None where it is none of them.
+    """The items that anchors are compared with. They may contain the anchors themselves.
+
+    - `embeddings [R, D]` and their `labels [R]`.
+    - `self_index [N]`: the number of the reference that is the anchor itself; None if no anchor is among the references.
 
     >>> References.batch(torch.zeros(2, 8), torch.tensor([3, 5])).self_index
     tensor([0, 1])
@@ -41,10 +42,10 @@ def masks(
     reference_labels: Int64[Tensor, " reference"],
     self_index: Int64[Tensor, " anchor"] | None = None,
 ) -> tuple[Bool[Tensor, "anchor reference"], Bool[Tensor, "anchor reference"]]:
-    """Which pairs have the same label, and which have not: `(positive, negative)`.
+    """Two masks, `(positive, negative)`: the pairs of equal labels and the pairs of different labels.
 
-    `self_index`: which reference each anchor itself is, or None where it is none of them. By place, not by distance: a copy of
-    an item is a positive of it.
+    `self_index`: see `References`. An anchor is excluded from its own positives by this index, not by its distance, so a copy of an
+    item is a positive of it.
 
     >>> positive, negative = masks(torch.tensor([3]), torch.tensor([3, 3, 5]), self_index=torch.tensor([0]))
     >>> positive, negative
@@ -57,7 +58,7 @@ def masks(
 
 
 def upcast(x: Tensor) -> Tensor:
-    """At least float32: similarities are small differences of large sums."""
+    """`x` in at least float32, since similarities are small differences of large sums."""
     return x if x.dtype == torch.float64 else x.float()
 
 
@@ -71,7 +72,7 @@ def unit(x: Float[Tensor, "*axes dim"]) -> Float[Tensor, "*axes dim"]:
 
 
 class _Gram(torch.autograd.Function):
-    """`x @ x.mT`, whose backward pass takes one product where that of two factors takes two."""
+    """`x @ x.mT` with a faster backward pass: one matrix product, where autograd takes one for each factor."""
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
@@ -139,7 +140,7 @@ def masked_logsumexp(
 
 
 def mean_where(x: Tensor, mask: Tensor) -> Tensor:
-    """The mean of `x` where `mask` holds. Where it holds nowhere this is 0, with a gradient of 0.
+    """The mean of `x` where `mask` holds. It is 0, with a gradient of 0, if the mask holds nowhere.
 
     >>> mean_where(torch.tensor([1.0, 2.0, 9.0]), torch.tensor([True, True, False]))
     tensor(1.5000)

@@ -25,7 +25,7 @@ class Circle(AbstractPairLoss):
     https://arxiv.org/abs/2002.10857. The defaults are theirs for retrieval; they take a margin of 0.25 with gamma = 128 for person
     re-identification and 256 for faces. The value is of the order of gamma at first: weigh it so beside other losses.
 
-    **Departures:** the form of pairs only; theirs of class weights is this one with the weights as references.
+    **Departures:** only the form for pairs. The paper's form for class weights is the same with the weights as references.
 
     **Arguments:** `margin`: m. `gamma`: scale of the exponents. `distance`: how embeddings compare, by similarities; the optima are
     meant for cosines. `normalize`: compare vectors of length 1.

@@ -1,4 +1,4 @@
-"""Classifier: the cross-entropy of a linear layer over the training classes, plain supervised pre-training."""
+"""Classifier: the cross-entropy of a linear layer over the training classes."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Classifier(AbstractProxyLoss):
     for a linear layer with a bias. The authors' code has 2 up to 200 classes and 10 above. `label_swap`: see `AbstractProxyLoss`;
     on average it smooths labels too.
 
-    **Departures**: the authors' code gives each class of Baseline++ a learned factor on its cosines, which the paper does not have;
-    left out.
+    **Departures**: the authors' code gives each class of Baseline++ a learned factor on its cosines, which the paper does not
+    have. Here there is none.
 
     >>> import torch
     >>> loss = Classifier(dim=2, n_classes=2, scale=10.0)

@@ -1,4 +1,4 @@
-"""Contrastive loss: positive pairs near each other, negative pairs beyond a margin."""
+"""Contrastive loss: positive pairs should be near each other, negative pairs beyond a margin."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Contrastive(AbstractPairLoss):
 
     Hadsell, Chopra, LeCun: *Dimensionality Reduction by Learning an Invariant Mapping*, CVPR 2006,
     http://yann.lecun.com/exdb/publis/pdf/hadsell-chopra-lecun-06.pdf, has the `squared` variant with a positive margin of 0.
-    `hinge` is what metric learning means by it since, as in Musgrave et al., *A Metric Learning Reality Check*, ECCV 2020.
+    `hinge` is the usual form in metric learning today, as in Musgrave et al., *A Metric Learning Reality Check*, ECCV 2020.
     `xbm`, for `distance=Cosine()`, is that of the authors of cross-batch memory: the value of a negative pair is `s`, not
     `s - margin`, and its sums grow with the number of references.
 
@@ -59,7 +59,7 @@ class Contrastive(AbstractPairLoss):
             far = (negative & (1 - matrix.detach() > self.negative_margin)) * (1 - matrix)
             return (positive * matrix + far).sum() / max(len(matrix), 1)
         if self.variant == "hinge":
-            # What is penalized is linear in its distance, so each distance counts by a constant: fewer passes over the matrix.
+            # Each term is linear in its distance, so the sum is a product with constant weights: fewer passes over the matrix.
             fixed = matrix.detach()
             too_far, too_near = positive & (fixed > self.positive_margin), negative & (fixed < self.negative_margin)
             far, near = (mask / mask.sum().clamp(min=1) for mask in (too_far, too_near))

@@ -17,7 +17,7 @@ class DivideAndConquer(AbstractLoss):
     Called without a cluster it is the margin loss of the whole embedding.
 
     Sanakoyeu, Tschernezki, Büchler, Ommer: *Divide and Conquer the Embedding Space for Metric Learning*, CVPR 2019,
-    https://arxiv.org/abs/1906.05990. Embeddings to compare are the slices, each of length 1: `head=linear head.normalize=true
+    https://arxiv.org/abs/1906.05990. Give each slice of the embedding length 1: `head=linear head.normalize=true
     head.slices=<n_learners>`.
 
     Departures: none known from the paper. The authors' code takes near negatives instead of distance-weighted ones.
@@ -25,7 +25,7 @@ class DivideAndConquer(AbstractLoss):
     **Arguments:** `dim`: of the embeddings, a multiple of `n_learners`. `n_learners`: 8 in the paper, 4 for small data sets; with 1
     the margin loss. `alpha`, `beta`: see `Margin`.
 
-    **Raises:** `ValueError` for a number of learners that does not share the coordinates evenly.
+    **Raises:** `ValueError` where the coordinates cannot be divided evenly among the learners.
 
     >>> import torch
     >>> loss = DivideAndConquer(dim=8, n_learners=2)
@@ -50,7 +50,7 @@ class DivideAndConquer(AbstractLoss):
     def of_slice(
         self, embeddings: Float[Tensor, "item dim"], labels: Int64[Tensor, " item"], cluster: int | None
     ) -> Float[Tensor, ""]:
-        """The loss of a batch from `cluster`, of the slice with its number; None: of the whole embedding."""
+        """The loss of a batch from `cluster`, by the slice with that number. With None it is that of the whole embedding."""
         if cluster is None:
             return self.whole(embeddings, labels)
         return self.part(embeddings.chunk(self.n_learners, dim=1)[cluster], labels)

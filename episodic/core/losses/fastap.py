@@ -16,9 +16,9 @@ class FastAP(AbstractPairLoss):
     """Raises the average precision with which each anchor ranks its positives before its negatives. Counting in ranks has no
     gradient, so distances are sorted into a soft histogram.
 
-    Squared distances of unit vectors lie in [0, 4]. Each is shared between the two of the nodes `z_l = 4 l / L`, l = 0 .. L, beside
-    it, by nearness. With the histogram h+ of an anchor's
-    positives, its running sum H+, and H that of all references:
+    Squared distances of unit vectors lie in [0, 4], which has the nodes `z_l = 4 l / L`, l = 0 .. L. Each distance is shared by the
+    two nodes beside it; the nearer one gets more. With the histogram h+ of an anchor's positives, its running sum H+, and the
+    running sum H of the histogram of all references:
 
         FastAP = 1/N+ sum_l h+_l H+_l / H_l,  0 where H_l = 0;   the loss is the mean of 1 - FastAP over anchors with N+ > 0
 
@@ -26,10 +26,10 @@ class FastAP(AbstractPairLoss):
     https://openaccess.thecvf.com/content_CVPR_2019/html/Cakir_Deep_Metric_Learning_to_Rank_CVPR_2019_paper.html.
 
     **Departures:** none from the paper. The backward pass of the authors' PyTorch code is N/2 times the gradient of the mean, N the
-    size of the batch, so that their learning rates do not carry over. Their batches, whole classes of two meta-classes, are the
-    sampler's business.
+    size of the batch, so that their learning rates do not carry over. Their batches are whole classes of two meta-classes; here any
+    sampler will do.
 
-    **Arguments:** `n_bins`: L; more follow the ranking closer, and each has fewer distances to learn from.
+    **Arguments:** `n_bins`: L. More bins follow the ranking more closely, and each bin has fewer distances to learn from.
 
     >>> import torch
     >>> x, y = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [-1.0, 0.0]]), torch.tensor([0, 0, 1, 1])

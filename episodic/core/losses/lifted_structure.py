@@ -27,11 +27,11 @@ class LiftedStructure(AbstractPairLoss):
     https://arxiv.org/abs/1511.06452, has `pairs`, with a margin of 1. `generalized`, for all positives at once, is from Hermans
     et al., *In Defense of the Triplet Loss for Person Re-Identification*, 2017, https://arxiv.org/abs/1703.07737.
 
-    A reference's negatives are sought among the anchors: in a batch against itself these are all of its negatives, as in the paper;
-    against other references they are those whose distance to it is at hand. So references need no distances among themselves, and
-    the loss takes N^2 operations, as each item's sum serves all of its pairs.
+    The negatives of a reference are taken from the anchors. For a batch against itself these are all of its negatives, as in the
+    paper. References thus need no distances among themselves. The loss takes N^2 operations, since each item's sum is used for all
+    of its pairs.
 
-    **Departures:** the paper does not bring vectors to length 1; `normalize` says.
+    **Departures:** with `normalize`, vectors are brought to length 1, which the paper does not do.
 
     **Arguments:** `margin`: above. `variant`: see above. `distance`: how embeddings compare. `normalize`: compare vectors of
     length 1.

@@ -1,4 +1,4 @@
-"""Margin loss: positives nearer, negatives farther than a learnable boundary."""
+"""Margin loss: positives should be nearer, negatives farther than a boundary that may be learned."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ class Margin(AbstractPairLoss):
     """Draws a boundary between near and far, which may be learned. It penalizes distances of positive pairs above
     `beta - alpha` and distances of negative pairs below `beta + alpha`.
 
-        [alpha + d(a,p) - beta]+  and  [alpha - d(a,n) + beta]+,   the sum over triplets of both, and of nu * beta where it is
-                                                                   learned, by the number of those of both that are above 0
+        [alpha + d(a,p) - beta]+  and  [alpha - d(a,n) + beta]+
+
+    The loss is the sum of both terms over all triplets, and of nu * beta if beta is learned, divided by the number of terms above
+    0.
 
     Wu, Manmatha, Smola, Krähenbühl: *Sampling Matters in Deep Embedding Learning*, ICCV 2017, https://arxiv.org/abs/1706.07567,
     with its distance-weighted negatives, `core.losses.miners.distance_weighted`. A pair counts as often as it is in a triplet.
 
     **Departures:** the boundary of an anchor is one number for each class, or one for all, where the paper adds one for all, one
-    for each class and one for each image. An anchor that `rho` makes its own positive costs nothing by it, whatever its boundary.
+    for each class and one for each image. Where `rho` makes an anchor its own positive, that pair costs nothing, whatever the
+    boundary.
 
     **Arguments:** `alpha`: half the width of the gap. `beta`: the boundary, or where it starts. `triplets`: "all" or one of
     `core.losses.miners.MINERS`. `learn_beta`: `beta` is a parameter, which weight decay should leave alone. `n_classes`: then

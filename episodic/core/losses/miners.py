@@ -1,9 +1,9 @@
 """Miners choose the triplets of an anchor, a positive and a negative that a loss is computed from. Losses name them by the keys of
 `MINERS`, as in `Triplet(triplets="hard")`.
 
-A miner is a function of distances `[anchor, reference]` and of who is positive and negative. It gives one negative for each pair
-of an anchor and a positive that it takes, so triplets are two matrices of the same shape, `Triplets`, whatever their number.
-What is random comes from torch's global generator.
+A miner is a function of distances `[anchor, reference]` and of the masks of positives and negatives. It chooses pairs of an anchor
+and a positive, and one negative for each pair. So matrices of this same shape, `Triplets`, hold any number of triplets. Random
+choices come from torch's global generator.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from torch import Tensor
 from episodic.core.distances.distance import AbstractDistance
 from episodic.core.distances.euclidean import Euclidean
 
-NEAREST = 0.5  # distance-weighted sampling does not tell nearer negatives apart
-FARTHEST = 1.4  # and does not draw from here on, where the margin loss has no gradient
+NEAREST = 0.5  # in distance-weighted sampling, nearer negatives have the weight of this distance
+FARTHEST = 1.4  # and none at this distance or farther is drawn: there the margin loss has no gradient
 
 
 @dataclass(frozen=True)
 class Triplets:
-    """The triplets that a miner chose. Where `valid` holds there is one, of the row's anchor, the column's reference as its
-    positive and the reference with the number `negative`.
+    """The triplets that a miner chose. Where `valid` holds there is one: the row's anchor, the column's reference as the positive,
+    and the reference number `negative` as the negative.
 
     `itself`: in this triplet the positive is not the column's reference but the anchor itself.
 
@@ -59,35 +59,37 @@ Miner = Callable[..., Triplets]
 
 
 def _miner(choose: Miner) -> Miner:
-    """`choose` without gradients, and without having to think of no anchors or no references."""
+    """`choose` without gradients. It is not called for an empty matrix, which has no triplets."""
 
     @wraps(choose)
-    def mine(distances: Tensor, positive: Tensor, negative: Tensor, **settings) -> Triplets:
+    def mined(distances: Tensor, positive: Tensor, negative: Tensor, **settings) -> Triplets:
         if distances.numel() == 0:
             return Triplets(positive, positive.long(), positive)
         with torch.no_grad():
             return choose(distances.contiguous(), positive, negative, **settings)
 
-    return mine
+    return mined
 
 
-def _with_any(x: Tensor, otherwise: Tensor) -> Tensor:
-    """The rows of `x`, those that are 0 or False throughout replaced by `otherwise`'s."""
+def _fill_empty_rows(x: Tensor, otherwise: Tensor) -> Tensor:
+    """`x`, with the rows of `otherwise` in place of those that are all 0 or False."""
     return torch.where((x > 0).any(-1, keepdim=True), x, otherwise)
 
 
 def _draw(weights: Tensor, count: int) -> Int64[Tensor, "anchor draw"]:
-    """`count` columns for each row, with replacement, by its weights; any where a row has none."""
-    return _with_any(weights.float(), torch.ones_like(weights, dtype=torch.float)).multinomial(count, replacement=True)
+    """`count` columns for each row, drawn with replacement by its weights. A row of zero weights draws evenly."""
+    return _fill_empty_rows(weights.float(), torch.ones_like(weights, dtype=torch.float)).multinomial(
+        count, replacement=True
+    )
 
 
-def _one_an_anchor(
+def _one_per_anchor(
     positive_index: Int64[Tensor, "anchor 1"],
     negative_index: Int64[Tensor, "anchor 1"],
     positive: Bool[Tensor, "anchor reference"],
     negative: Bool[Tensor, "anchor reference"],
 ) -> Triplets:
-    """The triplets of one chosen positive and negative an anchor, where there are a positive and a negative at all."""
+    """One triplet for each anchor that has a positive and a negative, of those that were chosen."""
     chosen = torch.zeros_like(positive).scatter(1, positive_index, True)
     valid = chosen & positive & negative.any(-1, keepdim=True)
     return Triplets(valid, negative_index.expand_as(positive), torch.zeros_like(valid))
@@ -112,7 +114,7 @@ def batch_hard(
     """
     farthest = distances.masked_fill(~positive, -inf).argmax(-1, keepdim=True)
     nearest = distances.masked_fill(~negative, inf).argmin(-1, keepdim=True)
-    return _one_an_anchor(farthest, nearest, positive, negative)
+    return _one_per_anchor(farthest, nearest, positive, negative)
 
 
 @_miner
@@ -125,8 +127,8 @@ def semi_hard(
     of all.
 
     Schroff, Kalenichenko, Philbin: *FaceNet: A Unified Embedding for Face Recognition and Clustering*, CVPR 2015,
-    https://arxiv.org/abs/1503.03832. The paper wants them within the margin and does not say what to do where none is. This is
-    TensorFlow's reading: no such limit, as what is beyond the margin has a hinge of 0 anyway, and the farthest as a last resort.
+    https://arxiv.org/abs/1503.03832. The paper wants them within the margin and does not say what to do if there is none. This is
+    TensorFlow's reading: no such limit, since the hinge is 0 beyond the margin anyway, and the farthest as a last resort.
 
     >>> distances = torch.tensor([[0.0, 0.4, 0.6, 0.7, 0.5]])
     >>> positive = torch.tensor([[False, True, True, False, False]])
@@ -161,15 +163,15 @@ def soft_hard(
     """
     nearest = distances.masked_fill(~negative, inf).amin(-1, keepdim=True)
     farthest = distances.masked_fill(~positive, -inf).amax(-1, keepdim=True)
-    positive_index = _draw(_with_any(positive & (distances > nearest), positive), 1)
-    negative_index = _draw(_with_any(negative & (distances < farthest), negative), 1)
-    return _one_an_anchor(positive_index, negative_index, positive, negative)
+    positive_index = _draw(_fill_empty_rows(positive & (distances > nearest), positive), 1)
+    negative_index = _draw(_fill_empty_rows(negative & (distances < farthest), negative), 1)
+    return _one_per_anchor(positive_index, negative_index, positive, negative)
 
 
 def log_weights(distances: Float[Tensor, "*pairs"], dim: int) -> Float[Tensor, "*pairs"]:
-    """log of one over the density of distances between uniform points of the unit sphere in `dim` dimensions, but for a constant.
+    """The negative log density of distances between uniform points of the unit sphere in `dim` dimensions, up to a constant.
 
-    Beyond `NEAREST` and `FARTHEST` it is as at these.
+    Distances are clamped to `NEAREST`..`FARTHEST`.
     """
     distances = distances.clamp(NEAREST, FARTHEST)
     return (2 - dim) * distances.log() - (dim - 3) / 2 * (1 - distances.square() / 4).log()
@@ -191,7 +193,7 @@ def distance_weighted(
     Embeddings have length 1. An anchor with no negative nearer than `FARTHEST` draws from all of its negatives evenly.
     Weights span hundreds of powers of e at 512 dimensions, so each anchor's are brought to its own largest.
 
-    **Arguments:** `dim`: of the embeddings. `distance`: what gave `distances`; it tells the Euclidean ones.
+    **Arguments:** `dim`: of the embeddings. `distance`: the distance that computed `distances`; it converts them to Euclidean ones.
 
     >>> distances = torch.tensor([[0.0, 0.4, 0.7, 1.9]])
     >>> positive = torch.tensor([[False, True, False, False]])
@@ -202,7 +204,7 @@ def distance_weighted(
     distances = distance.to_euclidean(distances)
     eligible = negative & (distances < FARTHEST)
     weights = log_weights(distances, dim).masked_fill(~eligible, torch.finfo(distances.dtype).min).softmax(-1)
-    weights = _with_any(weights * eligible, negative.to(weights.dtype))
+    weights = _fill_empty_rows(weights * eligible, negative.to(weights.dtype))
     valid = positive & negative.any(-1, keepdim=True)
     return Triplets(valid, _draw(weights, weights.shape[1]), torch.zeros_like(valid))
 
@@ -217,7 +219,8 @@ def rho_swap(
     probability: float,
 ) -> Triplets:
     """The triplets of another miner, some of them swapped: with `probability` (a, p, n) becomes (a, a, p'), where p' is a random
-    positive of a. The loss then pushes items of a class apart too, up to its margin, so that embeddings keep more directions.
+    positive of a. The loss then pushes items of a class apart too, up to its margin, so that embeddings use more directions.
+
     Roth, Milbich, Sinha, Gupta, Ommer, Cohen: *Revisiting Training Strategies and Generalization Performance in Deep Metric
     Learning*, ICML 2020, https://arxiv.org/abs/2002.08473.
 

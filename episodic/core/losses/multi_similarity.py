@@ -1,4 +1,4 @@
-"""Multi-similarity loss: the pairs that disagree with an anchor's hardest others, weighted by self and relative similarity."""
+"""Multi-similarity loss: informative pairs, weighted by self and relative similarity."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ from episodic.core.losses.loss import AbstractPairLoss, Pairs
 
 
 class MultiSimilarity(AbstractPairLoss):
-    """Pulls positives above a similarity and pushes negatives below it, both softly. Only pairs that disagree with the anchor's
-    hardest others take part. For the positives P and negatives N of an anchor that are kept:
+    """Pulls positives above a similarity and pushes negatives below it, both softly. Only informative pairs count: negatives that
+    are about as similar as the least similar positive, and positives about as dissimilar as the most similar negative. For the
+    informative positives P and negatives N of an anchor:
 
         L = 1/alpha log(1 + sum_P exp(-alpha (s - base))) + 1/beta log(1 + sum_N exp(beta (s - base)))
 
-    A negative is kept if `s + epsilon` is above the anchor's lowest positive, a positive if `s - epsilon` is below its highest
-    negative. The mean is over all anchors; one that keeps nothing counts as 0.
+    A negative is informative if `s + epsilon` is above the anchor's lowest positive, a positive if `s - epsilon` is below its
+    highest negative. The mean is over all anchors; an anchor without informative pairs counts as 0.
 
     Wang, Han, Huang, Dong, Scott: *Multi-Similarity Loss with General Pair Weighting for Deep Metric Learning*, CVPR 2019,
     https://arxiv.org/abs/1904.06627.
 
-    **Departures:** `base`, their lambda, is 0.5 as in their code, where the paper has 1; their code also has beta = 40. Who is a
-    pair with itself is told by place, where their code drops every positive with a cosine of 1, copies too.
+    **Departures:** `base`, their lambda, is 0.5 as in their code, where the paper has 1; their code also has beta = 40. An item is
+    excluded from its own positives by its index; their code drops every positive with a cosine of 1, copies too.
 
     **Arguments:** `alpha`, `beta`: sharpness for positives and negatives. `base`: where a similarity should lie above or below.
-    `epsilon`: how much easier than the hardest a pair may be; None keeps all pairs. `distance`: how embeddings compare, by
-    similarities. `normalize`: compare vectors of length 1.
+    `epsilon`: how much easier than the hardest an informative pair may be; None for all pairs. `distance`: how embeddings
+    compare, by similarities. `normalize`: compare vectors of length 1.
 
     >>> import torch
     >>> x, y = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [-1.0, 0.0]]), torch.tensor([0, 0, 1, 1])
@@ -60,21 +61,21 @@ class MultiSimilarity(AbstractPairLoss):
     def of_pairs(self, pairs: Pairs) -> Float[Tensor, ""]:
         matrix, positive, negative = pairs.matrix, pairs.positive, pairs.negative
         if self.epsilon is not None:
-            positive, negative = kept(matrix.detach(), positive, negative, self.epsilon)
+            positive, negative = informative_pairs(matrix.detach(), positive, negative, self.epsilon)
         above = matrix - self.base
         pull = masked_logsumexp(-self.alpha * above, positive, one=True) / self.alpha
         push = masked_logsumexp(self.beta * above, negative, one=True) / self.beta
         return (pull + push).sum() / max(len(matrix), 1)
 
 
-def kept(
+def informative_pairs(
     similarity: Float[Tensor, "anchor reference"],
     positive: Bool[Tensor, "anchor reference"],
     negative: Bool[Tensor, "anchor reference"],
     epsilon: float,
 ) -> tuple[Bool[Tensor, "anchor reference"], Bool[Tensor, "anchor reference"]]:
-    """The positives and negatives worth learning from; none of an anchor that lacks one of the two."""
-    # The padding stands for who is missing, and gives a row without references something to reduce.
+    """The informative positives and negatives. An anchor without positives or without negatives has none."""
+    # The padding is the result for an anchor without positives or negatives, and for one without references.
     lowest = pad(similarity.masked_fill(~positive, torch.inf), (0, 1), value=torch.inf).amin(1, keepdim=True)
     highest = pad(similarity.masked_fill(~negative, -torch.inf), (0, 1), value=-torch.inf).amax(1, keepdim=True)
     return positive & (similarity - epsilon < highest), negative & (similarity + epsilon > lowest)

@@ -1,4 +1,4 @@
-"""Proxy-Anchor: each proxy near the items of its class, far from the others, the harder ones first."""
+"""Proxy-Anchor: each proxy should be near the items of its class and far from all others."""
 
 from __future__ import annotations
 

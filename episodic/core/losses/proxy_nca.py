@@ -1,4 +1,4 @@
-"""Proxy-NCA: each item near the proxy of its class, far from those of other classes."""
+"""Proxy-NCA: each item should be near the proxy of its class and far from those of other classes."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class ProxyNCA(AbstractProxyLoss):
         self.proxies = nn.Parameter(torch.randn(n_classes, dim) / dim**0.5)
 
     def of_classes(self, embeddings: Float[Tensor, "item dim"], labels: Int64[Tensor, " item"]) -> Float[Tensor, ""]:
-        # ||x - p||^2 = 2 - 2 cos: the constant is lost between the two terms.
+        # ||x - p||^2 = 2 - 2 cos, and the constants of the two terms cancel.
         logits = 2 * self.scale * cosine(embeddings, self.proxies)
         if self.variant == "probability":
             loss = cross_entropy(logits, labels, reduction="sum")

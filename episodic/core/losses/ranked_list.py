@@ -1,4 +1,4 @@
-"""Ranked list loss: all positives of a query inside a sphere, all negatives outside a wider one."""
+"""Ranked list loss: positives of a query should lie inside a sphere, negatives outside a wider one."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ IMBALANCE = {"cvpr": 1.0, "tpami": 0.5}
 
 
 class RankedList(AbstractPairLoss):
-    """Pulls all positives of a query inside a sphere and pushes all negatives out of a wider one. Pairs that are where they belong
-    do not count. Of each query the positives farther than `alpha - m` and the negatives nearer than `alpha` are listed. With their
+    """Pulls all positives of a query inside a sphere and pushes all negatives out of a wider one. Pairs that are where they should
+    be do not count: one list has the positives farther than `alpha - m`, another the negatives nearer than `alpha`. With their
     violations `v = d - (alpha - m)` of a positive and `v = alpha - d` of a negative, and weights `w = exp(T v)` on each list:
 
         L_P = sum w v / sum w  over the positives listed,  L_N  likewise,  0 for an empty list
@@ -27,9 +27,9 @@ class RankedList(AbstractPairLoss):
     and the mean over all queries. A temperature T of 0 gives the plain mean, a high one the hardest.
 
     Wang, Hua, Kodirov, Hu, Garnier, Robertson: *Ranked List Loss for Deep Metric Learning*, CVPR 2019,
-    https://arxiv.org/abs/1903.03238, extended in TPAMI 2021. The weights and the gallery are constants of the gradient there: a
-    query moves, what it is compared with does not. This is the loss of one head; their RLL-(L,M,H) is three of these, on three
-    heads at three stages of a network, added.
+    https://arxiv.org/abs/1903.03238, extended in TPAMI 2021. The weights and the references (the gallery) are constants to the
+    gradient there: a query moves, the items that it is compared with do not. This is the loss of one head; their RLL-(L,M,H) is
+    three of these, on three heads at three stages of a network, added.
 
     **Departures:** none.
 
@@ -94,7 +94,7 @@ class RankedList(AbstractPairLoss):
         mask: Bool[Tensor, "anchor reference"],
         temperature: float,
     ) -> Float[Tensor, " anchor"]:
-        """The weighted mean over each anchor's list, what is above 0 where `mask` holds."""
+        """The weighted mean over each anchor's list: the violations above 0 where `mask` holds."""
         listed = mask & (violation.detach() > 0)
         exponents = temperature * (violation.detach() if self.detach_weights else violation)
         weights = exponents.masked_fill(~listed, torch.finfo(violation.dtype).min).softmax(-1)

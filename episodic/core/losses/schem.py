@@ -25,8 +25,8 @@ class SCHEM(AbstractProxyLoss):
     Suh, Han, Kim, Lee: *Stochastic Class-Based Hard Example Mining for Deep Metric Learning*, CVPR 2019,
     https://openaccess.thecvf.com/content_CVPR_2019/html/Suh_Stochastic_Class-Based_Hard_Example_Mining_for_Deep_Metric_Learning_CVPR_2019_paper.html.
 
-    **Departures:** there is no code of the authors, and the paper's constants were not to be had: the margin and the weight are
-    those of a public re-implementation. Embeddings go into the classifier with their length.
+    **Departures:** the authors published no code, and we do not know the paper's constants: the margin and the weight are those
+    of a public re-implementation. Embeddings go into the classifier with their length.
 
     **Arguments:** `dim`: of the embeddings. `n_classes`: training classes. `label_swap`: see `AbstractProxyLoss`.
 

@@ -63,7 +63,9 @@ class SoftTriple(AbstractProxyLoss):
         if n_centers == 1:
             reason = "a class has one center only (loss.soft_triple.n_centers=1)"
             self.without_effect |= {"gamma": reason, "tau": reason}
-        bound = (n_classes * n_centers) ** -0.5  # as the authors': the length matters to an optimizer alone
+        bound = (
+            n_classes * n_centers
+        ) ** -0.5  # as in the authors' code; the length changes only the effective learning rate
         self.centers = nn.Parameter(torch.empty(n_classes, n_centers, dim).uniform_(-bound, bound))
 
     def of_classes(self, embeddings: Float[Tensor, "item dim"], labels: Int64[Tensor, " item"]) -> Float[Tensor, ""]:
@@ -71,10 +73,10 @@ class SoftTriple(AbstractProxyLoss):
         similarities = ((cosines / self.gamma).softmax(-1) * cosines).sum(-1)
         logits = self.scale * (similarities - self.margin * one_hot(labels, self.n_classes))
         loss = cross_entropy(logits, labels, reduction="sum") / max(len(labels), 1)
-        return loss + self.tau * self._spread() if self.tau else loss
+        return loss + self.tau * self._center_distance() if self.tau else loss
 
-    def _spread(self) -> Float[Tensor, ""]:
-        """Half the mean distance of two centers of a class; 0 where it has one."""
+    def _center_distance(self) -> Float[Tensor, ""]:
+        """Half the mean distance of two centers of a class; 0 for a single center."""
         centers = unit(self.centers)
         k = self.n_centers
         first, second = torch.triu_indices(k, k, offset=1, device=centers.device)

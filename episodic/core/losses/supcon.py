@@ -24,7 +24,7 @@ class SupCon(AbstractPairLoss):
     https://arxiv.org/abs/2004.11362.
 
     **Departures:** the mean over anchors, where the paper writes their sum. The authors' code multiplies by t / 0.07 besides. In
-    the paper each image is in the batch twice, as two augmented views; that is for the data to do.
+    the paper each image is in the batch twice, as two augmented views; here the caller chooses the batch.
 
     **Arguments:** `temperature`: t. `distance`: how embeddings compare, by similarities. `normalize`: compare vectors of
     length 1.

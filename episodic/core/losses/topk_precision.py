@@ -19,14 +19,14 @@ class TopKPrecision(AbstractPairLoss):
 
         L = sum of the top k of s^ - sum of the top min(k, n+) of the positives' - sum of the top [k - n+]+ of the negatives'
 
-    Only what is next to the border of the list remains in the difference: the lowest negatives inside and the highest positives
+    In the difference only items next to the border of the list remain: the lowest negatives inside and the highest positives
     outside, as many as should change places. L is 0 if min(k, n+) positives beat by the margin the negatives that would take their
     places. k is at most the number of references; the mean is over the anchors with a positive.
 
     Lu, Xu, Zhang, Duan, Mei: *Sampling Wisely: Deep Image Embedding by Top-k Precision Optimization*, ICCV 2019,
     https://openaccess.thecvf.com/content_ICCV_2019/html/Lu_Sampling_Wisely_Deep_Image_Embedding_by_Top-K_Precision_Optimization_ICCV_2019_paper.html.
 
-    **Departures:** the hard form only, which is what the authors' settings come to. Their code takes the mean in each class and
+    **Departures:** only the hard form, to which the authors' settings amount. Their code takes the mean in each class and
     then the sum over classes, so with P classes of equal size it is P times this, and adds two terms that the definition does not
     have: a soft maximum inside each sum, and a penalty on the covariance of embeddings.
 
@@ -64,7 +64,7 @@ def sum_of_top(
     count: Int64[Tensor, " anchor"],
     most: int,
 ) -> Float[Tensor, " anchor"]:
-    """Sum of the `count` largest `x` where `mask` holds, of as many as there are. `most`: what no count is above."""
+    """The sum of the `count` largest `x` where `mask` holds, or of all if there are fewer. No count is above `most`."""
     most = min(most, x.shape[1])
     values = x.masked_fill(~mask, torch.finfo(x.dtype).min).topk(most).values
     wanted = torch.arange(most, device=x.device) < torch.minimum(count, mask.sum(1))[:, None]

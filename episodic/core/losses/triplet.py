@@ -1,4 +1,4 @@
-"""Triplet loss: every anchor nearer to its positives than to its negatives, by a margin."""
+"""Triplet loss: every anchor should be nearer to its positives than to its negatives, by a margin."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from episodic.core.functional.pairs import mean_where
 from episodic.core.losses.loss import AbstractPairLoss, Pairs
 from episodic.core.losses.miners import make_miner
 
-LARGEST = 2**23  # triplets at a time in the smooth loss of all of them
+LARGEST = 2**23  # triplets computed at a time in the smooth loss of all triplets
 
 
 class Triplet(AbstractPairLoss):
@@ -28,12 +28,13 @@ class Triplet(AbstractPairLoss):
     Schroff, Kalenichenko, Philbin: *FaceNet: A Unified Embedding for Face Recognition and Clustering*, CVPR 2015,
     https://arxiv.org/abs/1503.03832: squared distances of unit vectors, margin 0.2, semi-hard negatives. `smooth` and
     `triplets="hard"` are those of Hermans et al., *In Defense of the Triplet Loss for Person Re-Identification*, 2017,
-    https://arxiv.org/abs/1703.07737, with `distance=Euclidean()` and `normalize=False`; the others are told in
-    `core.losses.miners`.
+    https://arxiv.org/abs/1703.07737, with `distance=Euclidean()` and `normalize=False`; `core.losses.miners`
+    describes the others.
 
-    It is the mean over the triplets that a miner gives; for all triplets the mean over those above 0, so that easy ones do not
-    dilute it (smooth, all are above 0). All triplets of N items need memory of N^2, and time of N^2 log N where they are hinged;
-    smooth ones need time for each of them, and many are computed in parts, again in the backward pass.
+    The loss is the mean over the triplets that a miner chooses. Of all triplets it is the mean over those above 0, so that easy
+    ones do not dilute it; with `smooth` all are above 0. All triplets of N items take memory of N^2. With the hinge they take
+    time of N^2 log N. With `smooth` the time is that of N^3 terms, and large batches are computed in parts, once more in the
+    backward pass.
 
     **Arguments:** `margin`: of the hinge, in units of `distance`; `smooth` has none. `triplets`: "all" or one of
     `core.losses.miners.MINERS`. `distance`: how embeddings compare. `normalize`: compare vectors of length 1. `rho`: the
@@ -85,9 +86,9 @@ def active_counts(
     reach, place = (distances + margin).masked_fill(~positive, -inf).topk(most, sorted=True)
     reach = reach.flip(-1)
     negatives = distances.masked_fill(~negative, inf).sort(-1).values
-    within = torch.searchsorted(negatives, reach)
-    without = torch.searchsorted(reach, distances.contiguous(), right=True)
-    return torch.zeros_like(without).scatter(1, place.flip(-1), within), negative * (most - without)
+    near_negatives = torch.searchsorted(negatives, reach)
+    satisfied = torch.searchsorted(reach, distances.contiguous(), right=True)
+    return torch.zeros_like(satisfied).scatter(1, place.flip(-1), near_negatives), negative * (most - satisfied)
 
 
 def mean_of_active(
@@ -96,9 +97,9 @@ def mean_of_active(
     negative: Bool[Tensor, "anchor reference"],
     margin: float,
 ) -> Float[Tensor, ""]:
-    """The mean hinge of all triplets that have one.
+    """The mean of all hinges above 0.
 
-    Where it is above 0 a hinge is linear in its two distances: each distance counts as often as it is in such a triplet.
+    A hinge above 0 is linear in its two distances, so each distance is weighted by the number of such triplets that it is in.
     """
     as_positive, as_negative = active_counts(distances.detach(), positive, negative, margin)
     count = as_positive.sum()

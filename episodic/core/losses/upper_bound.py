@@ -21,9 +21,9 @@ class UpperBound(AbstractLoss):
         L = ||x - c_y|| - 1 / (3 (C - 1)) sum_{c != c_y} ||x - c||
 
     By the triangle inequality the sum of `d(anchor, positive) - d(anchor, negative)` over all triplets of a set with n items of
-    each class is at most `3 (C - 1) (n - 1) n` times the sum of L, wherever the centroids lie; of squared distances it is not. The
-    centroids are buffers and never learn: the unit vectors of the axes where there are enough of them, else the means of K-means on
-    random points of the unit sphere, the same in each run. The loss may be negative.
+    each class is at most `3 (C - 1) (n - 1) n` times the sum of L, wherever the centroids lie. This does not hold for squared
+    distances. The centroids are buffers and are never learned: the unit vectors of the axes where there are enough of them, else
+    the means of K-means on random points of the unit sphere, the same in each run. The loss may be negative.
 
     Do, Tran, Reid, Kumar, Hoang, Carneiro: *A Theoretically Sound Upper Bound on the Triplet Loss for Improving the Efficiency of
     Deep Distance Metric Learning*, CVPR 2019,
@@ -43,7 +43,9 @@ class UpperBound(AbstractLoss):
         super().__init__()
         if min(dim, n_classes) < 2:
             raise ValueError(f"at least 2 dimensions and 2 classes are needed, got {dim} and {n_classes}")
-        self.register_buffer("centroids", torch.eye(n_classes, dim) if dim >= n_classes else spread(dim, n_classes))
+        self.register_buffer(
+            "centroids", torch.eye(n_classes, dim) if dim >= n_classes else separated_centroids(dim, n_classes)
+        )
 
     def forward(self, embeddings: Float[Tensor, "item dim"], labels: Int64[Tensor, " item"]) -> Float[Tensor, ""]:
         with torch.autocast(embeddings.device.type, enabled=False):
@@ -54,8 +56,8 @@ class UpperBound(AbstractLoss):
             return (own - others / 3).sum() / max(len(labels), 1)
 
 
-def spread(dim: int, n: int) -> Float[Tensor, "centroid dim"]:
-    """`n` unit vectors far from each other: K-means by cosines. A centroid that no point is nearest to stays."""
+def separated_centroids(dim: int, n: int) -> Float[Tensor, "centroid dim"]:
+    """`n` unit vectors that are far from each other, by K-means with cosines. A centroid that is nearest to no point stays."""
     generator = torch.Generator().manual_seed(0)
     points = unit(torch.randn(POINTS * n, dim, generator=generator, device="cpu"))
     centroids = points[:n]

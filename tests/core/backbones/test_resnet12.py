@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from episodic.core.backbones.resnet12 import DropBlock, ResNet12, kept
+from episodic.core.backbones.resnet12 import DropBlock, ResNet12, keep_mask
 
 
 def meta(**arguments):
@@ -157,7 +157,7 @@ def test_mask_equals_a_loop_over_the_seeds(places, block):
     wanted = torch.ones(2, 3, places + block - 1, places + block - 1)
     for item, dim, row, column in seeds.nonzero().tolist():
         wanted[item, dim, row : row + block, column : column + block] = 0
-    assert torch.equal(kept(seeds, block), wanted)
+    assert torch.equal(keep_mask(seeds, block), wanted)
 
 
 @pytest.mark.parametrize(("side", "block_size"), [(10, 5), (5, 5), (4, 2), (3, 5)])

@@ -28,17 +28,18 @@ class XBM(AbstractLoss):
     Wang, Zhang, Huang, Scott: *Cross-Batch Memory for Embedding Learning*, CVPR 2020, https://arxiv.org/abs/1912.06798. Weights
     move slowly once training has settled, and so do embeddings. As in the authors' code the first `start` steps neither use nor
     fill the memory, and from then on the batch enters it before it is compared with it. Gradients flow through the batch alone, so
-    a pair within it has only half of its gradient again. Embeddings are kept as the loss gets them.
+    a pair within it has only half of its gradient again. Embeddings are stored as the loss gets them.
 
-    In evaluation it is the loss of the batch: its classes are others, under the same numbers. A loss that sums over references,
-    such as contrastive's variant `xbm`, grows with the memory.
+    In evaluation it is the loss of the batch alone, whose classes are other ones with the same numbers. A loss that sums over
+    references, such as contrastive's variant `xbm`, grows with the memory.
 
-    **Arguments:** `loss`: of pairs. `dim`: of the embeddings. `size`: in items. `weight`: of the memory's term. `start`: see above.
+    **Arguments:** `loss`: of pairs. `dim`: of the embeddings. `size`: in items. `weight`: of the loss against the memory. `start`:
+    see above.
 
-    **Departures**: an item is kept from being its own positive by its place. The authors' code leaves out positives of a cosine
-    above `1 - 1e-5`, copies and items already learned among them. Where a batch does not fit any more, theirs overwrites the last
-    slots with it and begins anew at the first; here it is a ring. Of a batch larger than the memory the last `size` items
-    enter it, and only these are compared with it.
+    **Departures**: an item is excluded from its own positives by its index. The authors' code leaves out all positives with a
+    cosine above `1 - 1e-5`, which may be copies or items that are learned already. If a batch does not fit any more, their code
+    puts it in the last slots and begins again at the first; here the memory is a ring. Of a batch larger than the memory the last
+    `size` items enter it, and only these are compared with it.
 
     >>> from episodic.core.losses.contrastive import Contrastive
     >>> loss = XBM(Contrastive(), dim=2, size=100, start=0)
@@ -88,7 +89,7 @@ class XBM(AbstractLoss):
 
     @torch.no_grad()
     def enqueue(self, embeddings: Float[Tensor, "item dim"], labels: Int64[Tensor, " item"]) -> Int64[Tensor, " item"]:
-        """Write at most `size` items over the oldest; their slots."""
+        """Write at most `size` items over the oldest ones. Returns their slots."""
         slots = (self.pointer + torch.arange(len(labels), device=labels.device)) % self.size
         self.memory[slots] = embeddings.to(self.memory.dtype)
         self.memory_labels[slots] = labels
