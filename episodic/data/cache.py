@@ -23,8 +23,6 @@ from tqdm import tqdm
 from episodic.data.store import ImageStore, Listing, digest
 
 CHUNK = 64  # images that a thread decodes before it hands them on
-
-
 FORMAT = 1  # part of every cache key: raise it when the bytes written here change their meaning
 
 
@@ -36,7 +34,7 @@ def cache_dir() -> Path:
 
 
 def files_stamp(paths: Sequence[Path]) -> str:
-    """A fingerprint of files by name, size and time of change, without reading them. Files that are not there are left out."""
+    """A fingerprint of files by name, size and time of change, without reading them. Missing files are left out."""
     marks = []
     for path in map(os.fspath, paths):
         with contextlib.suppress(FileNotFoundError):
@@ -49,7 +47,7 @@ class ImageFile:
     """A new `.npy` file of uint8 images `[N, C, H, W]`. Whole images are assigned to its rows as to those of an array:
     `out[row] = image`, `out[start:stop] = images`, `out[rows] = images`.
 
-    It is written, not mapped: a full disk is an `OSError` then, not the end of the process, and no page has to be read first.
+    The file is written, not mapped into memory: a full disk then raises an `OSError` instead of killing the process.
 
     >>> with tempfile.TemporaryFile() as file:
     ...     out = ImageFile(file, shape=(5, 3, 8, 8))
@@ -136,7 +134,7 @@ def build_store(
 
     - `render`: fills the rows of an `ImageFile` for a listing and returns `{item: reason}` for what it could not read.
     - `shape`: `(C, H, W)` of every image.
-    - `key`: whatever else decides the bytes (size, resampling, rotations, ...).
+    - `key`: everything else that decides the bytes (size, resampling, rotations, ...).
     - `corrupt`: `"error"` refuses a split with unreadable images, naming them; `"skip"` leaves them out and lists them
       in `ImageStore.skipped`.
 

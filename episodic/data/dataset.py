@@ -66,7 +66,7 @@ class AbstractDataset(abc.ABC):
 
     @property
     def key(self) -> str:
-        """All public settings, as they decide the bytes of a store; what does not decide them is kept underscored."""
+        """All public settings. They decide the bytes of a store; settings that do not have names with an underscore."""
         settings = {k: v for k, v in vars(self).items() if not k.startswith("_") and k != "corrupt"}
         return f"{type(self).__name__} {sorted(settings.items())}"
 

@@ -19,10 +19,9 @@ from episodic.data.cache import decode_parallel
 from episodic.data.dataset import AbstractDataset
 from episodic.data.sources.tables import IMAGENET_MEAN, IMAGENET_STD, images_below
 from episodic.data.sources.tables import class_folders as folders_in
-from episodic.data.sources.tables import others_below as others_below
 
 PART = 2**16  # bytes that are read at once; most pictures of a few-shot data set are smaller
-ORIENTED = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}  # where Pillow finds how a JPEG lies
+ORIENTED = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}  # where Pillow finds the orientation of a JPEG
 LAYOUT = "expected <folder>/<class name>/<picture>"
 
 
@@ -79,7 +78,7 @@ def is_inverted(form: PictureForm, mean: float) -> bool:
 
 def class_folders(path: str | os.PathLike) -> dict[str, list[Path]]:
     """The pictures of each class in a folder of class folders: class name -> paths, both sorted. Hidden files are ignored, and
-    what is no picture by its suffix.
+    so are files whose suffix is not that of a picture.
 
     **Raises:** `FileNotFoundError` for no such folder; `ValueError` where it has pictures outside class folders, no class
     folders, or an empty one.
@@ -100,7 +99,7 @@ def class_folders(path: str | os.PathLike) -> dict[str, list[Path]]:
 
 
 def pictures_in(path: str | os.PathLike) -> list[Path]:
-    """The pictures in a folder and the folders in it, sorted. Where `path` is a file it is that one, whatever its suffix.
+    """The pictures in a folder and the folders in it, sorted. If `path` is a file, it is the only picture, whatever its suffix.
 
     **Raises:** `FileNotFoundError` where there is nothing; `ValueError` for a folder without pictures.
     """
@@ -118,8 +117,8 @@ def pictures_in(path: str | os.PathLike) -> list[Path]:
 def read_pictures(
     paths: Sequence[str | os.PathLike], channels: int, size: int, *, resize: str = "squash"
 ) -> tuple[UInt8[np.ndarray, "picture channels height width"], list[Path], dict[Path, str]]:
-    """Reads pictures in parallel, and says which could not be read: `(uint8 array [n, C, H, W], the paths that could be read,
-    {path that could not: reason})`.
+    """Reads pictures in parallel. It returns a uint8 array `[n, C, H, W]`, the paths of its pictures, and for each path that could
+    not be read the reason.
     """
     paths = [Path(path).expanduser() for path in paths]
     out = np.empty((len(paths), channels, size, size), dtype=np.uint8)
@@ -136,7 +135,7 @@ def as_pictures(items: Any, form: PictureForm) -> UInt8[Tensor, "picture channel
     `items` is a list of paths, PIL images and uint8 arrays `[H, W]` or `[H, W, C]` (1, 3 or 4 channels), such arrays stacked, or
     a uint8 tensor `[n, C, H, W]` that has the form already, as `ImageStore.images`.
 
-    **Raises:** `ValueError` that says what else it is, or which pictures cannot be read.
+    **Raises:** `ValueError` for other types or shapes, and for pictures that cannot be read, naming them.
 
     >>> as_pictures([np.zeros((60, 40, 3), np.uint8), np.zeros((30, 30), np.uint8)], PictureForm(size=32)).shape
     torch.Size([2, 3, 32, 32])
@@ -170,7 +169,7 @@ def _decoded(item: Any, *, channels: int, size: int, resize: str) -> np.ndarray:
         item = _image(item)
     if not isinstance(item, Image.Image):
         raise ValueError(f"neither a path, a PIL image nor a uint8 array, but {type(item).__name__}")
-    # As the bytes of a file without loss, so that there is one way from a picture to an array.
+    # Encode it without loss: files, images and arrays all go through `decode_image`.
     item = ImageOps.exif_transpose(item)
     encoded = io.BytesIO()
     (item.convert("RGB") if item.mode in ("CMYK", "YCbCr", "LAB", "HSV") else item).save(
@@ -224,7 +223,7 @@ def decode_image(source, *, channels: int, size: int, resize: str = "squash") ->
         if image.size != (size, size):
             image.draft("RGB", (size, size))  # lets the JPEG decoder skip detail that the resize would drop
         if image.format != "JPEG" or image.info.keys() & ORIENTED:
-            ImageOps.exif_transpose(image, in_place=True)  # without a copy of the images that lie as they should
+            ImageOps.exif_transpose(image, in_place=True)  # in place: upright images are not copied
         if image.mode.startswith("I"):  # 16-bit: Pillow's own conversion would clip at 255
             image = Image.fromarray((np.asarray(image, dtype=np.float64) / 257).clip(0, 255).astype(np.uint8))
         if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
@@ -242,8 +241,8 @@ def decode_image(source, *, channels: int, size: int, resize: str = "squash") ->
 
 
 def _opened(source) -> Image.Image:
-    """The image of a path or file object. A path is read in four calls to the system, where Pillow makes a dozen: at each of them
-    a thread gives up the interpreter and queues for it anew, which cost more than the decoding.
+    """The image of a path or file object. A path is read in four system calls, where Pillow makes a dozen: at each call a thread
+    releases the interpreter lock and waits for it again, which took longer than the decoding.
     """
     if isinstance(source, str | os.PathLike):
         descriptor = os.open(source, os.O_RDONLY | getattr(os, "O_BINARY", 0))

@@ -38,7 +38,7 @@ class Listing:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageStore:
-    """The images of one split, with their labels and names. They lie decoded in one array, so that episodes are only indices
+    """The images of one split, with their labels and names. All images are decoded into one array, and episodes are indices
     into it.
 
     **Attributes:**
@@ -49,7 +49,7 @@ class ImageStore:
     - `item_names`: one name an image, unique in the split (a file's path below the data set's folder).
     - `super_classes`: int64 `[n_classes]` or None, the index into `super_class_names` (alphabets, categories, scripts).
     - `dataset`, `split`, `split_name`: e.g. `"miniimagenet"`, `"val"`, `"ravi"`.
-    - `n_base`: the first classes, this many, are training classes (in the store of an incremental task; else 0).
+    - `n_base`: how many classes, from the first, are training classes; 0 outside incremental tasks.
     - `skipped`: `(item name, reason)` of images left out because they could not be decoded.
 
     It is a map-style data set of `(uint8 image, label)` as well, so it works in a plain `DataLoader`.
@@ -88,7 +88,7 @@ class ImageStore:
         return self.images[index], int(self.labels[index])
 
     def __getitems__(self, indices: Sequence[int]) -> Items:
-        """The items at `indices`, gathered at once: what a `DataLoader` asks for, if it can, in place of single items."""
+        """The items at `indices`, gathered at once. A `DataLoader` calls it in place of `__getitem__` for each item."""
         index = torch.from_numpy(np.array(indices))  # torch reads lists of integers six times slower
         return Items(self.gather(index), self.labels.index_select(0, index))
 
@@ -108,5 +108,5 @@ class ImageStore:
 
 
 def digest(*parts: str) -> str:
-    """Twelve hexadecimal digits of the SHA-256 of the parts, kept apart by a zero byte."""
+    """Twelve hexadecimal digits of the SHA-256 of the parts, joined by zero bytes."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]

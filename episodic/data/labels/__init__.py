@@ -1,1 +1,1 @@
-"""What each image may be seen as: a labeled share, images held out, folds of classes."""
+"""Which images and labels training may see: a labeled fraction, held-out images, folds of classes."""

@@ -1,4 +1,4 @@
-"""Parts of a store: some of its images, or a fold of its classes."""
+"""Parts of a store: chosen images, or a fold of its classes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from episodic.data.store import ImageStore
 
 
 def restricted(store: ImageStore, seen: np.ndarray) -> ImageStore:
-    """The store with the images `seen` only, a mask `[N]`. All classes keep their numbers."""
+    """The store with only the images of the mask `seen [N]`. All classes keep their numbers."""
     if seen.all():
         return store
     kept = torch.from_numpy(np.flatnonzero(seen))

@@ -34,8 +34,7 @@ def held_out_masks(labels: np.ndarray, fraction: float) -> dict[str, np.ndarray]
 
 
 def join_base(base: ImageStore, mask: np.ndarray, novel: ImageStore) -> ImageStore:
-    """One store of two: the images `mask` of the base classes, then all of `novel`. Labels of the second start after those of the
-    base classes.
+    """Joins two stores: the images of `base` in `mask`, then all images of `novel`. The labels of `novel` follow those of `base`.
 
     Super-classes are dropped: an incremental episode does not use them.
     """

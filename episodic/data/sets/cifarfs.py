@@ -7,15 +7,15 @@ from episodic.data.sources.tables import class_lists
 
 
 class CIFARFS(AbstractCIFAR100):
-    """CIFAR-FS: the classes of CIFAR-100, dealt at random to 64/16/20. Images are in color, 32x32, 600 a class, 38,400/9,600/12,000
-    in all.
+    """CIFAR-FS: the classes of CIFAR-100, divided at random into 64 for training, 16 for validation and 20 for test. Each class
+    has 600 color images of 32x32 pixels: 38,400/9,600/12,000 in all.
 
     Bertinetto et al., "Meta-learning with differentiable closed-form solvers", 2019, https://arxiv.org/abs/1805.08136.
     The classes were drawn at random, so relatives of a test class are in training (FC100 keeps super-classes apart).
     Super-classes are the coarse labels of CIFAR-100; one can occur in all three splits.
 
-    Read from torchvision's `cifar-100-python` folder or its archive, or from folders of classes; where Bertinetto's
-    `splits/bertinetto/<split>.txt` lies beside these it must list the same classes.
+    It is read from torchvision's `cifar-100-python` folder or its archive, or from folders of classes. If Bertinetto's
+    `splits/bertinetto/<split>.txt` lies beside these folders, it must list the same classes.
 
     **Arguments:**
 

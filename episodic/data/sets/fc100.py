@@ -7,15 +7,15 @@ from episodic.data.sources.tables import class_lists
 
 
 class FC100(AbstractCIFAR100):
-    """Fewshot-CIFAR100: the classes of CIFAR-100, split by super-class into 60/20/20. Images are in color, 32x32, 600 a class,
-    36,000/12,000/12,000 in all.
+    """Fewshot-CIFAR100: the classes of CIFAR-100, divided by super-class into 60 for training, 20 for validation and 20 for test.
+    Each class has 600 color images of 32x32 pixels: 36,000/12,000/12,000 in all.
 
     Oreshkin, Rodríguez López, Lacoste, "TADAM: Task dependent adaptive metric for improved few-shot learning", 2018,
     https://arxiv.org/abs/1805.10123. Whole super-classes (CIFAR-100's coarse labels) go to one split, 12/4/4 of them, so
     that test classes have no close relatives in training. The paper's text says five super-classes each for validation
-    and test; its appendix and the authors' code have four, and so has this.
+    and test; its appendix and the authors' code have four, as here.
 
-    Read from torchvision's `cifar-100-python` folder or its archive, or from folders of classes.
+    It is read from torchvision's `cifar-100-python` folder or its archive, or from folders of classes.
 
     **Arguments:**
 

@@ -26,11 +26,8 @@ from episodic.data.sources.tables import (
 )
 from episodic.data.store import Listing
 
-JSON_NAMES = {
-    "train": "base.json",
-    "val": "val.json",
-    "test": "novel.json",
-}  # of A Closer Look at Few-shot Classification
+# The names of A Closer Look at Few-shot Classification.
+JSON_NAMES = {"train": "base.json", "val": "val.json", "test": "novel.json"}
 OML_SPLITS = {"train": "train", "validation": "val", "val": "val", "test": "test"}
 LAYOUT = """\
   {train,val,test}/<class>/<image>
@@ -39,12 +36,14 @@ LAYOUT = """\
   one .csv with the columns label,path,split
   <class>/<image>, to be split at random"""
 
-Source = Path | list[tuple[str, str]]  # a class's folder, or the images that a table names, each with where it does
+Source = (
+    Path | list[tuple[str, str]]
+)  # a class's folder, or the images that a table names, with the line that names each
 
 
 class Folder(AbstractDataset):
-    """Images of your own, in a folder. No configuration is needed beside its path: splits are read from the folder or its
-    tables, or classes are dealt to them at random. The splits are, by what is found first:
+    """Your own images, in a folder. Only its path is needed: the splits are given by subfolders or tables, or classes are
+    assigned to them at random. The first of these layouts that is found decides:
 
     - `"folders"`: `{train,val,test}/<class>/`.
     - `"csv"`: `{train,val,test}.csv` with the columns `filename,label` or `class_name,image_name`, as miniImageNet has.
@@ -52,7 +51,7 @@ class Folder(AbstractDataset):
       (https://github.com/wyharveychen/CloserLookFewShot).
     - `"oml"`: one CSV with the columns `label,path,split`, as of Open Metric Learning (https://github.com/OML-Team);
       `split` is `train`, `validation` (or `val`) or `test`.
-    - `"random-<seed>"`: the classes, `<class>/` each, are dealt to the splits at random. Adding a class deals anew.
+    - `"random-<seed>"`: each class is a folder `<class>/`, assigned to a split at random. A new class changes all assignments.
 
     Images may lie deeper, in folders within a class's. Those of a table are looked for at the given path, in `images/`,
     and in `<class>/` in either. Hidden files are ignored, suffixes may be upper case. No class may be in two splits.

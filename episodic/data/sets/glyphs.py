@@ -40,8 +40,8 @@ NOISE = 48  # random numbers of one drawing: 16 for its pose and stroke, 2 x 16 
 
 
 class Glyphs(AbstractDataset):
-    """Letters as Omniglot has characters: many classes, 20 drawings each, test scripts never seen in training. They are drawn
-    from the fonts that matplotlib ships, so nothing is downloaded.
+    """A data set like Omniglot that needs no download: letters of six scripts, drawn with the fonts that matplotlib ships. Each
+    letter is a class of 20 drawings, and no script of the test is in training.
 
     >>> dataset = Glyphs(image_size=28, drawings=20)  # draws nothing yet; dataset.store("train") does
     >>> dataset.name, dataset.split_name, dataset.channels
@@ -135,15 +135,15 @@ def letters() -> tuple[str, ...]:
     """All classes, in order of script and code point: letters that no earlier one looks like."""
     order = [script for split in SCRIPTS.values() for script in split]
     drawable = [letter for letter, faces in _faces().items() if _tight(letter, faces[0]).getbbox()]
-    candidates = sorted(drawable, key=lambda letter: (order.index(_script(letter)), letter))
-    alike = np.zeros((len(candidates), len(candidates)), bool)
+    ordered = sorted(drawable, key=lambda letter: (order.index(_script(letter)), letter))
+    alike = np.zeros((len(ordered), len(ordered)), bool)
     for stem in COMPARED:
-        alike |= _alike(candidates, stem)
-    kept: list[int] = []
-    for i in range(len(candidates)):
-        if not alike[i, kept].any():
-            kept.append(i)
-    return tuple(candidates[i] for i in kept)
+        alike |= _alike(ordered, stem)
+    first: list[int] = []
+    for i in range(len(ordered)):
+        if not alike[i, first].any():
+            first.append(i)
+    return tuple(ordered[i] for i in first)
 
 
 def _alike(chosen: Sequence[str], stem: str) -> np.ndarray:

@@ -9,7 +9,6 @@ import os
 import re
 import tempfile
 import types
-from importlib.resources import files
 from pathlib import Path
 from unittest import mock
 
@@ -21,10 +20,10 @@ from episodic.data.cache import ImageFile, cache_dir, decode_parallel, files_sta
 from episodic.data.dataset import AbstractDataset, data_dir
 from episodic.data.image import decode_image
 from episodic.data.sources.restricted_pickle import load_arrays
+from episodic.data.sources.tables import COLUMNS, class_lists
 from episodic.data.store import Listing, digest
 
 FOLDERS = ("miniimagenet", "mini-imagenet", "miniImageNet", "mini_imagenet")
-COLUMNS = (("filename", "label"), ("image_name", "class_name"))  # of Ravi and Larochelle, of easyfsl
 CACHES = {"train": ("train",), "val": ("val", "validation"), "test": ("test",)}  # of Ren et al.; learn2learn
 CATEGORY_SPLITS = {"train": "train_phase_train", "val": "val", "test": "test"}  # of Gidaris and Komodakis
 LAYOUT = """\
@@ -36,12 +35,12 @@ Download it with task.dataset.download=true, or point data_dir=<dir> (or EPISODI
 
 
 class MiniImageNet(AbstractDataset):
-    """miniImageNet: 64/16/20 classes of ImageNet with 600 images each, 38,400/9,600/12,000 in all. They are in color, squashed to a
-    square.
+    """miniImageNet: 64 classes of ImageNet for training, 16 for validation and 20 for test. Each class has 600 color images,
+    squashed to a square: 38,400/9,600/12,000 in all.
 
     Vinyals et al., "Matching Networks for One Shot Learning", 2016, https://arxiv.org/abs/1606.04080, with the classes
     of Ravi and Larochelle, "Optimization as a Model for Few-Shot Learning", 2017, https://openreview.net/forum?id=rJY0-Kcll.
-    Other classes (Vinyals' own, too) are refused if named by WordNet ids, another number of classes always.
+    Classes named by WordNet ids must be exactly these, so Vinyals' own are refused; of other names only the number is checked.
 
     A split is looked for as a CSV, then as folders, then as a pickle, which is read without running code. Images are in
     order of class, then name. `mean` and `std` are the training images' (Gidaris and Komodakis, 2018, and later papers).
@@ -130,7 +129,7 @@ def _from_csv(folder: Path, split: str) -> Listing | None:
         return None
     with table.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
-        image, label = next((pair for pair in COLUMNS if set(pair) <= set(reader.fieldnames or ())), (None, None))
+        label, image = next((pair for pair in COLUMNS if set(pair) <= set(reader.fieldnames or ())), (None, None))
         if image is None:
             raise ValueError(f"{table}: expected columns {COLUMNS[0]} or {COLUMNS[1]}, got {reader.fieldnames}")
         rows = [(row[label], row[image]) for row in reader]
@@ -154,7 +153,7 @@ def _from_pickle(folder: Path, split: str) -> Listing | None:
     path = next((folder / name for name in names if (folder / name).is_file()), None)
     if path is None:
         return None
-    # A pickle can only be read whole (0.8 GB for train), so what its rows are is kept beside the stores.
+    # A pickle must be read as a whole (0.8 GB for train), so the classes of its rows are stored in the cache.
     stamp = files_stamp([path])
     index = cache_dir() / "pickles" / f"{digest(str(path.resolve()), stamp)}.json"
     if not index.is_file():
@@ -190,7 +189,7 @@ def _arrays(path: Path) -> tuple[np.ndarray, list[tuple[str, int]]]:
 def _listing(where: Path, split: str, found: list[tuple[str, str, object]], stamp: str) -> Listing:
     """A listing of `(class, item name, item)` in a fixed order, if the classes are those of the split."""
     names = sorted({name for name, _, _ in found})
-    wanted = json.loads(files("episodic.data").joinpath("splits/miniimagenet.json").read_text("utf-8"))[split]
+    wanted = class_lists("miniimagenet")[split]
     wordnet = any(re.fullmatch(r"n\d{8}", name) for name in names)
     if set(names) != set(wanted) if wordnet else len(names) != len(wanted):
         extra, missing = (", ".join(sorted(s)) or "none" for s in (set(names) - set(wanted), set(wanted) - set(names)))

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import os
 import re
 import threading
 import zipfile
 import zlib
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +16,7 @@ import numpy as np
 from episodic.data.cache import ImageFile, decode_parallel, files_stamp
 from episodic.data.dataset import AbstractDataset, data_dir, find_root
 from episodic.data.image import decode_image
+from episodic.data.sources.tables import class_lists
 from episodic.data.store import Listing, digest
 
 FOLDERS = ("omniglot", "omniglot-py")  # the latter is torchvision's
@@ -158,7 +157,7 @@ def characters(split_name: str, split: str) -> list[tuple[str, str, str]]:
 
     **Raises:** `FileNotFoundError` for the validation classes of `"lake"`.
     """
-    table = json.loads(files("episodic.data").joinpath("splits/omniglot_vinyals.json").read_text("utf-8"))
+    table = class_lists("omniglot_vinyals")
     of_split = {part: _expand(table[part]) for part in ("train", "val", "test")}
     if split_name == "vinyals":
         return sorted(of_split[split], key=lambda c: c[1:])

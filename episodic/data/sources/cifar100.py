@@ -26,7 +26,7 @@ LAYOUT = """\
 
 
 class AbstractCIFAR100(AbstractDataset):
-    """CIFAR-100 in other splits than its own. The 500 + 100 images of a class are pooled."""
+    """CIFAR-100, split by class instead of its own split by image. The 500 + 100 images of a class are pooled."""
 
     channels = 3
     # Of the training images, as in MetaOptNet (Lee et al., 2019, https://arxiv.org/abs/1904.03758).

@@ -61,7 +61,7 @@ def make_listing(rows: Iterable[Row], stamp: str, super_classes: Mapping[str, st
 
 
 def check_classes(found: Collection[str], wanted: Collection[str], where: str, source: str) -> None:
-    """Refuses a split whose classes are not the published ones, because its figures would compare with nothing.
+    """Refuses a split whose classes are not the published ones: its figures could not be compared with any paper.
 
     **Raises:** `ValueError` that counts and names the difference.
     """
@@ -89,7 +89,7 @@ def images_below(folder: Path) -> list[Path]:
 
 
 def others_below(folder: Path) -> list[Path]:
-    """The files that `images_below` leaves out by their names, hidden ones aside."""
+    """The files that `images_below` leaves out because of their names. Hidden files are in neither list."""
     return [path for path in _files_below(folder) if not path.name.lower().endswith(SUFFIXES)]
 
 
@@ -107,8 +107,8 @@ def folder_rows(folders: Mapping[str, Path], below: Path) -> list[Row]:
 
 
 def read_csv(path: Path, *choices: Sequence[str]) -> list[tuple[int, tuple[str, ...]]] | None:
-    """Reads the lines of a CSV file with a header: `(line number, values)`, for the first choice of columns that it has. It is None
-    where the file has none of them.
+    """Reads the lines of a CSV file with a header, as `(line number, values)`. It takes the first of `choices`, sets of columns,
+    that the file has, and returns None if it has none of them.
 
     **Raises:** `ValueError` for a line that ends before these columns.
     """
