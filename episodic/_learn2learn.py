@@ -1,4 +1,4 @@
-"""learn2learn, where it serves: adapting learners, fetching data sets. It is optional, and its import is not quiet."""
+"""The import of learn2learn, an optional package that MAML, ANIL and some downloads need."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from types import ModuleType
 
 
 def learn2learn_module(name: str, wanted: str) -> ModuleType:
-    """The module `learn2learn.<name>`, imported without the notices of gym. `wanted` is what needs it, for the message.
+    """The module `learn2learn.<name>`. Notices that its import prints are dropped; `wanted` is what needs it, for the message.
 
-    **Raises:** `ImportError` that says how to get learn2learn, without which `wanted` cannot be had.
+    **Raises:** `ImportError` that says how to install learn2learn.
     """
     noise = io.StringIO()
     try:

@@ -1,10 +1,11 @@
 """To and from code written for learn2learn (0.2.0), easyfsl (1.5.0) and torchmeta (1.8.0). None of them need be installed.
 
-Each takes one line: what draws the episodes is exchanged, and the code around it stays.
+One line of your code changes: the one that makes the object which draws the episodes.
 
-- learn2learn: `tasks = Tasks(dataset, EpisodeSampler(labels, 5, 1, 15))` for `TaskDataset`, and `labels_of(meta_dataset)`.
-- easyfsl: `from episodic.interop import TaskSampler`, with the arguments that it had.
-- torchmeta: `BatchMetaDataLoader(dataset, EpisodeSampler(labels, 5, 1, 15, episodes_per_batch=16))` for its own of that name.
+- learn2learn: `tasks = Tasks(dataset, EpisodeSampler(labels, 5, 1, 15))` in place of `TaskDataset`, with
+  `labels = labels_of(meta_dataset)`.
+- easyfsl: `from episodic.interop import TaskSampler`, with the same arguments.
+- torchmeta: `BatchMetaDataLoader(dataset, EpisodeSampler(labels, 5, 1, 15, episodes_per_batch=16))` in place of its own class.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ from episodic.episodes.sampler import EpisodeSampler
 def labels_of(meta_dataset: Any) -> list[int]:
     """The labels of a learn2learn `MetaDataset`, in the order of its items. `EpisodeSampler` takes them.
 
-    **Raises:** `ValueError` where it is no `MetaDataset`, or some item has no label.
+    **Raises:** `ValueError` for something that is not a `MetaDataset`, or for an item without a label.
 
     >>> from types import SimpleNamespace
-    >>> labels_of(SimpleNamespace(indices_to_labels={0: 3, 2: 5, 1: 3}))  # in the place of a MetaDataset
+    >>> labels_of(SimpleNamespace(indices_to_labels={0: 3, 2: 5, 1: 3}))  # stands for a MetaDataset
     [3, 3, 5]
     """
     labels = getattr(meta_dataset, "indices_to_labels", None)
@@ -41,13 +42,13 @@ def labels_of(meta_dataset: Any) -> list[int]:
 
 
 class Tasks:
-    """Our episodes for code written for learn2learn's `TaskDataset`. Each of them is `(data, labels)`.
+    """Episodes for code written for learn2learn's `TaskDataset`. Each task is a pair `(data, labels)`.
 
     `data [n_way * (K + Q), *item]` and `labels` (int64, `0..n_way-1`) come class by class, the K support items of a class
-    before its Q queries, so that the usual slicing finds them: sort by label (they are sorted), take the first K of each.
+    before its Q queries, so the usual slicing works: sort by label (they are sorted), then take the first K of each class.
 
     **Arguments:** `dataset`, map-style, of `(x, label, ...)`; `sampler`, without unlabeled items and imbalance. Task `i` is
-    the sampler's episode `i`; `sample()` gives the next one, starting anew after the last.
+    the sampler's episode `i`; `sample()` gives the next one, and the first again after the last.
 
     **Raises:** `ValueError` for a sampler with unlabeled items or imbalance.
 
@@ -78,24 +79,25 @@ class Tasks:
         return (self[i] for i in range(len(self)))
 
     def sample(self) -> tuple[Tensor, Tensor]:
-        """The next task, after the last the first again."""
+        """The next task. After the last one comes the first again."""
         task = self[self._next]
         self._next = (self._next + 1) % len(self)
         return task
 
 
 class TaskSampler(Sampler[list[int]]):
-    """Our episodes for code written for easyfsl's class of this name. It is a batch sampler with its own `collate_fn`.
+    """Episodes for code written for easyfsl's class of this name. It is a batch sampler with its own `collate_fn`.
 
         sampler = TaskSampler(dataset, n_way=5, n_shot=1, n_query=15, n_tasks=500)
         loader = DataLoader(dataset, batch_sampler=sampler, collate_fn=sampler.episodic_collate_fn)
 
     Each batch holds the indices of one task class by class, the support items of a class before its queries. As with easyfsl,
-    iterating again gives other tasks; here the k-th iteration, from 0, is epoch k of `EpisodeSampler`, and `set_epoch` goes
-    back to any.
+    each iteration gives other tasks: the k-th iteration, counted from 0, is epoch k of `EpisodeSampler`. `set_epoch` chooses
+    the epoch of the next one.
 
-    **Arguments:** `dataset`, map-style, of `(image tensor, label)`, with easyfsl's `get_labels()`: integers, one an item. `n_way`,
-    `n_shot`, `n_query`: classes of a task, support and query items of each. `n_tasks`: of an iteration. `seed`: of all draws.
+    **Arguments:** `dataset`, map-style, of `(image tensor, label)`, with easyfsl's `get_labels()`: one integer for each item.
+    `n_way`, `n_shot`, `n_query`: classes of a task, support and query items of each. `n_tasks`: tasks in one iteration. `seed`:
+    the seed of all draws.
 
     **Raises:** `ValueError` for a data set without `get_labels()`, and for a task that cannot be drawn, with the numbers.
 
@@ -152,11 +154,11 @@ class TaskSampler(Sampler[list[int]]):
 
 
 class BatchMetaDataLoader(DataLoader):
-    """Our episodes for code written for torchmeta's class of this name. Each batch is `{"train": (inputs, targets), "test": ...}`.
+    """Episodes for code written for torchmeta's class of this name. Each batch is `{"train": (inputs, targets), "test": ...}`.
 
     `inputs [E, n_way * k, *item]` and `targets [E, n_way * k]` (int64, `0..n_way-1`), class by class, of `E` tasks; `k` is the
     `n_shot` of the sampler for `"train"` and its `n_query` for `"test"` (torchmeta's `shots` and `test_shots`). torchmeta numbers
-    the classes of a task at random, here they are numbered as they come.
+    the classes of a task at random; here they are numbered in the order of the sampler.
 
     **Arguments:** `dataset`, map-style, of `(x, label, ...)`; `sampler`, whose `episodes_per_batch` is torchmeta's `batch_size`,
     without unlabeled items and imbalance; `settings` of `DataLoader`, such as `num_workers`.

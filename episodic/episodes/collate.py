@@ -15,9 +15,9 @@ Stacked = Tensor | np.ndarray
 
 
 class Items(Sequence):
-    """Items `(x[i], y[i])` that lie stacked in memory. It is a list of items to anyone, and two arrays to `EpisodeCollate`.
+    """A list of items `(x[i], y[i])` that is stored as two arrays. `EpisodeCollate` takes the arrays without a copy.
 
-    What a data set's `__getitems__` returns must suit torch's default collation too, which knows lists of items only.
+    A data set's `__getitems__` can return it. torch's default collation, which takes lists of items only, accepts it too.
 
     >>> Items(torch.tensor([1.5, 2.5]), torch.tensor([0, 7]))[1]
     (tensor(2.5000), 7)
@@ -45,7 +45,7 @@ class EpisodeCollate:
 
     Items are `(x, label, ...)`, with the labels that the sampler was given; `x` is a tensor or an array, of one shape.
     A data set with `__getitems__(indices)` may hand over a whole batch at once, which is many times faster: `Items`, or a
-    tuple of two tensors or arrays, all `x` stacked and all labels. A list is always one of items.
+    tuple of two tensors or arrays, all `x` stacked and all labels. A list is always read as a list of items.
 
     Where the sampler draws shapes from ranges, or unequal shots, the shape is read off the labels: support, query and
     unlabeled items come class by class, so the runs of equal labels tell where each role ends.
@@ -100,9 +100,9 @@ class EpisodeCollate:
             )
         shot, query = int(sum(n for _, n in runs[:way])) // way, int(runs[way][1])
         most_unlabeled, most_distractors = ranges[3][1], ranges[4][1]
-        again = runs[2 * way] if len(runs) > 2 * way else (None, 0)
+        third = runs[2 * way] if len(runs) > 2 * way else (None, 0)
         # The class that comes first comes third as well, as unlabeled or because the next episode starts with it.
-        for unlabeled in [int(again[1]), 0] if again[0] == names[0] and most_unlabeled else [0]:
+        for unlabeled in [int(third[1]), 0] if third[0] == names[0] and most_unlabeled else [0]:
             for distractors in range(ranges[4][0], most_distractors + 1) if unlabeled else [ranges[4][0]]:
                 length = way * (shot + query + unlabeled) + distractors * unlabeled
                 if len(labels) % length == 0 and self._repeats(labels.reshape(-1, length), way, shot, query):

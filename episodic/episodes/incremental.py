@@ -15,7 +15,7 @@ def incremental_items_needed(
 ) -> tuple[int, int]:
     """How many items a new class and a base class must have to appear in an incremental episode: two numbers.
 
-    With `only_base` base classes play the new ones, as in training, and both numbers are equal.
+    With `only_base`, as in training, base classes play the part of new ones, and both numbers are equal.
 
     >>> incremental_items_needed(5, 1, 5, base_way=5, base_query=5)
     (6, 6)
@@ -29,9 +29,9 @@ def incremental_items_needed(
 def _shapes(
     n_way: int, n_shot: int, n_query: int, base_way: int, base_query: int, *, only_base: bool
 ) -> tuple[dict[str, int], dict[str, int]]:
-    """What is drawn of new classes and of base classes: one draw of both where base classes play the new ones.
+    """The shapes of the two draws: of new classes, and of base classes. With `only_base` both are the same draw.
 
-    A base class that is only asked about is drawn with a shot that nobody uses, hence with one item more.
+    `EpisodeSampler` draws at least one shot, so a base class is drawn with one support item that is not used.
     """
     if only_base:
         both = {"n_way": n_way + base_way, "n_shot": n_shot, "n_query": max(n_query, base_query)}
@@ -41,10 +41,10 @@ def _shapes(
 
 
 class IncrementalEpisodes:
-    """Episodes of new classes to which queries of base classes are added. A learner must choose among all classes of both kinds.
+    """Episodes of new classes, with further queries of base classes. A learner must choose among all classes of both kinds.
 
-    The first `n_base` labels are the base classes. Where other labels are there too, new classes come from these. Where
-    not, as in training, base classes play the new ones, and the base queries of an episode come from the others.
+    Labels below `n_base` are base classes, and new classes are drawn from the other labels. If there are no others, as in
+    training, some base classes play the part of new ones, and the base queries of the episode come from the rest.
 
     An episode's query has `n_way * n_query` items of new classes, with labels `0..n_way-1`, then `base_way * base_query`
     items of base classes, with labels `n_way + c` for base class c. Base classes of an episode are distinct.
@@ -52,7 +52,7 @@ class IncrementalEpisodes:
     Ren, Liao, Fetaya, Zemel: *Incremental Few-Shot Learning with Attention Attractor Networks*, NeurIPS 2019,
     https://arxiv.org/abs/1810.07218. As `EpisodeSampler`, episode `i` is a pure function of `(seed, epoch, i)`.
 
-    A base class needs one item more than are asked of it.
+    A base class must have one item more than `base_query`.
 
     >>> episodes = IncrementalEpisodes(
     ...     labels=[0] * 9 + [1] * 9 + [2] * 9 + [3] * 9, n_base=2, n_way=2, n_shot=1, n_query=2, base_way=1, base_query=2

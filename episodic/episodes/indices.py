@@ -18,7 +18,7 @@ class EpisodeIndices:
     - `support [E, S]`, `query [E, Q]`, `unlabeled [E, U]`: indices into the data set, class by class.
     - `support_y [E, S]`, `query_y [E, Q]`: labels in `0..n_way-1`; `unlabeled_y [E, U]`: the same, −1 for a distractor.
     - `class_ids [E, n_way]`: the data set's label behind each local label.
-    - `n_base`: in incremental episodes, the classes known before; a query of base class c has the label `n_way + c`.
+    - `n_base`: in incremental episodes, the number of base classes; a query of base class c has the label `n_way + c`.
 
     >>> from episodic.episodes.sampler import EpisodeSampler
     >>> indices = EpisodeSampler(labels=[0, 0, 0, 1, 1, 1, 2, 2, 2], n_way=2, n_shot=1, n_query=2)[0]

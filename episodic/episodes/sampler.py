@@ -1,4 +1,4 @@
-"""Labels in, episodes of indices out. It needs NumPy, torch and `indices.py` only, so it can be used alone."""
+"""Draws episodes from labels. It needs NumPy, torch and `indices.py` only, so it can be used alone."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Count = int | Sequence[int]  # an int, or an inclusive range (low, high)
 def items_needed(shape: Mapping[str, Count], *, imbalanced: bool = False, split_pools: bool = False) -> tuple[int, ...]:
     """How many items a class must have to appear in an episode. That is the most that an episode may take of one class.
 
-    It is one number, or with `split_pools` two: of the labeled items (support and query) and of the others (unlabeled).
+    The result is one number. With `split_pools` it is two: for labeled items (support and query) and for unlabeled ones.
 
-    **Arguments:** `shape`: `n_way`, `n_shot`, `n_query` and, where they are not 0, `n_unlabeled`, each an int or a range.
-    `imbalanced`, and `labeled` for `split_pools`: as in `EpisodeSampler`.
+    **Arguments:** `shape`: `n_way`, `n_shot`, `n_query` and, where it is not 0, `n_unlabeled`, each an int or a range.
+    `imbalanced`: as in `EpisodeSampler`. `split_pools`: whether the sampler is given `labeled`.
 
     >>> items_needed({"n_way": 5, "n_shot": 1, "n_query": 15, "n_unlabeled": 10})
     (26,)

@@ -1,4 +1,4 @@
-"""What episodes are read from: a sampler, or a list that was written down; named by a hash."""
+"""The sources of episodes: a sampler, or a list that was read from a file. A hash names the episodes of a source."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from episodic.episodes.sampler import BLOCK, EpisodeSampler
 
 
 class EpisodeList:
-    """Episodes that were written down, in their order. Slices of it are `EpisodeIndices`, as those of an `EpisodeSampler`.
+    """A fixed list of episodes. Its slices are `EpisodeIndices`, as the slices of an `EpisodeSampler` are.
 
     A slice must hold episodes of one shape.
 

@@ -1,4 +1,4 @@
-"""What flows through the package: `Task` (all a learner may see), `Episode` (a task and its answers)."""
+"""The data of an episode: `Task` (all that a learner may see) and `Episode` (a task and its answers)."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Task:
 
     - `support [E, S, *item]`, `support_y [E, S]` (int64, in `0..n_way-1`), `query [E, Q, *item]`, `n_way`.
     - `unlabeled [E, U, *item]` or None; some of it may belong to no class of the task.
-    - `n_base`: in incremental tasks, the training classes that a query may also belong to; else 0.
-    - `class_ids [E, n_way]` or None: in training, which training classes the local labels stand for, for learners that
-      know these classes by heart. None in evaluation.
+    - `n_base`: in incremental tasks, the number of training classes that a query may also belong to; else 0.
+    - `class_ids [E, n_way]` or None: in training, which training classes the local labels stand for, for learners
+      that have weights for each of these classes. None in evaluation.
     - `second_view`: the same task with its items under another draw of the augmentation, or None; in training, for learners that
       ask for it.
 
@@ -61,7 +61,7 @@ class Task:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Episode:
-    """A batch of `E` tasks with their answers. A learner gets `episode.task`; who scores it has `episode.query_y`.
+    """A batch of `E` tasks with their answers. A learner sees `episode.task`; its answers are compared with `episode.query_y`.
 
     - `query_y [E, Q]`: the labels of the queries, in `0..n_way-1`; in incremental episodes `n_way + c` is base class c.
     - `class_ids [E, n_way]`: the data set's label behind each local label.
@@ -115,7 +115,7 @@ class Episode:
 
 
 def gather_episode(indices: EpisodeIndices, gather: Callable[[Tensor], Tensor], device: torch.device | str) -> Episode:
-    """The episodes at `indices`, with their items. One call of `gather: int64 [E, items] -> [E, items, *item]` takes them all.
+    """The episodes at `indices`, with their items. `gather: int64 [E, items] -> [E, items, *item]` is called once, for all items.
 
     >>> from episodic.episodes.sampler import EpisodeSampler
     >>> indices = EpisodeSampler(labels=[0, 0, 0, 1, 1, 1], n_way=2, n_shot=1, n_query=2)[0:3]
