@@ -96,11 +96,13 @@ class Demo:
         labels = [f"{c:03}" for c, _ in places]
         settings = {"invert": question.invert, "abstain": question.abstain or 0}
         alone = self._classifier(**settings).fit(support.pixels, labels)
-        answers = [{"plain": said, "helped": None, **near} for said, near in answered(alone, queries.pixels, places)]
+        answers = [
+            {"plain": said, "helped": None, **near} for said, near in query_answers(alone, queries.pixels, places)
+        ]
         taken = None
         if unlabeled.kept:
             helped = self._classifier(self._semi, **settings).fit(support.pixels, labels, unlabeled.pixels)
-            for answer, (said, _) in zip(answers, answered(helped, queries.pixels, places), strict=True):
+            for answer, (said, _) in zip(answers, query_answers(helped, queries.pixels, places), strict=True):
                 answer["helped"] = said
             taken = helped.unlabeled_shares()
         shares = [{"shares": row} for row in (taken.tolist() if taken is not None else [None] * len(unlabeled.kept))]
@@ -110,7 +112,7 @@ class Demo:
             "unlabeled": unlabeled.among_all(shares),
             "wrapper": self.wrapper if unlabeled.kept else None,
             "failed": failed,
-            "notes": polarity(self.form, support.pixels, question.invert),
+            "notes": notes_on_polarity(self.form, support.pixels, question.invert),
         }
 
     def _classifier(self, semi: str | None = None, **settings: Any) -> Predictor:
@@ -162,7 +164,7 @@ def _pixels(upload: Upload, form: PictureForm) -> np.ndarray:
     return decode_image(io.BytesIO(data), channels=form.channels, size=form.size, resize=form.resize)
 
 
-def answered(
+def query_answers(
     classifier: Predictor, pixels: Tensor, places: list[tuple[int, int]]
 ) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """For each query its answer, and the place and the similarity of the nearest example."""
@@ -178,7 +180,7 @@ def answered(
     ]
 
 
-def polarity(form: PictureForm, pixels: Tensor, invert: bool) -> list[str]:
+def notes_on_polarity(form: PictureForm, pixels: Tensor, invert: bool) -> list[str]:
     """A note where gray pictures are dark on bright and the model knows bright on dark, or vice versa."""
     seen = pixels.float().mean().item() / 255
     seen = 1 - seen if invert else seen

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from episodic.assemble.task import SHAPE, build_sampler, is_incremental, load_store, training_masks
 from episodic.config.compose import ConfigError
 from episodic.config.instantiate import make
-from episodic.data.image import others_below
+from episodic.data.sources.tables import others_below
 from episodic.data.store import ImageStore
 from episodic.doctor.duplicates import ALIKE, COPIES, find_duplicates
 from episodic.doctor.finding import Finding, found_or_ok

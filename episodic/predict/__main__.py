@@ -17,9 +17,10 @@ from episodic.assemble.model_choice import UNREAD, check_seed, with_parts
 from episodic.assemble.predictor import DEFAULTS, MANY, Predictor
 from episodic.config.command import command
 from episodic.config.compose import ConfigError
-from episodic.data.image import class_folders, is_inverted, others_below, pictures_in, read_pictures
+from episodic.data.image import class_folders, is_inverted, pictures_in, read_pictures
+from episodic.data.sources.tables import others_below
 from episodic.evaluate.tables import table
-from episodic.predict.answers import READ, answered, as_text, row, text
+from episodic.predict.answers import AT_ONCE, answer_records, printable, records_as_text, row
 from episodic.run.files import write_atomically
 from episodic.semi.wrapper import AbstractWrapper, unwrapped
 
@@ -36,12 +37,12 @@ def main(cfg: DictConfig) -> None:
         print(f"Model and examples written to {cfg.save}; use them by model={cfg.save}.")
     if not queries:
         return
-    records = list(tqdm(answered(classifier, queries), total=len(queries), disable=len(queries) <= MANY or None))
+    records = list(tqdm(answer_records(classifier, queries), total=len(queries), disable=len(queries) <= MANY or None))
     failed = [record for record in records if "error" in record]
     if len(failed) == len(records):
         raise ConfigError(f"none of the {len(records)} pictures in {cfg.query} can be read: {failed[0]['error']}")
     if cfg.out is not None:
-        write_atomically(Path(cfg.out), as_text(records, Path(cfg.out).suffix))
+        write_atomically(Path(cfg.out), records_as_text(records, Path(cfg.out).suffix))
     marked = classifier.threshold_ > 0
     rows = [row(record, marked) for record in records if "error" not in record]
     print(table(["file", "class", "probability", "nearest", *["unsure"] * marked], rows))
@@ -136,7 +137,7 @@ def note_on_polarity(classifier: Predictor, files: list[Path]) -> None:
     form = classifier.form_
     if form.channels != 1:
         return
-    gray = float(read_pictures(files[:READ], 1, form.size, resize=form.resize)[0].mean()) / 255
+    gray = float(read_pictures(files[:AT_ONCE], 1, form.size, resize=form.resize)[0].mean()) / 255
     inverted = classifier.setting("invert")
     seen = 1 - gray if inverted else gray
     if is_inverted(form, seen):
@@ -149,15 +150,15 @@ def note_on_polarity(classifier: Predictor, files: list[Path]) -> None:
 def note_on_others(folder: Path) -> None:
     """Print which files of a folder are left out since their names are not those of pictures."""
     if others := others_below(folder):
-        shown = ", ".join(text(file.relative_to(folder)) for file in others[:3]) + ", ..." * (len(others) > 3)
-        print(f"Note: left out of {text(folder)}, by their names no pictures: {len(others)} ({shown}).")
+        shown = ", ".join(printable(file.relative_to(folder)) for file in others[:3]) + ", ..." * (len(others) > 3)
+        print(f"Note: left out of {printable(folder)}, by their names no pictures: {len(others)} ({shown}).")
 
 
 def report_unreadable(failed: dict[Any, str]) -> None:
     """Print which pictures were left out, and why."""
     if failed:
         print(f"\n{len(failed)} {'picture' if len(failed) == 1 else 'pictures'} could not be read:")
-        print("\n".join(f"  {text(file)}: {reason}" for file, reason in failed.items()))
+        print("\n".join(f"  {printable(file)}: {reason}" for file, reason in failed.items()))
 
 
 if __name__ == "__main__":

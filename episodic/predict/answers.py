@@ -15,27 +15,27 @@ import torch
 from episodic.assemble.predictor import Predictor
 from episodic.data.image import read_pictures
 
-READ = 256  # so many pictures are in memory at once
+AT_ONCE = 256  # so many pictures are in memory at once
 COLUMNS = ("file", "class", "probability", "nearest", "abstain", "error")
 
 
-def answered(classifier: Predictor, files: list[Path]) -> Iterator[dict[str, Any]]:
+def answer_records(classifier: Predictor, files: list[Path]) -> Iterator[dict[str, Any]]:
     """A record for each file, with the names in `COLUMNS`. Transductive learners get all files together, others a few at a time."""
     form = classifier.form_
-    step = len(files) if classifier.transductive_ else READ
+    step = len(files) if classifier.transductive_ else AT_ONCE
     for start in range(0, len(files), step):
         some = files[start : start + step]
         pictures, kept, failed = read_pictures(some, form.channels, form.size, resize=form.resize)
         answers = iter(classifier.answers(torch.from_numpy(pictures)) if kept else [])
         for file in some:
             if file in failed:
-                yield {"file": text(file), "error": failed[file]}
+                yield {"file": printable(file), "error": failed[file]}
                 continue
             answer = next(answers)
-            near = None if answer.nearest is None else text(classifier.names_[answer.nearest])
+            near = None if answer.nearest is None else printable(classifier.names_[answer.nearest])
             yield {
-                "file": text(file),
-                "class": text(answer.label),
+                "file": printable(file),
+                "class": printable(answer.label),
                 "probability": answer.probability,
                 "nearest": near,
                 "abstain": answer.abstain,
@@ -48,7 +48,7 @@ def row(record: dict[str, Any], marked: bool) -> list[str]:
     return [record["file"], record["class"], f"{record['probability']:.3f}", record["nearest"] or "-", *mark]
 
 
-def as_text(records: list[dict[str, Any]], suffix: str) -> str:
+def records_as_text(records: list[dict[str, Any]], suffix: str) -> str:
     """The records as JSON or CSV."""
     if suffix.lower() == ".json":
         return json.dumps(records, indent=2) + "\n"
@@ -59,6 +59,6 @@ def as_text(records: list[dict[str, Any]], suffix: str) -> str:
     return out.getvalue()
 
 
-def text(name: object) -> str:
+def printable(name: object) -> str:
     """A name that can be printed. Bytes that are no Unicode, as file names may have, are replaced by a mark."""
     return os.fsencode(str(name)).decode(errors="replace")

@@ -47,16 +47,15 @@ def protocols(saved: DictConfig) -> dict[str, str]:
 
 def facts(cfg: DictConfig, parts: Parts) -> dict[str, str]:
     """The facts about a run by name. Learner and wrapper are those that were measured, which may differ from the trained ones."""
-    saved, metrics = Run(Path(cfg.run)).config(), written(Path(cfg.run))
+    saved, metrics = Run(Path(cfg.run)).config(), saved_metrics(Path(cfg.run))
     best = f", the best of step {metrics['best_step']:,}" if isinstance(metrics.get("best_step"), int) else ""
     found = {
         "run": str(cfg.run),
-        "trained for": f"{metrics.get('task', '')} {described(saved.task.dataset)}".strip(),
-        "learner": described(cfg.learner),
-        "backbone": described(saved.backbone)
-        + (f", {described(saved.head)}" if len(saved.get("head", {})) > 1 else ""),
-        "trained by": f"{described(saved.trainer)}; losses: {'+'.join(saved.get('loss', {})) or 'cross_entropy'}",
-        "wrapper": ", ".join(described(node) for name, node in cfg.semi.items() if name != "supervised") or "none",
+        "trained for": f"{metrics.get('task', '')} {describe(saved.task.dataset)}".strip(),
+        "learner": describe(cfg.learner),
+        "backbone": describe(saved.backbone) + (f", {describe(saved.head)}" if len(saved.get("head", {})) > 1 else ""),
+        "trained by": f"{describe(saved.trainer)}; losses: {'+'.join(saved.get('loss', {})) or 'cross_entropy'}",
+        "wrapper": ", ".join(describe(node) for name, node in cfg.semi.items() if name != "supervised") or "none",
         "began from": saved.init_from or "",
         "steps": f"{metrics.get('steps', saved.trainer.steps):,}{best}",
         "seed": f"{saved.seed} (training), {cfg.seed} (episodes)",
@@ -72,7 +71,7 @@ def facts(cfg: DictConfig, parts: Parts) -> dict[str, str]:
 
 def summary(cfg: DictConfig, folder: str) -> str:
     """Task, learner, wrappers and backbone in a few words. Learner and wrappers are those of `cfg`, the rest is that of the run."""
-    saved, metrics = Run(Path(folder)).config(), written(Path(folder))
+    saved, metrics = Run(Path(folder)).config(), saved_metrics(Path(folder))
     wrappers = "".join(f" + {name}" for name in cfg.semi if name != "supervised")
     task = metrics.get("task") or saved.task.dataset._target_.split(".")[-1]
     return f"{task}: {target_of(cfg.learner)}{wrappers} on {target_of(saved.backbone)}"
@@ -82,14 +81,14 @@ def target_of(node: DictConfig) -> str:
     return str(node.get("_target_", "?")).split(".")[-1]
 
 
-def described(node: DictConfig) -> str:
+def describe(node: DictConfig) -> str:
     """The class of a part, and its settings in parentheses."""
     plain = OmegaConf.to_container(node, resolve=True)
     settings = [f"{name}={value}" for name, value in plain.items() if not name.startswith("_")]
     return f"{target_of(node)}({', '.join(settings)})"
 
 
-def written(folder: Path) -> dict[str, Any]:
+def saved_metrics(folder: Path) -> dict[str, Any]:
     """The content of `metrics.json`, which training writes at its end; empty where there is none."""
     try:
         found = json.loads((folder / "metrics.json").read_text())

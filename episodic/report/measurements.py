@@ -130,7 +130,7 @@ class Measurements:
     wrong: Int64[np.ndarray, "wrong 3"]
     examples: dict[str, EpisodeExample]
 
-    def mistaken(self, truth: int, answer: int) -> int:
+    def first_mistake(self, truth: int, answer: int) -> int:
         """The first query of class `truth` that was answered by `answer`."""
         return int(self.wrong[(self.wrong[:, 1] == truth) & (self.wrong[:, 2] == answer), 0][0])
 

@@ -91,7 +91,7 @@ def build_page(report: Report) -> tuple[str, list[Picture]]:
         "Calibration": reliability,
         "Embeddings": embeddings,
         "Examples": examples,
-        "How it was made": how,
+        "How it was made": how_it_was_made,
     }
     ids = {title: title.lower().replace(" ", "-") for title in sections}
     links = [tag("li", tag("a", title, href=f"#{ids[title]}")) for title in sections]
@@ -136,16 +136,16 @@ def cards(report: Report) -> Html:
 
 def verdict(difference: Interval, over_classes: Interval | None, kind: str) -> str:
     """In words, what a paired difference on classes of this `kind` shows."""
-    if not clear(difference):
+    if not excludes_zero(difference):
         return "no difference is shown: the interval holds 0"
     said = f"{'better' if difference.mean > 0 else 'worse'} on these {kind} classes, beyond the draw of the episodes"
     if over_classes is None:
         return said
-    also = " and that of the classes" if clear(over_classes) else "; of other classes nothing is shown"
+    also = " and that of the classes" if excludes_zero(over_classes) else "; of other classes nothing is shown"
     return f"{said}{also} (over classes {class_range(over_classes)})"
 
 
-def clear(difference: Interval) -> bool:
+def excludes_zero(difference: Interval) -> bool:
     """Whether 0 lies outside the interval."""
     return difference.mean - difference.below > 0 or difference.mean + difference.above < 0
 
@@ -220,14 +220,16 @@ def with_picture(picture: Html, text: str) -> Html:
 
 def episodes(report: Report, drawn: Callable) -> list[str]:
     accuracies = {name: found.evaluation.accuracies for name, found in report.measured.items()}
-    said = [f"{name}: {spread(values)}" for name, values in accuracies.items()]
+    said = [f"{name}: {spread_in_words(values)}" for name, values in accuracies.items()]
     shown = drawn(
-        "episodes", f"Histogram of accuracies. {' '.join(said)}", lambda theme: plots.spread(theme, accuracies)
+        "episodes",
+        f"Histogram of accuracies. {' '.join(said)}",
+        lambda theme: plots.accuracy_histogram(theme, accuracies),
     )
     return [figure(shown, " ".join(said))]
 
 
-def spread(accuracies: np.ndarray) -> str:
+def spread_in_words(accuracies: np.ndarray) -> str:
     """The spread of the episodes' accuracies in words. The shares are counted, since many episodes may have the same accuracy."""
     low, middle, high = np.percentile(accuracies, [5, 50, 95], method="inverted_cdf")
     few, many = 100 * (accuracies <= low).mean(), 100 * (accuracies >= high).mean()
@@ -286,7 +288,7 @@ def pairs_table(report: Report, pairs: Sequence[tuple[int, int]]) -> Html:
     store, found, rows = report.store, report.ours, []
     labels = store.labels.cpu().numpy()
     for a, b in pairs:
-        query = with_picture(thumbnail(store, found.mistaken(a, b)), store.class_names[a])
+        query = with_picture(thumbnail(store, found.first_mistake(a, b)), store.class_names[a])
         answer = with_picture(thumbnail(store, int(np.flatnonzero(labels == b)[0])), store.class_names[b])
         times, asked = found.counts.answered[a, b], found.counts.asked[a, b]
         rows.append([query, answer, f"{times:,} of {asked:,}", f"{100 * times / asked:.1f}"])
@@ -300,7 +302,7 @@ def pairs_table(report: Report, pairs: Sequence[tuple[int, int]]) -> Html:
 
 def reliability(report: Report, drawn: Callable) -> list[str]:
     found = {name: calibration(each.confidence, each.right) for name, each in report.measured.items()}
-    said = " ".join(f"{name}: {sureness(each)}" for name, each in found.items())
+    said = " ".join(f"{name}: {calibration_in_words(each)}" for name, each in found.items())
     shown = drawn("calibration", f"Reliability diagram. {said}", lambda theme: plots.reliability(theme, found))
     return [
         figure(
@@ -309,7 +311,7 @@ def reliability(report: Report, drawn: Callable) -> list[str]:
     ]
 
 
-def sureness(found: Calibration) -> str:
+def calibration_in_words(found: Calibration) -> str:
     total = max(found.counts.sum(), 1)
     sure, right = (100 * (found.counts * part).sum() / total for part in (found.confidence, found.accuracy))
     return (
@@ -352,5 +354,5 @@ def examples(report: Report, drawn: Callable) -> list[str]:
     return parts
 
 
-def how(report: Report, drawn: Callable) -> list[str]:
+def how_it_was_made(report: Report, drawn: Callable) -> list[str]:
     return [tag("p", "The same command makes this page again:"), tag("pre", report.command), pairs_of(report.made)]

@@ -151,7 +151,7 @@ def class_ranks(theme: Theme, counts: ConfusionCounts) -> Figure:
     return figure
 
 
-def spread(theme: Theme, accuracies: dict[str, np.ndarray]) -> Figure:
+def accuracy_histogram(theme: Theme, accuracies: dict[str, np.ndarray]) -> Figure:
     """A histogram of the episodes' accuracies, for one learner or for two."""
     figure, [ax] = figure_of(5.2, 3.0)
     lowest, highest = (f([f(values) for values in accuracies.values()]) for f in (min, max))

@@ -13,7 +13,7 @@ from PIL import Image
 from episodic import FewShotClassifier, Task
 from episodic.data.augment import Normalize
 from episodic.data.image import PictureForm, as_pictures
-from episodic.demo.answer import Demo, polarity
+from episodic.demo.answer import Demo, notes_on_polarity
 from episodic.demo.question import HTTPError, Question
 from tests.demo.asking import QUERIES, SHOTS, UNLABELED, ask, configured, picture, png, question, saved
 
@@ -125,10 +125,10 @@ def test_a_warning_of_the_classifier_becomes_a_note(server):
 def test_dark_on_bright_is_noted_for_a_model_of_bright_on_dark():
     ink, color = PictureForm(1, 4, (0.1,), (1.0,)), PictureForm(3, 4, (0.1,) * 3, (1.0,) * 3)
     paper = torch.full((2, 1, 4, 4), 240, dtype=torch.uint8)
-    assert "mean gray is 0.94" in polarity(ink, paper, False)[0]
-    assert polarity(ink, paper, True) == polarity(ink, 255 - paper, False) == []
-    assert polarity(ink, 255 - paper, True)[0].endswith("do not turn gray values around (see Settings).")
-    assert polarity(color, paper.expand(2, 3, 4, 4), False) == []
+    assert "mean gray is 0.94" in notes_on_polarity(ink, paper, False)[0]
+    assert notes_on_polarity(ink, paper, True) == notes_on_polarity(ink, 255 - paper, False) == []
+    assert notes_on_polarity(ink, 255 - paper, True)[0].endswith("do not turn gray values around (see Settings).")
+    assert notes_on_polarity(color, paper.expand(2, 3, 4, 4), False) == []
 
 
 def test_the_end_waits_for_the_answer_in_progress_and_begins_no_other(run, monkeypatch):

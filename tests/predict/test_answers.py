@@ -1,8 +1,8 @@
-"""Answers as text."""
+"""Answers as records and as text."""
 
-from episodic.predict.answers import text
+from episodic.predict.answers import printable
 
 
 def test_names_that_are_no_unicode_can_be_printed():
-    assert text(b"a\xff.png".decode(errors="surrogateescape")) == "a\ufffd.png"
-    assert text("ключ.png") == "ключ.png"
+    assert printable(b"a\xff.png".decode(errors="surrogateescape")) == "a\ufffd.png"
+    assert printable("ключ.png") == "ключ.png"

@@ -15,7 +15,7 @@ from episodic.evaluate.intervals import Interval
 from episodic.evaluate.tables import class_range, percent
 from episodic.learners.prototypical import Prototypical
 from episodic.report.measurements import measure
-from episodic.report.page import Report, build_page, spread, verdict
+from episodic.report.page import Report, build_page, spread_in_words, verdict
 from episodic.report.plane import plane
 from tests.conftest import random_store
 from tests.report.cases import FP32, PLAIN, conv4, sampler_of, semi_supervised
@@ -157,7 +157,7 @@ def test_a_difference_is_called_one_only_beyond_its_interval(mean, half, over, w
 def test_the_shares_of_episodes_are_those_of_a_count(perfect):
     random = np.random.default_rng(0)
     rights = [75] * perfect + random.integers(60, 75, size=100 - perfect).tolist()
-    said = spread(np.array(rights) / 75)
+    said = spread_in_words(np.array(rights) / 75)
     middle = sorted(rights)[49]
     assert said.startswith(f"the median episode has {100 * middle / 75:.1f} %; ")
     sides = re.findall(r"([\d.]+) % (?:of the episodes are )?at or (below|above) ([\d.]+) %", said)
