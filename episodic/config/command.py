@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from episodic.config.compose import conf_dir
 from episodic.config.help import help_text
 from episodic.config.overrides import check_overrides, in_full, refuse_unread
-from episodic.config.paths import prepared
+from episodic.config.paths import quoted_arguments
 
 
 def command(
@@ -40,7 +40,7 @@ def command(
             print(help_text(name, hidden=unread or {}))
             raise SystemExit(0)
         refuse_unread(sys.argv[1:], unread or {})
-        arguments = [in_full(argument, name) for argument in prepared(sys.argv[1:], prepare)]
+        arguments = [in_full(argument, name) for argument in quoted_arguments(sys.argv[1:], prepare)]
         after_flag = zip([None, *arguments], arguments, strict=False)  # `--cfg job`: the word belongs to the flag
         is_flag = [a.startswith("-") or ("=" not in a and (b or "").startswith("-")) for b, a in after_flag]
         check_overrides(name, [a for a, flag in zip(arguments, is_flag, strict=True) if not flag])

@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from episodic.config.compose import ConfigError, compose_config, conf_dir
 from episodic.config.help import INNER
-from episodic.config.paths import prepared
+from episodic.config.paths import quoted_arguments
 
 TAKE_SAVED = ("evaluate", "report", "predict", "demo")  # commands on a run, whose own parts are the choices `saved`
 
@@ -109,7 +109,7 @@ def composed(name: str, options: list[str]) -> tuple[DictConfig, dict[str, Any]]
     >>> cfg.run, choices["schedule"]
     ('runs/a, b', 'cosine')
     """
-    options = [in_full(option) for option in prepared(options, list)]
+    options = [in_full(option, name) for option in quoted_arguments(options, list)]
     check_overrides(name, options)
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):

@@ -11,16 +11,16 @@ PATHS = ("data", "data_dir", "run", "init_from", "against", "support", "query", 
 PATHS += ("backbone.weights", "task.dataset.path", "sse.edges")
 
 
-def prepared(arguments: list[str], prepare: Callable[[list[str]], list[str]]) -> list[str]:
+def quoted_arguments(arguments: list[str], prepare: Callable[[list[str]], list[str]]) -> list[str]:
     """The arguments as Hydra reads them: `prepare` is applied, and options that are paths are quoted. Where there are several runs
     (`-m`) commas separate paths, so nothing is quoted.
 
-    >>> prepared(["run=runs/a, b", "seed=1"], list)
+    >>> quoted_arguments(["run=runs/a, b", "seed=1"], list)
     ["run='runs/a, b'", 'seed=1']
     """
     if not {"-m", "--multirun"}.isdisjoint(arguments):
         return prepare(arguments)
-    return [_quoted(argument) for argument in prepare([bare(argument) for argument in arguments])]
+    return [quoted(argument) for argument in prepare([unquoted(argument) for argument in arguments])]
 
 
 def _path_of(argument: str) -> tuple[str, str] | None:
@@ -28,11 +28,11 @@ def _path_of(argument: str) -> tuple[str, str] | None:
     return (name, value) if found and name in PATHS and value not in ("", "null") else None
 
 
-def bare(argument: str) -> str:
+def unquoted(argument: str) -> str:
     """An option that is a path, without the quotes around the path and with the user's home in the place of `~`. Any other argument
     stays as it is.
 
-    >>> bare("run='runs/a b'")
+    >>> unquoted("run='runs/a b'")
     'run=runs/a b'
     """
     if (found := _path_of(argument)) is None:
@@ -43,7 +43,7 @@ def bare(argument: str) -> str:
     return f"{name}={os.path.expanduser(value)}"
 
 
-def _quoted(argument: str) -> str:
+def quoted(argument: str) -> str:
     """A path in quotes: without them Hydra gives a meaning to commas, brackets, blanks, ..."""
     if (found := _path_of(argument)) is None:
         return argument

@@ -31,7 +31,7 @@ from episodic.evaluate.clustering import clustering
 from episodic.evaluate.manifest import episodes_of, write_manifest
 from episodic.evaluate.results import Results
 from episodic.evaluate.retrieval import retrieval
-from episodic.evaluate.scoring import evaluate, predictor
+from episodic.evaluate.scoring import episode_predictor, evaluate
 from episodic.evaluate.spread import density, spectral_decay
 from episodic.run.embed import embeddings_of
 from episodic.run.run import Run
@@ -81,7 +81,7 @@ def main(cfg: DictConfig) -> None:
             results.add_spread(*spread, store)
         if cfg.audit:
             exact = dataclasses.replace(parts.hardware, dtype=torch.float32)
-            predict, _ = predictor(parts.learner, store, parts.normalize, exact, cached=False)
+            predict, _ = episode_predictor(parts.learner, store, parts.normalize, exact, cached=False)
             with torch.inference_mode():
                 changes = audit(predict, episodes)
             metrics[f"{store.split}/audit"] = changes

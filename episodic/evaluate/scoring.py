@@ -96,7 +96,7 @@ def evaluate(
     """
     hardware = hardware or Hardware.choose()
     started = time.perf_counter()
-    predict, chunk = predictor(learner, store, normalize, hardware, cached=cached, progress=progress)
+    predict, chunk = episode_predictor(learner, store, normalize, hardware, cached=cached, progress=progress)
     # Filled in place: small results kept between large tensors would break up the heap, which then grows by the chunk.
     accuracies, class_ids, details, done = np.empty(episodes.episodes), [], {}, 0
     with tqdm(total=episodes.episodes, desc="episodes", disable=None if progress else True, leave=False) as bar:
@@ -126,7 +126,7 @@ def evaluate(
     )
 
 
-def predictor(
+def episode_predictor(
     learner: AbstractLearner,
     store: ImageStore,
     normalize: Normalize,

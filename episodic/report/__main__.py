@@ -22,7 +22,7 @@ from episodic.assemble.load import load_parts, with_saved_parts
 from episodic.assemble.task import episode_shape, load_store
 from episodic.config.command import command
 from episodic.config.compose import ConfigError
-from episodic.config.paths import bare
+from episodic.config.paths import unquoted
 from episodic.data.dataset import SPLITS
 from episodic.data.store import ImageStore
 from episodic.episodes.source import Episodes
@@ -84,7 +84,7 @@ def main(cfg: DictConfig) -> None:
             curves=read_curves(Path(cfg.run)),
             protocols=protocols(Run(Path(cfg.run)).config()),
             plane=plane_of(parts, store, measured[name]),
-            command=shlex.join(["python", "-m", "episodic.report", *map(bare, HydraConfig.get().overrides.task)]),
+            command=shlex.join(["python", "-m", "episodic.report", *map(unquoted, HydraConfig.get().overrides.task)]),
             made={
                 "episodes": f"{len(ours.accuracies):,}, hash {ours.episodes_hash}",
                 "classes": f"{len(store.class_names):,} ({store.split_name}, {store.class_hash})",

@@ -92,13 +92,13 @@ def has_checkpoint(folder: Path) -> bool:
     return folder.exists() or folder.with_name(f"{folder.name}-previous").exists()
 
 
-def bare(name: str) -> str:
+def unwrapped_name(name: str) -> str:
     """The name of a weight without what is around the learner and its backbone. It is the same in every wrapper and under every
     head.
 
     A wrapper puts `learner.` before the name, and a head puts `body.` between the backbone and its weights.
 
-    >>> bare("learner.learner.backbone.body.conv.weight")
+    >>> unwrapped_name("learner.learner.backbone.body.conv.weight")
     'backbone.conv.weight'
     """
     while name.startswith("learner."):
@@ -106,10 +106,12 @@ def bare(name: str) -> str:
     return name.replace("backbone.body.", "backbone.", 1)
 
 
-def load_weights(model: torch.nn.Module, weights: Mapping[str, Tensor], source: object, spare: bool = False) -> None:
+def load_weights(
+    model: torch.nn.Module, weights: Mapping[str, Tensor], source: object, ignore_extra: bool = False
+) -> None:
     """Put `weights` into `model`, whatever wrappers were around the learner then and are now.
 
-    **Arguments:** `source`: where the weights come from, for messages. `spare` (default false): leave out weights that the model
+    **Arguments:** `source`: where the weights come from, for messages. `ignore_extra` (default false): leave out weights that the model
     does not have, as those of a wrapper.
 
     **Raises:** `CheckpointError` where the weights are of another model, with the first names that differ.
@@ -119,9 +121,13 @@ def load_weights(model: torch.nn.Module, weights: Mapping[str, Tensor], source: 
     >>> model.weight.tolist()
     [[3.0, 4.0]]
     """
-    full = {bare(name): name for name in model.state_dict()}
-    own = {bare(name): tuple(t.shape) for name, t in model.state_dict().items()}
-    theirs = {bare(name): tuple(t.shape) for name, t in weights.items() if not spare or bare(name) in own}
+    full = {unwrapped_name(name): name for name in model.state_dict()}
+    own = {unwrapped_name(name): tuple(t.shape) for name, t in model.state_dict().items()}
+    theirs = {
+        unwrapped_name(name): tuple(t.shape)
+        for name, t in weights.items()
+        if not ignore_extra or unwrapped_name(name) in own
+    }
     if own != theirs:
         if own.items() > theirs.items():  # what the file has fits
             lacking = sorted(own.keys() - theirs.keys())
@@ -132,7 +138,9 @@ def load_weights(model: torch.nn.Module, weights: Mapping[str, Tensor], source: 
         differ = sorted(k for k in own.keys() | theirs.keys() if own.get(k) != theirs.get(k))
         shown = ", ".join(f"{k} (model {own.get(k)}, file {theirs.get(k)})" for k in differ[:3])
         raise CheckpointError(f"{source} was made for another model; {len(differ)} tensors differ: {shown}")
-    model.load_state_dict({full[bare(name)]: value for name, value in weights.items() if bare(name) in own})
+    model.load_state_dict(
+        {full[unwrapped_name(name)]: value for name, value in weights.items() if unwrapped_name(name) in own}
+    )
 
 
 def _read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:

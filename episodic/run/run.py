@@ -94,19 +94,19 @@ class Run:
         save_checkpoint(self.folder / kind, learner.state_dict(), trainer.state_dict(), state)
 
     def restore(
-        self, kind: str, learner: torch.nn.Module, trainer: Stateful | None = None, *, spare: bool = False
+        self, kind: str, learner: torch.nn.Module, trainer: Stateful | None = None, *, ignore_extra: bool = False
     ) -> dict[str, Any]:
         """Read the checkpoint `kind` into `learner`, and into the training procedure where one is given. Returns its `state`. Where
         it is damaged, the one before it is read.
 
-        **Arguments:** `spare` (default false): leave out weights that only wrappers of the run had.
+        **Arguments:** `ignore_extra` (default false): leave out weights that only wrappers of the run had.
 
         **Raises:** `CheckpointError` where none can be read, or it was made for another model.
         """
         weights, trained, state, warning = load_checkpoint(self.folder / kind)
         if warning:
             print(f"Note: {warning}")
-        load_weights(learner, weights, self.folder / kind, spare)
+        load_weights(learner, weights, self.folder / kind, ignore_extra)
         if trainer is not None:
             trainer.load_state_dict(trained)
         return state

@@ -24,9 +24,9 @@ class Curves:
     episode, `picture`.
     """
 
-    def __init__(self, folder: Path, step: int, picture: Tensor):
+    def __init__(self, folder: Path, step: int, picture: Tensor | None):
         self._writer = SummaryWriter(str(folder), purge_step=step or None)
-        if step == 0:
+        if step == 0 and picture is not None:
             self._writer.add_image("episode", picture)
 
     def training(self, step: int, values: dict[str, float]) -> None:

@@ -132,6 +132,7 @@ class AbstractProcedure(abc.ABC):
                 self._check_number(field)
         setup = self.setup
         self.step = 0
+        self.source: Episodes | None = None  # what the steps take, where it can be shown as episodes
         self.state = nn.Module()
         self.state.objective = setup.objective
         wanted = setup.learner.capabilities.trainer

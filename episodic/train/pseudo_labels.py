@@ -56,7 +56,6 @@ class PseudoLabelTraining(AbstractProcedure):
             )
         self.known = np.where(known, labels, -1)
         self.seconds: dict[str, float] = {}
-        self.source = setup.episodes(self.steps, 1)
         start = diffusion.class_weights(self.known, wrapper.learner.base.out_features)
         self.take(diffusion.PseudoLabels(self.known, known.astype(np.float32), start, 0.0))
 

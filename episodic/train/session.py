@@ -109,9 +109,8 @@ class Session(Journal):
         **Raises:** `SystemExit` where the user asked to stop; `NonFiniteLossError` and `OSError` that say how to go on.
         """
         procedure, state = self.procedure, self.state
-        self.curves = Curves(
-            self.run.folder, procedure.step, episode_picture(procedure.setup.store, procedure.source[0])
-        )
+        first = None if procedure.source is None else episode_picture(procedure.setup.store, procedure.source[0])
+        self.curves = Curves(self.run.folder, procedure.step, first)
         with StopRequest() as stop:
             try:
                 done = fit(procedure, self, stop=stop, progress=True)

@@ -1,6 +1,6 @@
 import pytest
 
-from episodic.config.paths import _quoted, bare
+from episodic.config.paths import quoted, unquoted
 
 
 @pytest.mark.parametrize(
@@ -13,14 +13,14 @@ from episodic.config.paths import _quoted, bare
 def test_paths_may_have_any_names(path):
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    parsed = OverridesParser.create().parse_override(_quoted(bare(f"query={path}")))
+    parsed = OverridesParser.create().parse_override(quoted(unquoted(f"query={path}")))
     assert (parsed.key_or_group, parsed.value()) == ("query", path)
 
 
 def test_paths_are_taken_as_meant(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
-    assert bare("run=~/runs/a") == "run=/home/me/runs/a"
-    assert bare("run='my runs/a'") == "run=my runs/a"
-    assert bare(r"run='Tom\'s'") == "run=Tom's"
+    assert unquoted("run=~/runs/a") == "run=/home/me/runs/a"
+    assert unquoted("run='my runs/a'") == "run=my runs/a"
+    assert unquoted(r"run='Tom\'s'") == "run=Tom's"
     for other in ("run=null", "seed=~/x", "--help", "episodes=5"):
-        assert _quoted(bare(other)) == other
+        assert quoted(unquoted(other)) == other

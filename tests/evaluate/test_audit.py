@@ -5,7 +5,7 @@ import torch
 
 from episodic import Prediction, Task
 from episodic.evaluate.audit import audit, verdict
-from episodic.evaluate.scoring import predictor
+from episodic.evaluate.scoring import episode_predictor
 from episodic.learners.prototypical import Prototypical
 from tests.conftest import random_store
 from tests.evaluate.test_scoring import sampler_of
@@ -23,7 +23,7 @@ class Leaky(Prototypical):
 def test_audit_tells_inductive_from_transductive():
     store = random_store()
     for learner, leaks in ((Prototypical(conv4()), False), (Leaky(conv4()), True)):
-        predict, _ = predictor(learner.eval(), store, PLAIN, FP32)
+        predict, _ = episode_predictor(learner.eval(), store, PLAIN, FP32)
         with torch.inference_mode():
             changes = audit(predict, sampler_of(store, 5))
         assert (changes["one query at a time"] > 1e-3) is leaks, changes
@@ -36,7 +36,7 @@ def test_audit_refuses_answers_that_are_not_numbers():
             return Prediction(super().classify(features).logits * float("nan"))
 
     store = random_store()
-    predict, _ = predictor(Broken(conv4()).eval(), store, PLAIN, FP32)
+    predict, _ = episode_predictor(Broken(conv4()).eval(), store, PLAIN, FP32)
     with torch.inference_mode(), pytest.raises(ValueError, match="episode 0 are not finite"):
         audit(predict, sampler_of(store, 5))
 

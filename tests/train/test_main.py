@@ -8,7 +8,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -32,18 +31,9 @@ SMALL = [
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A folder of pictures, 25 classes of 8, each a noisy copy of its class's pattern."""
-    folder = tmp_path_factory.mktemp("place")
-    random = np.random.default_rng(0)
-    for c in range(25):
-        pattern = random.uniform(60, 200, size=(16, 16))
-        target = folder / "pictures" / f"class{c:02}"
-        target.mkdir(parents=True)
-        for i in range(8):
-            pixels = (pattern + random.normal(0, 40, size=(16, 16))).clip(0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(target / f"{i}.png")
-    return folder
+def place(pictures):
+    """The folder where the commands run, with `pictures` in it."""
+    return pictures.parent
 
 
 def environment(place):
@@ -52,7 +42,9 @@ def environment(place):
 
 def command(place, name, *arguments):
     data = [f"task.dataset.path={place / 'pictures'}", *SMALL] if name != "evaluate" else []
-    if any(a.startswith("trainer=") for a in arguments):  # batches read nothing of the training episodes' shape
+    if any(
+        a.startswith(("trainer=", "semi=pseudo")) for a in arguments
+    ):  # batches read nothing of the training episodes' shape
         data = [a for a in data if not a.startswith("task.train.")]
     flags = [a for a in arguments if a.startswith("-")]  # Hydra wants them before the options
     return [sys.executable, "-m", f"episodic.{name}", *flags, *data, *(a for a in arguments if a not in flags)]
@@ -139,7 +131,11 @@ def test_evaluate_takes_another_shape_and_a_manifest(place, trained):
 def test_evaluate_can_change_the_settings_of_the_learner(place, trained):
     output = run(place, "evaluate", "run=whole", "against=whole", "episodes=30", "learner.temperature=2.0")
     scored = json.loads((trained[1] / "evaluation.json").read_text())
-    assert scored["learner"] == {"_target_": "episodic.learners.prototypical.Prototypical", "temperature": 2.0}
+    assert scored["learner"] == {
+        "_target_": "episodic.learners.prototypical.Prototypical",
+        "temperature": 2.0,
+        "distance": {"_target_": "episodic.core.distances.squared_euclidean.SquaredEuclidean"},
+    }
     assert scored["test/difference_ci95"] == 0  # the order of the logits is the same
     assert "difference" in output
     output = run(place, "evaluate", "run=whole", "learner.candidates=0.4", code=2)
@@ -318,7 +314,7 @@ def test_metric_learning_reports_retrieval_and_gives_its_backbone_to_episodes(pl
     assert 0 < scores["test/nmi"] < 1
     assert scores["test/density_ratio"] == pytest.approx(scores["test/density_intra"] / scores["test/density_inter"])
     assert scores["test/spectral_decay"] > 0
-    assert "26 of 26 tensors from dml" in run(place, "train", "run=after", "trainer.steps=1", "init_from=dml")
+    assert "28 of 28 tensors from dml" in run(place, "train", "run=after", "trainer.steps=1", "init_from=dml")
 
 
 def test_metric_learning_killed_and_resumed_equals_undisturbed(place):

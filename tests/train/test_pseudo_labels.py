@@ -181,11 +181,11 @@ def test_another_learner_and_other_losses_are_refused():
 
 def test_the_command_line_end_to_end(place):  # noqa: F811 - the fixture
     """Two stages; stopped between two refreshes and resumed; evaluated as the learner itself."""
-    task = ["learner=base_classifier", "task.base_way=4", "task.base_query=1", "task.held_out=0.5", "task.train.n_query=1",
+    task = ["learner=base_classifier", "task.base_way=4", "task.base_query=1", "task.held_out=0.5",
             "task.labeled_fraction=0.5"]  # fmt: skip
     small = [f"semi.pseudo_labels.{s}" for s in ("neighbors=3", "batch=8", "labeled_per_batch=4", "refresh_every=5")]
     second = ["semi=pseudo_labels", "init_from=few", *task, *small]
-    run(place, "train", "run=few", "trainer.steps=10", *task)
+    run(place, "train", "run=few", "trainer.steps=10", "task.train.n_query=1", *task)
     output = run(place, "train", "run=whole_pseudo", "trainer.steps=12", *second)
     assert "tensors from few" in output
     assert [line.split()[1] for line in output.splitlines() if "pseudo-labels" in line and " % right" in line] == [
