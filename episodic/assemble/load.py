@@ -14,7 +14,7 @@ from episodic.assemble.learner import Parts, build_parts
 from episodic.assemble.task import is_incremental
 from episodic.config.compose import ConfigError
 from episodic.learners.learner import AbstractLearner
-from episodic.run.checkpoint import bare
+from episodic.run.checkpoint import unwrapped_name
 from episodic.run.run import Run
 from episodic.semi.wrapper import unwrapped
 
@@ -106,7 +106,7 @@ def load_parts(cfg: DictConfig, folder: str, *, as_saved: bool = False) -> Parts
     parts = build_parts(saved)
     # Evaluation may have fewer weights than the checkpoint, where a wrapper, or a setting of one, is left out.
     changed = OmegaConf.to_container(saved.semi, resolve=True) != trained
-    run.restore("best" if run.has("best") else "last", parts.learner, spare=changed)
+    run.restore("best" if run.has("best") else "last", parts.learner, ignore_extra=changed)
     return parts
 
 
@@ -126,18 +126,18 @@ def load_initial(cfg: DictConfig, learner: AbstractLearner) -> str:
     run = Run(Path(cfg.init_from))
     check_held_out(run.config(), cfg.task, cfg.init_from)
     check_labels_unseen(run.config(), cfg.task, cfg.init_from)
-    theirs = {bare(name): value for name, value in run.weights().items()}
+    theirs = {unwrapped_name(name): value for name, value in run.weights().items()}
     mine = learner.state_dict()
     fit = {
-        name: theirs[bare(name)]
+        name: theirs[unwrapped_name(name)]
         for name, value in mine.items()
-        if bare(name) in theirs and value.shape == theirs[bare(name)].shape
+        if unwrapped_name(name) in theirs and value.shape == theirs[unwrapped_name(name)].shape
     }
     inner = unwrapped(learner)[-1]
     needed = {name for name, parameter in inner.named_parameters() if not parameter.requires_grad}
     needed |= {name for name in inner.state_dict() if name.startswith("backbone.") and "backbone.head." not in name}
-    needed = {bare(name) for name in needed}
-    lost = [bare(name) for name in mine if name not in fit and bare(name) in needed]
+    needed = {unwrapped_name(name) for name in needed}
+    lost = [unwrapped_name(name) for name in mine if name not in fit and unwrapped_name(name) in needed]
     if lost:
         wanted = f"; wanted: {learner.capabilities.needs_init}" if learner.capabilities.needs_init else ""
         raise ConfigError(f"init_from={cfg.init_from} does not fit: {lost[0]} is not there or of another shape{wanted}")

@@ -96,7 +96,7 @@ def of_file(path: str | os.PathLike, choices: Choices) -> Model:
     config = _chosen(OmegaConf.create(facts["config"]), choices)
     learner = hardware.place(assemble(config))
     weights = {name[len(PREFIX) :]: x for name, x in tensors.items() if name.startswith(PREFIX)}
-    load_weights(learner, weights, path, spare=True)  # fewer, where a wrapper is left out
+    load_weights(learner, weights, path, ignore_extra=True)  # fewer, where a wrapper is left out
     form = facts["form"] and PictureForm(**facts["form"])
     return Model(learner, hardware, form, OmegaConf.to_container(config))
 

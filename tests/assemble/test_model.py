@@ -14,7 +14,7 @@ from episodic.assemble.predictor import Predictor
 from episodic.config.compose import compose_config
 from episodic.core.backbones.conv4 import Conv4
 from episodic.data.image import PictureForm
-from episodic.evaluate.scoring import predictor
+from episodic.evaluate.scoring import episode_predictor
 from episodic.run.device import Hardware
 from episodic.run.run import Run
 from tests.assemble.small import QUERY, STORE, SUPPORT, UNLABELED
@@ -29,7 +29,7 @@ def as_evaluated(learner, normalize, unlabeled=()):
     indices = EpisodeIndices(
         SUPPORT[None], y[SUPPORT][None], QUERY[None], y[QUERY][None], few, y[few], np.array([[0, 1, 2]])
     )
-    predict, _ = predictor(learner, STORE, normalize, Hardware.choose("cpu", "fp32"))
+    predict, _ = episode_predictor(learner, STORE, normalize, Hardware.choose("cpu", "fp32"))
     with torch.inference_mode():
         return predict(indices)[1].logits[0]
 

@@ -7,7 +7,7 @@ from episodic.core.backbones.conv4 import Conv4
 from episodic.data.augment import Normalize
 from episodic.episodes.incremental import IncrementalEpisodes, incremental_items_needed
 from episodic.evaluate.audit import audit
-from episodic.evaluate.scoring import evaluate, predictor
+from episodic.evaluate.scoring import evaluate, episode_predictor
 from episodic.learners.base_classifier import BaseClassifier
 from episodic.run.device import Hardware
 from tests.conftest import random_store
@@ -129,7 +129,7 @@ def test_evaluation_scores_new_and_base_queries_apart():
     assert result.class_interval is not None
     blind = evaluate(learner, store, episodes, plain, exact, cached=False)
     np.testing.assert_allclose(blind.accuracies, result.accuracies, atol=0.05)
-    predict, _ = predictor(learner, store, plain, exact)
+    predict, _ = episode_predictor(learner, store, plain, exact)
     with torch.inference_mode():
         changes = audit(predict, episodes, count=3)
     assert max(changes.values()) < 1e-3, changes

@@ -16,7 +16,7 @@ from episodic.config.compose import compose_config
 from episodic.config.instantiate import make
 from episodic.core.backbones.conv4 import Conv4
 from episodic.data.augment import Normalize
-from episodic.evaluate.scoring import evaluate, predictor
+from episodic.evaluate.scoring import evaluate, episode_predictor
 from episodic.learners import maml
 from episodic.learners.maml import MAML, InnerLoop
 from episodic.run.device import Hardware
@@ -313,7 +313,7 @@ def test_is_scored_by_evaluate(batch_norm):
     assert evaluation.accuracies.shape == (40,)
     assert evaluation.interval.mean > 0.4  # chance is 0.25; patterns so far apart need no meta-training
     assert_same_tensors(buffers(learner), before, rtol=0, atol=0)
-    predict, _ = predictor(learner, store, normalize, hardware)
+    predict, _ = episode_predictor(learner, store, normalize, hardware)
     with torch.inference_mode():
         episode, prediction = predict(sampler[0:4])
     assert not prediction.logits.requires_grad

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from episodic import EpisodeSampler
-from episodic.evaluate.scoring import evaluate, predictor
+from episodic.evaluate.scoring import evaluate, episode_predictor
 from episodic.report.measurements import DOUBT, ConfusionCounts, measure
 from tests.report.cases import FP32, PLAIN, counts_of, semi_supervised, student, with_base_classes
 
@@ -32,7 +32,7 @@ def test_the_scores_are_those_of_evaluate(case):
 def test_counts_and_intervals_by_class_are_those_of_a_loop_over_queries(case):
     learner, store, episodes, found = case
     labels, n_classes = store.labels.numpy(), len(store.class_names)
-    predict, _ = predictor(learner, store, PLAIN, FP32)
+    predict, _ = episode_predictor(learner, store, PLAIN, FP32)
     asked, answered = np.zeros((2, n_classes, n_classes), int)
     shares: list[list[float]] = [[] for _ in range(n_classes)]
     for start in range(0, episodes.episodes, 256):
