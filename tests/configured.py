@@ -33,11 +33,11 @@ FEW = [
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """25 classes of 8 noisy copies of a pattern: 16 to train, 4 for validation, 5 for test."""
-    folder, random = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    """25 classes of 8 noisy copies of a pattern: 16 to train, 4 for validation, 5 for test. The folder around them is for runs."""
+    folder, random = tmp_path_factory.mktemp("place") / "pictures", np.random.default_rng(0)
     for c in range(25):
         pattern = random.uniform(60, 200, size=(16, 16))
-        (folder / f"class{c:02}").mkdir()
+        (folder / f"class{c:02}").mkdir(parents=True)
         for i in range(8):
             pixels = (pattern + random.normal(0, 40, size=(16, 16))).clip(0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(folder / f"class{c:02}" / f"{i}.png")

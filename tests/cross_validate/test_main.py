@@ -8,7 +8,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from episodic.assemble.load import load_parts
 from episodic.run.embed import embeddings_of
@@ -25,18 +24,9 @@ DML = [
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A folder of pictures, 25 classes of 8, each a noisy copy of its class's pattern."""
-    folder = tmp_path_factory.mktemp("place")
-    random = np.random.default_rng(0)
-    for c in range(25):
-        pattern = random.uniform(60, 200, size=(16, 16))
-        target = folder / "pictures" / f"class{c:02}"
-        target.mkdir(parents=True)
-        for i in range(8):
-            pixels = (pattern + random.normal(0, 40, size=(16, 16))).clip(0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(target / f"{i}.png")
-    return folder
+def place(pictures):
+    """The folder where the commands run, with `pictures` in it."""
+    return pictures.parent
 
 
 def run(place, *options, code=0):

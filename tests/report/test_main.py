@@ -10,10 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from omegaconf import OmegaConf
-from PIL import Image
 
 from episodic.config.compose import ConfigError
 from episodic.report.__main__ import with_run, writing
@@ -34,19 +32,11 @@ def run(place, name, *arguments, code=0):
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """A folder of pictures, 25 classes of 8, each a noisy copy of its class's pattern, and two runs on them."""
-    place, random = tmp_path_factory.mktemp("place"), np.random.default_rng(0)
-    for c in range(25):
-        pattern = random.uniform(60, 200, size=(16, 16))
-        target = place / "pictures" / f"class{c:02}"
-        target.mkdir(parents=True)
-        for i in range(8):
-            pixels = (pattern + random.normal(0, 40, size=(16, 16))).clip(0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(target / f"{i}.png")
+def runs(pictures):
+    """The folder around `pictures`, with two runs on them."""
     for seed, name in enumerate(("ours", "theirs")):
-        run(place, "train", f"run={name}", f"seed={seed}", *SMALL)
-    return place
+        run(pictures.parent, "train", f"run={name}", f"seed={seed}", *SMALL)
+    return pictures.parent
 
 
 def test_the_page_has_the_numbers_of_evaluate(runs):
