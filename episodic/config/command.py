@@ -53,6 +53,9 @@ def command(
 def _guarded(name: str, function: Callable, *arguments: Any) -> None:
     try:
         function(*arguments)
+    except BrokenPipeError:  # whoever read what was printed has gone, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from None
     except (ValueError, ArithmeticError, OSError, ImportError) as error:
         if os.environ.get("EPISODIC_TRACEBACK"):
             raise
