@@ -41,7 +41,7 @@ def build_parts(cfg: DictConfig) -> Parts:
     hardware = Hardware.choose(cfg.device, cfg.precision)
     dataset = make(cfg.task.dataset, **trust)
     torch.manual_seed(cfg.seed)
-    given = {"label_swap": build_label_swap(cfg, dataset)} if "label_swap" in arguments_of(cfg.learner) else {}
+    given = {"label_swap": build_label_swap(cfg, dataset)} if "label_swap" in arguments_of(cfg.learner, **trust) else {}
     learner = build_learner(cfg, build_backbone(cfg, **trust), given, **trust)
     if is_incremental(cfg.task) and not learner.capabilities.incremental:
         raise ConfigError(
@@ -88,7 +88,7 @@ def build_label_swap(cfg: DictConfig, dataset: AbstractDataset) -> torch.nn.Modu
     **Raises:** `ConfigError` where a graph is asked for and there is neither; what `edges_of_file` raises.
     """
     given = {"n_rows": cfg.task.train_classes}
-    if "edges" in arguments_of(cfg.sse):
+    if "edges" in arguments_of(cfg.sse, allow_any_target=cfg.allow_any_target):
         store = load_split(dataset, cfg.task, "train")
         if cfg.sse.edges is not None:
             given["edges"] = edges_of_file(cfg.sse.edges, store.class_names)

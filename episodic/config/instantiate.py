@@ -78,10 +78,26 @@ def _check_target(target: str) -> None:
     )
 
 
-def arguments_of(node: DictConfig) -> set[str]:
+def target_of(node: DictConfig, *, allow_any_target: bool = False) -> Any:
+    """The class or function that `node` names, found without being called. It is checked as `make` checks it, since finding it
+    imports the module that it is in.
+
+    **Raises:** `ConfigError` for another target than `make` would build.
+
+    >>> target_of(OmegaConf.create({"_target_": "episodic.train.schedule.Step"})).__name__
+    'Step'
+    """
+    if not allow_any_target:
+        _check_target(str(node._target_))
+    return get_object(node._target_)
+
+
+def arguments_of(node: DictConfig, *, allow_any_target: bool = False) -> set[str]:
     """The names of the arguments that the target of `node` takes.
+
+    **Raises:** as `target_of`.
 
     >>> sorted(arguments_of(OmegaConf.create({"_target_": "episodic.train.schedule.Step"})))
     ['every', 'gamma']
     """
-    return set(inspect.signature(get_object(node._target_)).parameters)
+    return set(inspect.signature(target_of(node, allow_any_target=allow_any_target)).parameters)

@@ -2,7 +2,8 @@
 
 Cross-validation: the training classes are divided into `task.folds` contiguous parts, and for each part a model is trained on the
 others. The best checkpoint of a model is the one with the highest accuracy on its own part. Then all models are scored on the test
-classes (where they are not on disk: the validation classes), which no training and no choice has seen. There are two scores:
+classes, which neither training nor the choice of checkpoints has seen (on the validation classes if there are no test classes on
+disk). There are two scores:
 
 - `separated`: the mean of the scores of the single models.
 - `concatenated`: the score of all models together, whose embeddings, each of length 1, are put side by side.
@@ -10,8 +11,8 @@ classes (where they are not on disk: the validation classes), which no training 
 Each is a mean over `repeats` trainings of all folds, with the seeds `seed`, `seed + 1`, ..., and has Student's t interval.
 
 Musgrave, Belongie, Lim: *A Metric Learning Reality Check*, ECCV 2020, https://arxiv.org/abs/2003.08505. Departures: checkpoints are
-chosen by few-shot accuracy, as everywhere in this package, where the paper takes MAP@R; the options say how long is trained and on
-what; settings are not searched for.
+chosen by few-shot accuracy, as everywhere in this package, where the paper takes MAP@R; the options set the length of training;
+there is no search for settings.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
@@ -30,6 +30,7 @@ from episodic.assemble.load import load_parts
 from episodic.assemble.task import load_store
 from episodic.config.command import command
 from episodic.config.compose import ConfigError
+from episodic.config.instantiate import target_of
 from episodic.core.functional.pairs import unit
 from episodic.evaluate.intervals import repeats_interval
 from episodic.evaluate.retrieval import retrieval
@@ -58,7 +59,7 @@ def main(cfg: DictConfig) -> None:
         raise ConfigError(f"repeats must be at least 1, got {cfg.repeats}")
     if cfg.task.fold is not None:
         raise ConfigError("cross-validation trains on every fold in turn, so task.fold cannot be given")
-    if not issubclass(get_object(cfg.learner._target_), AbstractMetricLearner):
+    if not issubclass(target_of(cfg.learner, allow_any_target=cfg.allow_any_target), AbstractMetricLearner):
         raise ConfigError(f"cross-validation compares embeddings, and {cfg.learner._target_.split('.')[-1]} has none")
     folder, seeds = Path(cfg.run), list(range(cfg.seed, cfg.seed + cfg.repeats))
     found = []
@@ -87,7 +88,7 @@ def main(cfg: DictConfig) -> None:
 
 
 def trained(cfg: DictConfig, choices: dict[str, Any], overrides: list[str], folder: Path, seed: int, fold: int) -> Run:
-    """The run of one fold. It is trained now, or resumed; one that had ended is only scored again."""
+    """The run of one fold. It is trained, or resumed if it was stopped. A finished run is only scored again."""
     settings = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "repeats"])
     settings.update(run=str(folder), seed=seed, resume=(folder / "config.yaml").exists())
     settings.task.fold = fold

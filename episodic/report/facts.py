@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from episodic.assemble.learner import Parts
 from episodic.assemble.task import episode_shape
+from episodic.config.instantiate import target_of
 from episodic.data.store import ImageStore
 from episodic.evaluate.tables import protocol
 from episodic.report.page import KINDS
@@ -41,7 +41,7 @@ def protocols(saved: DictConfig) -> dict[str, str]:
     shape = episode_shape(saved.task)
     shapes = (shape | episode_shape(saved.task.train), shape)
     trained, validated = (protocol(each, False).split(",")[0] for each in shapes)
-    of_procedure = get_object(saved.trainer._target_).accuracy_of
+    of_procedure = target_of(saved.trainer).accuracy_of
     return {"train/accuracy": of_procedure or trained, "val/accuracy": validated}
 
 

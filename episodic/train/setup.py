@@ -68,11 +68,11 @@ def build_objective(cfg: DictConfig, learner: AbstractLearner, dataset: Abstract
     nodes = {name: node for name, node in cfg.loss.items() if name != OWN}
     dim = math.prod(learner.backbone.shape) if nodes and hasattr(learner, "backbone") else 0
     own = OWN in weights and all(getattr(layer, "keeps_own_loss", True) for layer in unwrapped(learner)[:-1])
-    losses, tables = {}, own and "label_swap" in arguments_of(cfg.learner)
+    losses, tables = {}, own and "label_swap" in arguments_of(cfg.learner, **trust)
     for name, node in nodes.items():
         settings = OmegaConf.to_container(node, resolve=True)
         settings = {key: value for key, value in settings.items() if key not in ("weight", "lr_multiplier")}
-        wanted = arguments_of(node)
+        wanted = arguments_of(node, **trust)
         given = {"dim": dim} if "dim" in wanted else {}
         if "label_swap" in wanted:
             given["label_swap"], tables = build_label_swap(cfg, dataset), True

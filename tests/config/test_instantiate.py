@@ -2,7 +2,7 @@ import pytest
 from omegaconf import DictConfig
 
 from episodic.config.compose import ConfigError
-from episodic.config.instantiate import make
+from episodic.config.instantiate import arguments_of, make
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,16 @@ def test_what_is_hidden_behind_an_interpolation_is_checked_as_well():
     cfg = DictConfig({"evil": {"_target_": "os.system"}, "node": {"_target_": "torch.nn.Identity", "inner": "${evil}"}})
     with pytest.raises(ConfigError, match=r"wants to call os\.system"):
         make(cfg.node)
+
+
+def test_the_arguments_of_a_target_are_not_asked_of_what_may_not_be_built(tmp_path, monkeypatch):
+    (tmp_path / "strange.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match="may be built"):
+        arguments_of(DictConfig({"_target_": "strange.Thing"}))
+    with pytest.raises(SystemExit, match="imported"):
+        arguments_of(DictConfig({"_target_": "strange.Thing"}), allow_any_target=True)
+    assert arguments_of(DictConfig({"_target_": "episodic.train.schedule.Cosine"})) == {"warmup"}
 
 
 def test_models_of_torchvision_can_be_built():

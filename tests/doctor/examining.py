@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from episodic.config.compose import compose_config
-from episodic.config.paths import prepared
+from episodic.config.paths import quoted_arguments
 from episodic.doctor.__main__ import main, with_data
 
 SMALL = ["task.n_way=3", "task.n_query=3", "task.train.n_way=3", "task.train.n_query=3", "task.image_size=32"]
@@ -23,7 +23,7 @@ def picture(seed):
 def examined(folder, *options, code=0):
     """The findings that are not ok, by section: `[(mark, text, items)]`."""
     out = folder.parent / "report.json"
-    cfg = compose_config("doctor", prepared([f"data={folder}", *SMALL, f"out={out}", *options], with_data))
+    cfg = compose_config("doctor", quoted_arguments([f"data={folder}", *SMALL, f"out={out}", *options], with_data))
     if code:
         with pytest.raises(SystemExit) as stop:
             main(cfg)

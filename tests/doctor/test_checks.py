@@ -47,7 +47,7 @@ def test_what_is_no_image_by_its_name_is_said(birds):
     (_, empty, folders), (mark, text, others) = examined(birds)["files"]
     assert (mark, empty) == ("warning", "folders with nothing in them: 1")
     assert folders == [{"below the folder": "test/emptyclass"}]
-    assert text == "files left out, by their names no images: 2"
+    assert text == "files left out because their names are not those of images: 2"
     assert [item["below the folder"] for item in others] == ["train/train0/notes.txt", "val/photo.xyz"]
 
 

@@ -54,4 +54,4 @@ def test_a_run_whose_data_changed_or_are_gone_is_compared_by_its_hash(birds, tmp
         (_, known, _), (mark, text, _) = examined(birds, f"run={run}", code=1)["run"]
         assert said in known
         assert mark == "error"
-        assert "trained on the very classes of test" in text
+        assert "trained on exactly the classes of test" in text

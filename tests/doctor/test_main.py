@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from episodic.config.compose import ConfigError, compose_config
-from episodic.config.paths import prepared
+from episodic.config.paths import quoted_arguments
 from episodic.doctor.__main__ import main, with_data
 from tests.command import run_command
 from tests.doctor.examining import SMALL, examined
@@ -54,13 +54,13 @@ def test_a_split_that_another_stands_in_for_is_said_and_not_taken_for_a_leak(bir
 )
 def test_bad_options_are_refused(birds, options, message):
     with pytest.raises((ConfigError, FileNotFoundError), match=message):
-        main(compose_config("doctor", prepared([f"data={birds}", *SMALL, *options], with_data)))
+        main(compose_config("doctor", quoted_arguments([f"data={birds}", *SMALL, *options], with_data)))
 
 
 def test_data_stands_for_the_task_of_a_folder():
     assert with_data(["task=omniglot_5w1s", "near=3"]) == ["task=omniglot_5w1s", "near=3"]
     assert with_data(["data=a b", "task=folder_5w5s"])[-1] == "task.dataset.path=a b"
-    cfg = compose_config("doctor", prepared(["data=it's {1}, a=b"], with_data))
+    cfg = compose_config("doctor", quoted_arguments(["data=it's {1}, a=b"], with_data))
     assert cfg.task.dataset.path == cfg.data == "it's {1}, a=b"
     for wrong in ([], ["near=3"], ["data="], ["data=x", "task=omniglot_5w1s"]):
         with pytest.raises(ConfigError, match="data=<dir>"):
