@@ -74,10 +74,10 @@ def summary(cfg: DictConfig, folder: str) -> str:
     saved, metrics = Run(Path(folder)).config(), saved_metrics(Path(folder))
     wrappers = "".join(f" + {name}" for name in cfg.semi if name != "supervised")
     task = metrics.get("task") or saved.task.dataset._target_.split(".")[-1]
-    return f"{task}: {target_of(cfg.learner)}{wrappers} on {target_of(saved.backbone)}"
+    return f"{task}: {class_name(cfg.learner)}{wrappers} on {class_name(saved.backbone)}"
 
 
-def target_of(node: DictConfig) -> str:
+def class_name(node: DictConfig) -> str:
     return str(node.get("_target_", "?")).split(".")[-1]
 
 
@@ -85,7 +85,7 @@ def describe(node: DictConfig) -> str:
     """The class of a part, and its settings in parentheses."""
     plain = OmegaConf.to_container(node, resolve=True)
     settings = [f"{name}={value}" for name, value in plain.items() if not name.startswith("_")]
-    return f"{target_of(node)}({', '.join(settings)})"
+    return f"{class_name(node)}({', '.join(settings)})"
 
 
 def saved_metrics(folder: Path) -> dict[str, Any]:
