@@ -79,12 +79,12 @@ class Demo:
     def _answer(self, question: Question) -> dict[str, Any]:
         """A record for each of the `queries` and of the `unlabeled` pictures, and a line for each example that `failed`.
 
-        Places are those of the question.
+        Records are in the order of the question.
         """
         support, unlabeled, queries = (
             Pictures.decode(uploads, self.form) for uploads in (question.support, question.unlabeled, question.queries)
         )
-        places = [question.places[i] for i in support.kept]
+        places = [question.places[i] for i in support.readable]
         shown = {c for c, _ in places}
         failed = []
         for i, reason in sorted(support.failed.items()):
@@ -100,17 +100,19 @@ class Demo:
             {"plain": said, "helped": None, **near} for said, near in query_answers(alone, queries.pixels, places)
         ]
         taken = None
-        if unlabeled.kept:
+        if unlabeled.readable:
             helped = self._classifier(self._semi, **settings).fit(support.pixels, labels, unlabeled.pixels)
             for answer, (said, _) in zip(answers, query_answers(helped, queries.pixels, places), strict=True):
                 answer["helped"] = said
             taken = helped.unlabeled_shares()
-        shares = [{"shares": row} for row in (taken.tolist() if taken is not None else [None] * len(unlabeled.kept))]
+        shares = [
+            {"shares": row} for row in (taken.tolist() if taken is not None else [None] * len(unlabeled.readable))
+        ]
         return {
             "names": question.names,
             "queries": queries.among_all(answers),
             "unlabeled": unlabeled.among_all(shares),
-            "wrapper": self.wrapper if unlabeled.kept else None,
+            "wrapper": self.wrapper if unlabeled.readable else None,
             "failed": failed,
             "notes": notes_on_polarity(self.form, support.pixels, question.invert),
         }
@@ -128,10 +130,14 @@ class Demo:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pictures:
-    """Pictures that could be read, uint8 `[n, C, H, W]`, and their places among all; and for the others the reason."""
+    """Decoded pictures.
+
+    - `pixels`: the pictures that could be read, uint8 `[n, C, H, W]`. `readable`: their places among all uploads.
+    - `failed`: the reason for each of the others, by its place.
+    """
 
     pixels: UInt8[Tensor, "picture channels height width"]
-    kept: list[int]
+    readable: list[int]
     failed: dict[int, str]
 
     @staticmethod
@@ -139,12 +145,12 @@ class Pictures:
         """Read `uploads` in the form that the model expects."""
         out = np.empty((len(uploads), form.channels, form.size, form.size), dtype=np.uint8)
         failed = decode_parallel(uploads, lambda upload: _pixels(upload, form), out, title="pictures")
-        kept = [i for i in range(len(uploads)) if i not in failed]
-        return Pictures(torch.from_numpy(out[kept]), kept, failed)
+        readable = [i for i in range(len(uploads)) if i not in failed]
+        return Pictures(torch.from_numpy(out[readable]), readable, failed)
 
     def among_all(self, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The records `found` of the pictures that were kept, and for the others an `error`, in the places of all."""
-        by_place = dict(zip(self.kept, found, strict=True)) | {i: {"error": why} for i, why in self.failed.items()}
+        """The records `found` for the readable pictures, and an `error` for each other one, in the order of the uploads."""
+        by_place = dict(zip(self.readable, found, strict=True)) | {i: {"error": why} for i, why in self.failed.items()}
         return [by_place[i] for i in sorted(by_place)]
 
 
@@ -181,7 +187,7 @@ def query_answers(
 
 
 def notes_on_polarity(form: PictureForm, pixels: Tensor, invert: bool) -> list[str]:
-    """A note where gray pictures are dark on bright and the model knows bright on dark, or vice versa."""
+    """A note if gray pictures are dark on bright and the model's own images are bright on dark, or vice versa."""
     seen = pixels.float().mean().item() / 255
     seen = 1 - seen if invert else seen
     if not is_inverted(form, seen):

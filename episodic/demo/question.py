@@ -21,7 +21,7 @@ class Upload:
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """A question with valid names and numbers. `places` has for each example its class, and which one of that class it is."""
+    """A question with valid names and numbers. `places` has the class of each example, and its number in that class."""
 
     names: list[str]
     support: list[Upload]

@@ -61,9 +61,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def _serve(self, path: str, make: Any) -> None:
         try:
-            if (
-                self.headers.get_all("Host") not in self.server.hosts
-            ):  # another site made its name point to this address
+            # Another site can let its name point to this address; the header has that name.
+            if self.headers.get_all("Host") not in self.server.hosts:
                 raise HTTPError(HTTPStatus.FORBIDDEN, f"open this page at {self.server.url}")
             if self.path != path:
                 raise HTTPError(HTTPStatus.NOT_FOUND, f"there is nothing here but {self.server.url}")

@@ -52,7 +52,10 @@ def check_left_out(cfg: DictConfig) -> Iterator[Finding]:
     root = Path(path).expanduser()
     empty = [p for p in sorted(root.rglob("[!.]*")) if p.is_dir() and not any(p.iterdir())]
     others = [p for p in others_below(root) if p.suffix.lower() not in TABLES]
-    for found, text in ((empty, "folders with nothing in them"), (others, "files left out, by their names no images")):
+    for found, text in (
+        (empty, "folders with nothing in them"),
+        (others, "files left out because their names are not those of images"),
+    ):
         if found:
             items = [{"below the folder": str(p.relative_to(root))} for p in found]
             yield Finding("files", "warning", f"{text}: {len(found):,}", items)
@@ -112,9 +115,8 @@ def check_episodes(cfg: DictConfig, stores: dict[str, ImageStore]) -> Iterator[F
 
 
 def _short_classes(split: str, store: ImageStore, need: np.ndarray, counts: np.ndarray) -> list[dict[str, Any]]:
-    short = np.flatnonzero(
-        (counts < need).any(axis=0) & (counts.sum(axis=0) > 0)
-    )  # samplers do not see classes without images
+    # Samplers do not see classes without images.
+    short = np.flatnonzero((counts < need).any(axis=0) & (counts.sum(axis=0) > 0))
     worst_first = short[np.argsort((counts - need)[:, short].min(axis=0), kind="stable")]
     return [
         {"split": split, "class": store.class_names[c], "has": _sum(counts[:, c]), "needs": _sum(need[:, c])}

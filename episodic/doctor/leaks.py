@@ -31,9 +31,11 @@ def check_run(cfg: DictConfig, stores: dict[str, ImageStore]) -> Iterator[Findin
         yield from _shared_classes(cfg, folder, saved, stores)
         weights = saved.backbone.get("weights")
         if saved.backbone.get("_target_") == PRETRAINED and weights:
-            text = f"{folder}: its backbone began with weights={weights}: classes here may be among those it was trained on, for"
+            text = (
+                f"{folder}: its backbone began with weights={weights}: they may have been trained on these classes, as"
+            )
             yield Finding(
-                "run", "warning", f"{text} ImageNet's those of miniImageNet, tieredImageNet and some of CUB's birds"
+                "run", "warning", f"{text} ImageNet's were on miniImageNet's, tieredImageNet's and some of CUB's"
             )
         folder = saved.get("init_from")
 
@@ -59,7 +61,7 @@ def _shared_classes(
         store = stores[split]
         if recorded == store.class_hash:
             yield Finding(
-                "run", "error", f"{folder} was trained on the very classes of {split}, by their hash {recorded}"
+                "run", "error", f"{folder} was trained on exactly the classes of {split}: both have the hash {recorded}"
             )
         if names is None or recorded == store.class_hash:
             continue

@@ -133,7 +133,7 @@ def readable(files: list[Path]) -> tuple[list[Path], dict[Path, str]]:
 
 
 def note_on_polarity(classifier: Predictor, files: list[Path]) -> None:
-    """Print a note where pictures are dark on bright and the model knows bright on dark, or vice versa."""
+    """Print a note if the pictures are dark on bright and the model's own images are bright on dark, or vice versa."""
     form = classifier.form_
     if form.channels != 1:
         return
@@ -148,10 +148,10 @@ def note_on_polarity(classifier: Predictor, files: list[Path]) -> None:
 
 
 def note_on_others(folder: Path) -> None:
-    """Print which files of a folder are left out since their names are not those of pictures."""
+    """Print which files of a folder are left out because of their names."""
     if others := others_below(folder):
         shown = ", ".join(printable(file.relative_to(folder)) for file in others[:3]) + ", ..." * (len(others) > 3)
-        print(f"Note: left out of {printable(folder)}, by their names no pictures: {len(others)} ({shown}).")
+        print(f"Note: {len(others)} left out of {printable(folder)}, whose names are not those of pictures: {shown}.")
 
 
 def report_unreadable(failed: dict[Any, str]) -> None:

@@ -1,4 +1,4 @@
-"""The answers to pictures as records, and these as rows of a table, JSON and CSV."""
+"""Answers to pictures as records, and records as rows of a table, as JSON and as CSV."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 from episodic.assemble.predictor import Predictor
 from episodic.data.image import read_pictures
 
-AT_ONCE = 256  # so many pictures are in memory at once
+AT_ONCE = 256  # pictures that are in memory at once
 COLUMNS = ("file", "class", "probability", "nearest", "abstain", "error")
 
 
@@ -60,5 +60,5 @@ def records_as_text(records: list[dict[str, Any]], suffix: str) -> str:
 
 
 def printable(name: object) -> str:
-    """A name that can be printed. Bytes that are no Unicode, as file names may have, are replaced by a mark."""
+    """A name that can be printed. Bytes of a file name that are not Unicode are replaced by a mark."""
     return os.fsencode(str(name)).decode(errors="replace")

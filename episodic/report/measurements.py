@@ -22,7 +22,7 @@ from episodic.learners.prediction import Prediction
 from episodic.run.device import Hardware
 
 FEWEST = 5  # episodes of equal accuracy from which a spread of 0 is believed
-DOUBT = 30  # right answers that are added to those of each pair, so that one unlucky episode does not lead the list
+DOUBT = 30  # right answers added to each pair of classes, so that one unlucky episode is not at the head of the list
 
 
 class ConfusionCounts:
@@ -90,7 +90,7 @@ class ConfusionCounts:
     def confusions(self, most: int) -> list[tuple[int, int]]:
         """Up to `most` pairs `(class, answer)` of confused classes, the pair with the largest share of confused queries first.
 
-        The share is of the queries that had this answer to choose from, as if `DOUBT` more of them had been answered rightly.
+        The share is of the queries with this answer among the possible ones, counted as if `DOUBT` more were answered rightly.
         """
         wrong = self.answered - np.diag(np.diag(self.answered))
         truth, answer = np.nonzero(wrong)

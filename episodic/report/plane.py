@@ -1,4 +1,4 @@
-"""Embeddings drawn in two dimensions, so that one sees which classes lie together."""
+"""Embeddings in two dimensions, to see which classes lie together."""
 
 from __future__ import annotations
 
@@ -54,9 +54,8 @@ def plane(
     vectors, _ = embeddings_of(learner, few, normalize, hardware)
     vectors = np.nan_to_num(vectors.float().cpu().numpy())
     perplexity = min(30.0, (len(items) - 1) / 3)
-    differ = (
-        vectors.std() > 0 and vectors.shape[1] > 1
-    )  # what init="pca" needs, as it divides by the standard deviation
+    # init="pca" divides by the standard deviation.
+    differ = vectors.std() > 0 and vectors.shape[1] > 1
     tsne = TSNE(perplexity=perplexity, init="pca" if differ else "random", random_state=seed)
     with threadpool_limits(1):
         points = tsne.fit_transform(vectors)

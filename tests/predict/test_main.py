@@ -112,7 +112,7 @@ def test_files_that_are_no_pictures_by_their_names_are_told(predict, place):
         (place / "mixed" / name).write_text("x")
     code, printed = predict("support=one", "query=mixed", "run=trained")
     assert code == 0, printed
-    assert "Note: left out of mixed, by their names no pictures: 1 (notes.txt)." in printed
+    assert "Note: 1 left out of mixed, whose names are not those of pictures: notes.txt." in printed
     assert "  mixed/IMG_1.heic: Pillow cannot read HEIC: convert it to JPEG" in printed
 
 
