@@ -61,7 +61,7 @@ class ImageFile:
         header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
         self._start = file.tell()
-        file.truncate(self._start + math.prod(shape))  # rows that nobody assigns are 0
+        file.truncate(self._start + math.prod(shape))  # rows that are not assigned are 0
         self._file, self._lock = file, threading.Lock()
 
     def __len__(self) -> int:

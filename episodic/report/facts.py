@@ -25,7 +25,7 @@ def caution(cfg: DictConfig, store: ImageStore) -> str:
             f"There are no {KINDS[cfg.split]} classes on disk; the {KINDS[store.split]} classes stand in for them."
         )
     if run.config().task.dataset._target_ != cfg.task.dataset._target_:
-        return " ".join(said)  # training had none of them
+        return " ".join(said)  # of another data set, so training had no class of it
     if store.split == "train":
         said.append("The run was trained on these classes, so the figures say little of new ones.")
     if store.split == "val" and run.has("best"):

@@ -33,7 +33,7 @@ class Report:
     - `title`, `protocol`: the headline, and the kind and number of episodes. `caution`: a warning about the classes, or empty.
     - `facts`: what the run is, by name. `store`: the images that the episodes come from.
     - `measured`: the measurements by name of the run; the run itself comes first, then the one it is compared with, if any.
-    - `curves`: the training curves by tag, empty where there are none. `protocols`: what their accuracies are of, by tag.
+    - `curves`: the training curves by tag, or empty. `protocols`: the episodes or images of their accuracies, by tag.
     - `plane`: the embeddings in two dimensions, or None.
     - `command`: the command line that makes the page again. `made`: further facts about how it was made, by name.
     """

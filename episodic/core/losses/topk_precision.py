@@ -15,7 +15,7 @@ from episodic.core.losses.loss import AbstractPairLoss, Pairs
 class TopKPrecision(AbstractPairLoss):
     """Brings positives into an anchor's list of the k most similar references, and negatives out of it. The loss is how much larger
     the similarities in this list are, in sum, than those in the best list that the labels allow. With
-    `s^ = s + margin` for negatives and s for positives, of which there are n+:
+    `s^ = s + margin` for negatives, `s^ = s` for positives, and n+ the number of positives:
 
         L = sum of the top k of s^ - sum of the top min(k, n+) of the positives' - sum of the top [k - n+]+ of the negatives'
 

@@ -41,13 +41,13 @@ class Omniglot(AbstractDataset):
     **Splits** (`split_name`):
 
     - `"vinyals"`: 1028/172/423 characters, the lists of Prototypical Networks and most later papers (from Vinyals et
-      al., "Matching Networks for One Shot Learning", 2016, https://arxiv.org/abs/1606.04080). Alphabets are disjoint
-      but for Gurmukhi, which has 41 characters in train and 4 in test.
+      al., "Matching Networks for One Shot Learning", 2016, https://arxiv.org/abs/1606.04080). Alphabets are disjoint,
+      except that Gurmukhi has 41 characters in train and 4 in test.
     - `"lake"`: the release's own halves, 964 background characters to train and 659 evaluation characters to test. No
       validation classes were published, so `"val"` does not exist.
 
     Departure: images are resized with an antialiased bilinear filter (MAML: Lanczos; Ren et al.: bicubic). The code of
-    Prototypical Networks resized 1-bit images, of which Pillow takes one pixel in fourteen, so that strokes break.
+    Prototypical Networks resized 1-bit images: Pillow then takes one pixel in fourteen, so that strokes break.
 
     **Arguments:**
 
