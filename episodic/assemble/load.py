@@ -13,6 +13,7 @@ from yaml import YAMLError
 from episodic.assemble.learner import Parts, build_parts
 from episodic.assemble.task import is_incremental
 from episodic.config.compose import ConfigError
+from episodic.config.overrides import given_options
 from episodic.learners.learner import AbstractLearner
 from episodic.run.checkpoint import unwrapped_name
 from episodic.run.run import Run
@@ -68,9 +69,9 @@ def with_saved_parts(arguments: list[str]) -> list[str]:
 
     **Raises:** `ConfigError` where the arguments name no run; `FileNotFoundError` where the folder is none.
     """
-    given = dict(a.split("=", 1) for a in arguments if "=" in a)
+    given = given_options(arguments)
     if "run" not in given:
-        raise ConfigError("which run? python -m episodic.evaluate run=<dir>, a directory that episodic.train made")
+        raise ConfigError("which run? Give run=<dir>, a directory that episodic.train made")
     saved = Run(Path(given["run"])).config()
     for part in ("learner", "semi"):
         OmegaConf.resolve(saved[part])  # the model stays that of the task it was trained for

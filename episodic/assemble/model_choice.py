@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from episodic.assemble.load import with_saved_parts
 from episodic.config.compose import ConfigError, compose_config
+from episodic.config.overrides import given_options
 
 SOURCES = ("run", "backbone", "model")
 # The task of a pretrained backbone. Only the form of its pictures is used: color, 224 pixels.
@@ -42,7 +43,7 @@ def with_parts(arguments: list[str]) -> list[str]:
 
     **Raises:** `ConfigError` where the arguments name no model, or several, or parts that a saved file has itself.
     """
-    given = {a.split("=", 1)[0].split(".")[0] for a in arguments if "=" in a}
+    given = {key.split(".")[0] for key in given_options(arguments)}
     flags = [a for a in arguments if a.startswith("-")]
     sources = [name for name in SOURCES if name in given]
     if len(sources) > 1:

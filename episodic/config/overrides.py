@@ -80,6 +80,15 @@ def in_full(argument: str, name: str = "train") -> str:
     return f"{key}={{{','.join(f'{k}:{v}' for k, v in option.items())}}}"
 
 
+def given_options(arguments: Iterable[str]) -> dict[str, str]:
+    """The options among the arguments of a command line, as they are typed, by name; flags are left out.
+
+    >>> given_options(["--cfg", "job", "run=runs/a", "task.n_way=3"])
+    {'run': 'runs/a', 'task.n_way': '3'}
+    """
+    return dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+
+
 def refuse_unread(arguments: Iterable[str], unread: Mapping[str, str]) -> None:
     """Refuse options that a command does not read.
 

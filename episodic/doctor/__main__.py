@@ -14,6 +14,7 @@ from episodic.assemble.task import load_split
 from episodic.config.command import command
 from episodic.config.compose import ConfigError
 from episodic.config.instantiate import make
+from episodic.config.overrides import given_options
 from episodic.data.dataset import SPLITS
 from episodic.data.store import ImageStore
 from episodic.doctor.checks import check_duplicates, check_episodes, check_files, check_left_out, check_names
@@ -28,7 +29,7 @@ UNREAD = {"augment": "the doctor looks at the images as they are stored, and tra
 
 def with_data(arguments: list[str]) -> list[str]:
     """Turn `data=<dir>` into the options of a task on that folder."""
-    given = dict(a.split("=", 1) for a in arguments if "=" in a)
+    given = given_options(arguments)
     if "data" not in given:
         if "task" in given:
             return arguments

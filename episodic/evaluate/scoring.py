@@ -143,6 +143,16 @@ def episode_predictor(
     **Arguments:** as in `evaluate`.
 
     **Raises:** `ValueError` for `cached=True` with a learner that needs images.
+
+    >>> from episodic import EpisodeSampler
+    >>> from episodic.learners.prototypical import Prototypical
+    >>> images, labels = torch.arange(20, dtype=torch.uint8).view(20, 1, 1, 1), torch.arange(20) // 10
+    >>> store = ImageStore(images, labels, ("cat", "dog"), tuple(map(str, range(20))), None, (), "pets", "val", "ours")
+    >>> learner, exact = Prototypical(torch.nn.Flatten()), Hardware.choose("cpu", "fp32")
+    >>> predict, chunk = episode_predictor(learner, store, Normalize([0.0], [1.0]), exact)
+    >>> episode, prediction = predict(EpisodeSampler(labels, 2, 1, 3)[0:4])
+    >>> prediction.logits.shape, chunk(8)
+    (torch.Size([4, 6, 2]), 256)
     """
     learner.eval()
     metric = isinstance(learner, AbstractMetricLearner)

@@ -40,15 +40,10 @@ from episodic.run.tensorboard import read_curves
 UNREAD = {
     "augment": "a report trains nothing, and only training changes images at random",
     "trainer": "a report trains nothing",
+    "task.labeled_fraction": "a report trains nothing",
+    "task.labeled_seed": "a report trains nothing",
     "task.train": "a report trains nothing, and it measures episodes of the shape that task.n_way, task.n_shot, ... say",
 }
-
-
-def with_run(arguments: list[str]) -> list[str]:
-    """Make the parts of the run the choices `saved`, as for `episodic.evaluate`."""
-    if not any(a.startswith(("run=", "-")) for a in arguments):
-        raise ConfigError("which run? python -m episodic.report run=<dir>, a directory that episodic.train made")
-    return with_saved_parts(arguments)
 
 
 def main(cfg: DictConfig) -> None:
@@ -125,4 +120,4 @@ def writing(out: Path) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    command("report", main, with_run, UNREAD)
+    command("report", main, with_saved_parts, UNREAD)

@@ -111,8 +111,8 @@ def load_weights(
 ) -> None:
     """Put `weights` into `model`, whatever wrappers were around the learner then and are now.
 
-    **Arguments:** `source`: where the weights come from, for messages. `ignore_extra` (default false): leave out weights that the model
-    does not have, as those of a wrapper.
+    **Arguments:** `source`: where the weights come from, for messages. `ignore_extra` (default false): leave out weights that the
+    model does not have, as those of a wrapper.
 
     **Raises:** `CheckpointError` where the weights are of another model, with the first names that differ.
 

@@ -24,7 +24,7 @@ from benchmark.measuring import DIFFERENT, QUERY, SHOT, WAY, Comparison, by_clas
 from episodic import EpisodeSampler
 from episodic.data.augment import Normalize
 from episodic.data.sets.miniimagenet import MiniImageNet
-from episodic.evaluate.scoring import evaluate, episode_predictor
+from episodic.evaluate.scoring import episode_predictor, evaluate
 from episodic.learners.prototypical import Prototypical
 from episodic.run.device import Hardware
 
@@ -48,7 +48,9 @@ def evaluation(args: argparse.Namespace, hardware: Hardware) -> Iterator[Compari
     setting = ("\n".join(["class_name,image_name", *lines]), str(hardware.device))
     scores, peer_accuracy = in_child(peer_answers, *setting, by_class(few).tolist(), few.class_ids.tolist())
     with torch.inference_mode():
-        predict, _ = episode_predictor(learner, store, normalize, Hardware(hardware.device, torch.float32), cached=False)
+        predict, _ = episode_predictor(
+            learner, store, normalize, Hardware(hardware.device, torch.float32), cached=False
+        )
         logits = torch.cat([predict(few[i : i + 1])[1].logits for i in range(tasks)]).cpu().numpy()
     error = np.abs(logits + scores**2).max() / np.abs(logits).max()  # easyfsl's distances are not squared
     same = (logits.argmax(-1) == scores.argmax(-1)).mean()

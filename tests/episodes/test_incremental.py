@@ -7,7 +7,7 @@ from episodic.core.backbones.conv4 import Conv4
 from episodic.data.augment import Normalize
 from episodic.episodes.incremental import IncrementalEpisodes, incremental_items_needed
 from episodic.evaluate.audit import audit
-from episodic.evaluate.scoring import evaluate, episode_predictor
+from episodic.evaluate.scoring import episode_predictor, evaluate
 from episodic.learners.base_classifier import BaseClassifier
 from episodic.run.device import Hardware
 from tests.conftest import random_store

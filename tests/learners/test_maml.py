@@ -16,7 +16,7 @@ from episodic.config.compose import compose_config
 from episodic.config.instantiate import make
 from episodic.core.backbones.conv4 import Conv4
 from episodic.data.augment import Normalize
-from episodic.evaluate.scoring import evaluate, episode_predictor
+from episodic.evaluate.scoring import episode_predictor, evaluate
 from episodic.learners import maml
 from episodic.learners.maml import MAML, InnerLoop
 from episodic.run.device import Hardware

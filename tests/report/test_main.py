@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from episodic.config.compose import ConfigError
-from episodic.report.__main__ import with_run, writing
+from episodic.report.__main__ import writing
 from tests.command import run_command
 from tests.report.reader import Reader
 
@@ -118,9 +117,8 @@ def test_bad_input_is_answered_without_a_traceback(runs, arguments, message):
     assert not list((runs / "empty").glob("report*"))
 
 
-def test_a_report_needs_a_run():
-    with pytest.raises(ConfigError, match=r"episodic\.report run=<dir>"):
-        with_run(["episodes=10"])
+def test_a_report_needs_a_run(tmp_path):
+    assert "which run? Give run=<dir>" in run(tmp_path, "report", "episodes=10", code=2)
 
 
 def test_a_full_disk_is_said_in_a_line(tmp_path):

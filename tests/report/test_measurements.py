@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from episodic import EpisodeSampler
-from episodic.evaluate.scoring import evaluate, episode_predictor
+from episodic.evaluate.scoring import episode_predictor, evaluate
 from episodic.report.measurements import DOUBT, ConfusionCounts, measure
 from tests.report.cases import FP32, PLAIN, counts_of, semi_supervised, student, with_base_classes
 
