@@ -33,9 +33,11 @@ def build_parts(cfg: DictConfig) -> Parts:
     """Build the data set and the learner of a configuration. The learner's weights are drawn from `cfg.seed`, and it is on the
     device.
 
-    **Raises:** `ConfigError` for an incremental task with a learner that answers with the classes of the episode only; what
-    building a part raises.
+    **Raises:** `ConfigError` for a seed that is no integer of at least 0, and for an incremental task with a learner that answers
+    with the classes of the episode only; what building a part raises.
     """
+    if not isinstance(cfg.seed, int) or cfg.seed < 0:
+        raise ConfigError(f"seed must be an integer, at least 0, got {cfg.seed!r}")
     trust = {"allow_any_target": cfg.allow_any_target}
     check_task(cfg.task)
     hardware = Hardware.choose(cfg.device, cfg.precision)

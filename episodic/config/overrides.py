@@ -155,8 +155,11 @@ def check_key(base: DictConfig, key: str) -> None:
     for depth, part in enumerate(key.split(".")):
         if isinstance(node, ListConfig):
             return
-        if not isinstance(node, DictConfig) or part not in list(node):  # `in node` denies keys whose value is missing
-            options = sorted(str(k) for k in node if not str(k).startswith("_")) if isinstance(node, DictConfig) else []
+        if not isinstance(node, DictConfig):
+            parent = ".".join(key.split(".")[:depth])
+            raise ConfigError(f"unknown option {key!r}: {parent!r} is a single value, written as {parent}=value")
+        if part not in list(node):  # `in node` denies keys whose value is missing
+            options = sorted(str(k) for k in node if not str(k).startswith("_"))
             options = sorted({*options, *_groups()} - set(INNER)) if depth == 0 else options
             raise ConfigError(_unknown(f"option {key!r}", part, options, "Options: "))
         node = OmegaConf.select(node, part, throw_on_missing=False) if not OmegaConf.is_missing(node, part) else None

@@ -18,12 +18,9 @@ def test_what_is_given_by_hand_and_not_read_is_refused(override):
 
 
 def test_everything_else_passes():
-    refuse_idle(
-        ["loss.triplet.rho=0.3", "loss.margin.margin=0.3", "task.training=1"],
-        {"loss.triplet": SMOOTH},
-        {"task.train": "x"},
-    )
-    refuse_idle(["seed=1"], {"seed": object()})
+    given = ["loss.triplet.rho=0.3", "loss.margin.margin=0.3", "task.training=1"]
+    assert refuse_idle(given, {"loss.triplet": SMOOTH}, {"task.train": "x"}) is None
+    assert refuse_idle(["seed=1"], {"seed": object()}) is None
 
 
 def test_the_parts_lie_where_their_settings_are(config):

@@ -21,6 +21,12 @@ def test_learners_that_know_no_base_classes_refuse_an_incremental_task(config):
         build_parts(config(*INCREMENTAL))
 
 
+@pytest.mark.parametrize("seed", ["x", -1, 1.5, "null"])
+def test_a_seed_that_is_no_integer_is_refused_by_its_name(config, seed):
+    with pytest.raises(ConfigError, match="seed must be an integer, at least 0, got"):
+        build_parts(config(f"seed={seed}"))
+
+
 @pytest.mark.parametrize("learner", ["base_classifier", "cross_attention", "attention_attractor"])
 def test_learners_with_a_table_are_given_the_exchange_of_its_rows(config, learner):
     cfg = config(f"learner={learner}", "sse=se", "sse.probability=0.4")

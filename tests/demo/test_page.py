@@ -73,9 +73,7 @@ class Browser:
         return done["result"].get("value")
 
     def wait_for(self, expression):
-        deadline = time.monotonic() + 60
         while not self.evaluate(expression):
-            assert time.monotonic() < deadline, expression
             time.sleep(0.1)
 
     def give(self, label, pictures):

@@ -156,23 +156,30 @@ OWN_TRAINER = {"divide_and_conquer": "trainer=divide_and_conquer"}
 @pytest.mark.parametrize("loss", OTHER)
 def test_every_loss_trains_on_batches_by_its_name(config, loss):
     batches = (OWN_TRAINER.get(loss, "trainer=dml"), "trainer.classes_per_batch=3", "trainer.images_per_class=4")
-    _trains(config(f"loss={loss}", *batches), loss)
+    cfg = config(f"loss={loss}", *batches)
+    weight, losses, moved = _two_steps(cfg, loss)
+    assert weight == cfg.loss[loss].weight
+    assert losses.isfinite().all()
+    assert all(moved)
 
 
 @pytest.mark.parametrize("loss", [name for name in OTHER if name not in OWN_TRAINER])
 def test_every_loss_trains_beside_an_episodes_own(config, loss):
-    _trains(config(f"loss=[cross_entropy,{loss}]", f"loss.{loss}.weight=0.5"), loss)
+    weight, losses, moved = _two_steps(config(f"loss=[cross_entropy,{loss}]", f"loss.{loss}.weight=0.5"), loss)
+    assert weight == 0.5
+    assert losses.isfinite().all()
+    assert all(moved)
 
 
-def _trains(cfg, loss):
+def _two_steps(cfg, loss):
+    """The weight of that loss, the losses of two steps, and whether each parameter moved."""
     training = build_procedure(cfg, build_parts(cfg))
     modules = (training.setup.learner, training.setup.objective)
-    assert training.setup.objective.weights[loss] == cfg.loss[loss].weight
     before = [value.clone() for module in modules for value in module.parameters()]
-    losses = [training.training_step()[0] for _ in range(2)]
-    assert torch.stack(losses).isfinite().all()
+    losses = torch.stack([training.training_step()[0] for _ in range(2)])
     after = [value for module in modules for value in module.parameters()]
-    assert all((value != old).any() for value, old in zip(after, before, strict=True))
+    moved = [bool((value != old).any()) for value, old in zip(after, before, strict=True)]
+    return training.setup.objective.weights[loss], losses, moved
 
 
 def test_the_memory_wraps_losses_of_pairs_and_tables_get_the_exchange(config):
