@@ -111,7 +111,7 @@ def test_load_says_what_is_no_run(run, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"is a file, and a run is a folder"):
         load(tmp_path / "file")
-    for text, reason in (("a: [", "cannot be read"), ("a: 1", "has no backbone"), ("[1]", "has no backbone")):
+    for text, reason in (("a: [", "cannot be read"), ("a: 1", "has no task"), ("[1]", "holds no configuration")):
         (tmp_path / "config.yaml").write_text(text)
         with pytest.raises(ConfigError, match=reason):
             load(tmp_path)
@@ -128,7 +128,7 @@ def test_load_builds_nothing_of_other_packages_whatever_the_run_says(run, tmp_pa
     cfg.learner = {"_target_": "tests.test_package.Stranger"}
     cfg.allow_any_target = True
     OmegaConf.save(cfg, copy / "config.yaml")
-    with pytest.raises(ConfigError, match=r"wants to call tests\.test_package\.Stranger"):
+    with pytest.raises(ConfigError, match=r"wants to build tests\.test_package\.Stranger"):
         load(copy, "cpu")
     assert isinstance(load(copy, "cpu", allow_any_target=True), Stranger)
 

@@ -38,6 +38,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator, Predictor):
       out each support item in turn: of those answered with this probability or more, at most the share `max_error` (default 0.1) is
       wrong. A few items say little about others, and less under a transductive learner, which sees several queries at once.
     - `device` (`"auto"`), `precision` (`"fp32"`): as on the command line.
+    - `allow_any_target` (default false): let a run or a file build classes of other packages, such as a learner of your own.
 
     Where `invert`, `abstain`, `max_error` or `precision` is None, it is that of the saved file, else the default.
 

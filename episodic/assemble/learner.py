@@ -11,7 +11,7 @@ from torch import nn
 
 from episodic.assemble.task import check_task, is_incremental, load_split
 from episodic.config.compose import ConfigError
-from episodic.config.instantiate import arguments_of, make
+from episodic.config.instantiate import arguments_of, check_targets, make
 from episodic.core.regularizers.sse import edges_of_file, edges_of_groups
 from episodic.data.augment import Normalize
 from episodic.data.dataset import AbstractDataset
@@ -33,12 +33,13 @@ def build_parts(cfg: DictConfig) -> Parts:
     """Build the data set and the learner of a configuration. The learner's weights are drawn from `cfg.seed`, and it is on the
     device.
 
-    **Raises:** `ConfigError` for a seed that is no integer of at least 0, and for an incremental task with a learner that answers
-    with the classes of the episode only; what building a part raises.
+    **Raises:** `ConfigError` for a part that is no choice of its group, for a seed that is no integer of at least 0, and for an
+    incremental task with a learner that answers with the classes of the episode only; what building a part raises.
     """
     if not isinstance(cfg.seed, int) or cfg.seed < 0:
         raise ConfigError(f"seed must be an integer, at least 0, got {cfg.seed!r}")
     trust = {"allow_any_target": cfg.allow_any_target}
+    check_targets(cfg, **trust)
     check_task(cfg.task)
     hardware = Hardware.choose(cfg.device, cfg.precision)
     dataset = make(cfg.task.dataset, **trust)

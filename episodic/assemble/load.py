@@ -7,8 +7,6 @@ from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from episodic.assemble.learner import Parts, build_parts
 from episodic.assemble.task import is_incremental
@@ -18,8 +16,6 @@ from episodic.learners.learner import AbstractLearner
 from episodic.run.checkpoint import unwrapped_name
 from episodic.run.run import Run
 from episodic.semi.wrapper import unwrapped
-
-PARTS = {"task", "backbone", "learner", "semi"}  # of a run's configuration
 
 
 def load(path: str | os.PathLike, device: str = "auto", *, allow_any_target: bool = False) -> AbstractLearner:
@@ -40,8 +36,8 @@ def load(path: str | os.PathLike, device: str = "auto", *, allow_any_target: boo
 
     - `path`: the folder of a run, which `episodic.train` made.
     - `device`: `"auto"` (CUDA, then MPS, then the CPU) or a device of torch.
-    - `allow_any_target`: let the run's configuration build classes of other packages, such as a learner of your own. By default
-      only this package, torch, torchvision and timm are allowed, whatever the configuration says.
+    - `allow_any_target` (default false): let the run's configuration build classes of other packages, such as a learner of your
+      own. By default only the choices of this package are built, whatever the configuration says.
 
     **Raises:** `FileNotFoundError` where the folder is no run; `ConfigError` where its configuration cannot be built;
     `CheckpointError` where no checkpoint can be read.
@@ -51,15 +47,7 @@ def load(path: str | os.PathLike, device: str = "auto", *, allow_any_target: boo
         raise ConfigError(
             f"{path} is a file, and a run is a folder. A saved classifier opens as FewShotClassifier.load(file)"
         )
-    if not (folder / "config.yaml").is_file():
-        reason = "it has no config.yaml" if folder.is_dir() else "there is no such folder"
-        raise FileNotFoundError(f"{path} is no run: {reason}. python -m episodic.train run={path} makes one")
-    try:
-        cfg = OmegaConf.load(folder / "config.yaml")
-    except (YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f"{folder / 'config.yaml'} cannot be read: {str(error).splitlines()[0]}") from None
-    if missing := sorted(PARTS - set(cfg)):
-        raise ConfigError(f"{path} is no run: its config.yaml has no {missing[0]}, so episodic.train did not write it")
+    cfg = Run(folder).config()
     cfg.device, cfg.allow_any_target = device, allow_any_target
     return load_parts(cfg, str(folder), as_saved=True).learner.eval()
 

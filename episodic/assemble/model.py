@@ -20,8 +20,9 @@ from episodic.assemble.learner import Parts, build_backbone, build_learner, buil
 from episodic.assemble.load import load_parts
 from episodic.assemble.saved import PREFIX, read_saved
 from episodic.config.compose import compose_config
-from episodic.config.instantiate import arguments_of
+from episodic.config.instantiate import arguments_of, check_targets
 from episodic.config.overrides import check_key, check_overrides
+from episodic.config.types import check_types
 from episodic.data.image import PictureForm
 from episodic.learners.learner import AbstractLearner, AbstractMetricLearner
 from episodic.run.checkpoint import load_weights
@@ -39,6 +40,7 @@ class Choices:
     pictures: PictureForm | None
     device: str
     precision: str
+    allow_any_target: bool
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -92,19 +94,19 @@ def of_module(module: nn.Module, choices: Choices) -> Model:
 def of_file(path: str | os.PathLike, choices: Choices) -> Model:
     """The model in a file that `Predictor.save` wrote, with its weights."""
     hardware = Hardware.choose(choices.device, choices.precision)
-    facts, tensors = read_saved(path)
-    config = _chosen(OmegaConf.create(facts["config"]), choices)
-    learner = hardware.place(assemble(config))
-    weights = {name[len(PREFIX) :]: x for name, x in tensors.items() if name.startswith(PREFIX)}
+    saved = read_saved(path)
+    config = _chosen(saved.config, choices)
+    learner = hardware.place(assemble(config, trusted=choices.allow_any_target))
+    weights = {name[len(PREFIX) :]: x for name, x in saved.tensors.items() if name.startswith(PREFIX)}
     load_weights(learner, weights, path, ignore_extra=True)  # fewer, where a wrapper is left out
-    form = facts["form"] and PictureForm(**facts["form"])
-    return Model(learner, hardware, form, OmegaConf.to_container(config))
+    return Model(learner, hardware, saved.form, OmegaConf.to_container(config))
 
 
 def of_run(folder: str | os.PathLike, choices: Choices) -> Model:
     """The model of a run, with its best weights."""
     saved = Run(Path(folder)).config()
     saved.update(run=os.fspath(folder), device=choices.device, precision=choices.precision)
+    saved.allow_any_target = choices.allow_any_target
     return _with_weights_of_run(_chosen(saved, choices))
 
 
@@ -133,14 +135,21 @@ def _model(parts: Parts, cfg: DictConfig, backbone: DictConfig) -> Model:
     return Model(parts.learner, parts.hardware, PictureForm.of(parts.dataset), config)
 
 
-def assemble(config: DictConfig, backbone: nn.Module | None = None) -> AbstractLearner:
+def assemble(config: DictConfig, backbone: nn.Module | None = None, *, trusted: bool = False) -> AbstractLearner:
     """Build the learner of `config` in its wrappers. It is on `backbone`, else on the backbone of `config`, else on features as
     they are.
+
+    **Arguments:** `trusted` (default false): whether `config` may name classes of other packages.
+
+    **Raises:** `ConfigError` for a part that is no choice of its group, or has a setting of another type.
     """
+    trust = {"allow_any_target": trusted}
+    check_targets(config, **trust)
+    check_types(config, None, **trust)
     if backbone is None:
-        backbone = build_backbone(config) if "backbone" in config else _Features()
-    given = {"label_swap": nn.Identity()} if "label_swap" in arguments_of(config.learner) else {}
-    return build_learner(config, backbone, given)
+        backbone = build_backbone(config, **trust) if "backbone" in config else _Features()
+    given = {"label_swap": nn.Identity()} if "label_swap" in arguments_of(config.learner, **trust) else {}
+    return build_learner(config, backbone, given, **trust)
 
 
 class _Features(nn.Identity):

@@ -78,6 +78,7 @@ class Predictor:
         max_error: float | None = None,
         device: str = "auto",
         precision: str | None = None,
+        allow_any_target: bool = False,
     ):
         self.model = model
         self.semi = semi
@@ -89,6 +90,7 @@ class Predictor:
         self.max_error = max_error
         self.device = device
         self.precision = precision
+        self.allow_any_target = allow_any_target
 
     def fit(self, X: Any, y: Any, unlabeled: Any = None) -> Predictor:
         """Keep the examples X with their names y, strings or numbers, and the `unlabeled` items.
@@ -167,17 +169,19 @@ class Predictor:
         write_saved(path, facts, tensors)
 
     @classmethod
-    def load(cls, path: str | os.PathLike, device: str = "auto") -> Predictor:
+    def load(cls, path: str | os.PathLike, device: str = "auto", *, allow_any_target: bool = False) -> Predictor:
         """The classifier that `save` wrote. It answers as it did then.
+
+        **Arguments:** `allow_any_target` (default false): let the file build classes of other packages.
 
         **Raises:** `FileNotFoundError`; `ValueError` where the file is damaged or another.
         """
-        facts, tensors = read_saved(path)
-        classifier = cls(os.fspath(path), device=device)
+        saved = read_saved(path)
+        tensors = saved.tensors
+        classifier = cls(os.fspath(path), device=device, allow_any_target=allow_any_target)
         classifier._prepare()
-        classifier.classes_ = np.array(facts["classes_"][1], dtype=facts["classes_"][0])
-        for name in ("names_", "threshold_", "left_out_"):
-            setattr(classifier, name, facts[name])
+        classifier.classes_, classifier.names_ = saved.classes, saved.names
+        classifier.threshold_, classifier.left_out_ = saved.threshold, saved.left_out
         classifier._origin = tensors["origin"].numpy()
         if classifier.form_ is None:
             classifier.n_features_in_ = tensors["support"].shape[1]
@@ -194,6 +198,7 @@ class Predictor:
             pictures=self.pictures,
             device=self.device,
             precision=self.setting("precision"),
+            allow_any_target=self.allow_any_target,
         )
         return model_of(self.model, choices)
 

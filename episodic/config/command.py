@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -14,6 +15,8 @@ from episodic.config.compose import conf_dir
 from episodic.config.help import help_text
 from episodic.config.overrides import check_overrides, in_full, refuse_unread
 from episodic.config.paths import quoted_arguments
+from episodic.config.terminal import PrintableStream, printable
+from episodic.config.types import check_types
 
 
 def command(
@@ -33,7 +36,12 @@ def command(
     """
 
     def run(cfg: DictConfig) -> None:
-        _guarded(name, function, cfg)
+        _guarded(name, checked, cfg)
+
+    def checked(cfg: DictConfig) -> None:
+        check_types(cfg, name, allow_any_target=cfg.get("allow_any_target") is True)
+        with contextlib.redirect_stdout(PrintableStream(sys.stdout)):
+            function(cfg)
 
     def start() -> None:
         if not {"--help", "-h"}.isdisjoint(sys.argv[1:]):
@@ -60,7 +68,8 @@ def _guarded(name: str, function: Callable, *arguments: Any) -> None:
         if os.environ.get("EPISODIC_TRACEBACK"):
             raise
         reason = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.filename else str(error)
-        print(f"episodic.{name}: {reason}", file=sys.stderr)
+        shown = printable(reason, keep="\n")
+        print(f"episodic.{name}: {shown}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print(f"episodic.{name}: interrupted", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -22,6 +23,16 @@ def conf_dir() -> Path:
     package = Path(__file__).parents[1]
     checkout = package.parent / "conf"
     return checkout if (checkout / "train.yaml").exists() else package / "conf"
+
+
+@functools.cache
+def groups() -> tuple[str, ...]:
+    """The groups of choices in `conf/`, by name.
+
+    >>> "learner" in groups()
+    True
+    """
+    return tuple(sorted(path.name for path in conf_dir().iterdir() if path.is_dir()))
 
 
 def compose_config(name: str, overrides: list[str]) -> DictConfig:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,33 +13,51 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
-from episodic.config.compose import ConfigError
+from episodic.config.compose import ConfigError, conf_dir, groups
 
-ALLOWED = ("episodic", "torch", "torchvision", "timm")  # packages whose classes a configuration may instantiate
-FUNCTIONS = ("episodic.", "torchvision.models.", "timm.models.")  # where functions may be called as well: no torch.load
+TARGET = re.compile(r"\b_target_: *([\w.]+)")
+
+
+@functools.cache
+def known_targets(group: str | None = None) -> frozenset[str]:
+    """The classes and functions that a configuration may build. They are those that the files of `conf/` name, and the optimizers
+    of `torch.optim`.
+
+    **Arguments:** `group` (default None): those of one group of `conf/`, such as `"learner"`; None for all.
+
+    >>> sorted(known_targets("schedule"))
+    ['episodic.train.schedule.Constant', 'episodic.train.schedule.Cosine', 'episodic.train.schedule.Step']
+    """
+    files = (conf_dir() / (group or ".")).rglob("*.yaml")
+    found = {target for file in files for target in TARGET.findall(file.read_text(encoding="utf-8"))}
+    if group in (None, "optimizer"):
+        from torch import optim  # takes a second
+
+        classes = {name: made for name, made in vars(optim).items() if isinstance(made, type)}
+        found |= {f"torch.optim.{name}" for name, made in classes.items() if issubclass(made, optim.Optimizer)}
+    return frozenset(found)
 
 
 def make(node: DictConfig, *arguments: Any, allow_any_target: bool = False, **keywords: Any) -> Any:
     """Build the object that a node of a configuration describes. `_target_` names its class, and the other keys are its arguments.
 
-    A configuration can come from a stranger's run. So a target must be a class of this package, torch, torchvision or timm, or a
-    function of this package or of the models of the last two.
+    A configuration can come from a stranger's run. So a target must be among `known_targets`, and so must those inside of it.
 
     **Arguments:** `arguments`, `keywords`: further arguments of the target. `allow_any_target` (default false): allow every target.
+    Only `True` itself does.
 
     **Raises:** `ConfigError` for a target that is not allowed, and for arguments that are missing or that the target does not take;
     what the target raises.
 
-    >>> node = OmegaConf.create({"_target_": "torch.nn.Linear", "in_features": 3})
-    >>> make(node, out_features=2)
-    Linear(in_features=3, out_features=2, bias=True)
+    >>> make(OmegaConf.create({"_target_": "episodic.train.schedule.Step", "every": 10}))
+    Step(every=10, gamma=0.5)
     >>> make(OmegaConf.create({"_target_": "os.system", "command": "ls"}))
     Traceback (most recent call last):
     ...
-    episodic.config.compose.ConfigError: the configuration wants to call os.system; only classes of episodic, torch, ...
+    episodic.config.compose.ConfigError: the configuration wants to build os.system, which is no choice of this package. ...
     """
-    if not allow_any_target:
-        for target in _targets(node):
+    if allow_any_target is not True:
+        for _, target in _targets(node):
             _check_target(target)
     try:
         return instantiate(node, *arguments, _convert_="all", **keywords)
@@ -50,32 +70,46 @@ def make(node: DictConfig, *arguments: Any, allow_any_target: bool = False, **ke
         raise ConfigError(str(cause or error).splitlines()[0]) from error
 
 
-def _targets(node: Any) -> Iterator[str]:
+def _check_target(target: str, group: str | None = None) -> None:
+    if target not in known_targets(group):
+        raise ConfigError(
+            f"the configuration wants to build {target}, which is no {group or 'choice'} of this package. If you trust where the "
+            "configuration came from, add allow_any_target=true."
+        )
+
+
+def check_targets(cfg: DictConfig, *, allow_any_target: bool = False) -> None:
+    """Refuse a configuration that wants something else in a place than its group of `conf/` has, as a data set in the place of a
+    learner.
+
+    **Arguments:** `allow_any_target` (default false): as for `make`.
+
+    **Raises:** `ConfigError` that names the target.
+
+    >>> check_targets(OmegaConf.create({"learner": {"_target_": "torch.nn.Identity"}}))
+    Traceback (most recent call last):
+    ...
+    episodic.config.compose.ConfigError: the configuration wants to build torch.nn.Identity, which is no learner of ...
+    """
+    if allow_any_target is True:
+        return
+    known = groups()
+    for place, target in _targets(cfg):
+        inside = [word for word in place.split(".") if word in known]
+        _check_target(target, inside[-1] if inside else None)
+
+
+def _targets(node: Any, place: str = "") -> Iterator[tuple[str, str]]:
+    """The targets in a configuration, each after its place."""
     if isinstance(node, DictConfig):
         if "_target_" in node:
-            yield str(node["_target_"])
+            yield place, str(node["_target_"])
         for key in node:
             if not OmegaConf.is_missing(node, key):
-                yield from _targets(node[key])
+                yield from _targets(node[key], f"{place}.{key}".lstrip("."))
     elif isinstance(node, ListConfig):
         for child in node:
-            yield from _targets(child)
-
-
-def _check_target(target: str) -> None:
-    if target.split(".")[0] in ALLOWED:
-        try:
-            found = get_object(target)
-        except Exception as error:
-            raise ConfigError(f"no such target: {target} ({str(error).splitlines()[0]})") from None
-        # Where it is defined counts, not the path: `torch.os.system` is a path into torch as well.
-        home = f"{getattr(found, '__module__', None)}."
-        if home.startswith(FUNCTIONS) or (isinstance(found, type) and home.split(".")[0] in ALLOWED):
-            return
-    raise ConfigError(
-        f"the configuration wants to call {target}; only classes of {', '.join(ALLOWED)} may be built. "
-        "If you trust it, add allow_any_target=true."
-    )
+            yield from _targets(child, place)
 
 
 def target_of(node: DictConfig, *, allow_any_target: bool = False) -> Any:
@@ -87,7 +121,7 @@ def target_of(node: DictConfig, *, allow_any_target: bool = False) -> Any:
     >>> target_of(OmegaConf.create({"_target_": "episodic.train.schedule.Step"})).__name__
     'Step'
     """
-    if not allow_any_target:
+    if allow_any_target is not True:
         _check_target(str(node._target_))
     return get_object(node._target_)
 

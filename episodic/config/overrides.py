@@ -15,10 +15,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from episodic.config.compose import ConfigError, compose_config, conf_dir
+from episodic.config.compose import ConfigError, compose_config, conf_dir, groups
 from episodic.config.help import INNER
 from episodic.config.paths import quoted_arguments
 
+SEVERAL = ("loss", "semi")  # groups of which several may be chosen, as loss=[a,b]
 TAKE_SAVED = ("evaluate", "report", "predict", "demo")  # commands on a run, whose own parts are the choices `saved`
 
 
@@ -42,13 +43,15 @@ def check_overrides(name: str, overrides: list[str]) -> None:
         raise ConfigError(f"cannot read {bad[0]!r}; options are written as name=value") from None
     search = [o for o in parsed if o.key_or_group == "hydra.searchpath"]  # where a user keeps choices of their own
     folders = [conf_dir(), *(Path(folder.removeprefix("file://")) for o in search for folder in _values(o))]
-    groups = {g: sorted(p.stem for folder in folders for p in (folder / g).glob("[!_]*.yaml")) for g in _groups()}
-    chosen = [o for o in parsed if o.key_or_group.split("@")[0] in groups]
+    options = {g: sorted(p.stem for folder in folders for p in (folder / g).glob("[!_]*.yaml")) for g in groups()}
+    chosen = [o for o in parsed if o.key_or_group.split("@")[0] in options]
+    for override in parsed:
+        if override.is_delete():
+            raise ConfigError(
+                f"{override.input_line} would take an option away; every option has a value, so give another one"
+            )
     for override in chosen:
-        options = groups[override.key_or_group.split("@")[0]]
-        for value in _values(override):
-            if value not in options and not (value == "saved" and name in TAKE_SAVED) and value != "None":
-                raise ConfigError(_unknown(f"{override.key_or_group}={value}", value, options, "Valid: "))
+        _check_choice(override, options[override.key_or_group.split("@")[0]], name)
     try:
         base = compose_config(name, [o.input_line for o in (*search, *chosen) if not o.is_sweep_override()])
         for override in parsed:
@@ -127,16 +130,24 @@ def composed(name: str, options: list[str]) -> tuple[DictConfig, dict[str, Any]]
     return OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]), choices
 
 
+def _check_choice(override: Override, options: list[str], name: str) -> None:
+    """Refuse what is no choice of a group: unknown ones, none at all, and several where one is taken."""
+    key, group = override.key_or_group, override.key_or_group.split("@")[0]
+    value = None if override.is_sweep_override() else override.value()
+    if isinstance(value, list) and (not value or group not in SEVERAL or len(set(value)) < len(value)):
+        wanted = "different ones" if group in SEVERAL and value else "one or several" if group in SEVERAL else "one"
+        raise ConfigError(f"{override.input_line}: choose {wanted}.\nValid: {', '.join(options)}")
+    for value in _values(override):
+        if value not in options and not (value == "saved" and name in TAKE_SAVED):
+            raise ConfigError(_unknown(f"{key}={'null' if value == 'None' else value}", value, options, "Valid: "))
+
+
 def _parses(text: str) -> bool:
     try:
         OverridesParser.create().parse_override(text)
     except HydraException:
         return False
     return True
-
-
-def _groups() -> list[str]:
-    return sorted(p.name for p in conf_dir().iterdir() if p.is_dir())
 
 
 def _values(override: Override) -> list[str]:
@@ -160,7 +171,7 @@ def check_key(base: DictConfig, key: str) -> None:
             raise ConfigError(f"unknown option {key!r}: {parent!r} is a single value, written as {parent}=value")
         if part not in list(node):  # `in node` denies keys whose value is missing
             options = sorted(str(k) for k in node if not str(k).startswith("_"))
-            options = sorted({*options, *_groups()} - set(INNER)) if depth == 0 else options
+            options = sorted({*options, *groups()} - set(INNER)) if depth == 0 else options
             raise ConfigError(_unknown(f"option {key!r}", part, options, "Options: "))
         node = OmegaConf.select(node, part, throw_on_missing=False) if not OmegaConf.is_missing(node, part) else None
 

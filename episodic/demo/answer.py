@@ -119,7 +119,7 @@ class Demo:
 
     def _classifier(self, semi: str | None = None, **settings: Any) -> Predictor:
         """A predictor without examples. It has the wrapper `semi` in place of the model's own, if one is given."""
-        settings = {name: self.cfg[name] for name in ("device", *DEFAULTS)} | settings
+        settings = {name: self.cfg[name] for name in ("device", "allow_any_target", *DEFAULTS)} | settings
         if self.cfg.model is not None:
             return Predictor(self.cfg.model, semi=semi, **settings)
         cfg = copy.deepcopy(self.cfg)

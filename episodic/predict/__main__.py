@@ -83,7 +83,7 @@ def check(cfg: DictConfig) -> None:
 def classifier_of(cfg: DictConfig) -> Predictor:
     """The classifier that was saved, or one that is shown the examples."""
     if cfg.support is None:
-        classifier = Predictor.load(cfg.model, device=cfg.device)
+        classifier = Predictor.load(cfg.model, device=cfg.device, allow_any_target=cfg.allow_any_target)
         if classifier.form_ is None:
             raise ConfigError(f"model={cfg.model} compares features, not pictures")
         return classifier
@@ -91,7 +91,8 @@ def classifier_of(cfg: DictConfig) -> Predictor:
     if cfg.run is None and cfg.model is None and cfg.backbone.get("weights") is None:
         mend = "take a run, or backbone.weights=<file>" if "weights" in cfg.backbone else "take a run"
         print(f"Warning: the backbone's weights are random, so the answers are guesses: {mend}.")
-    classifier = Predictor(cfg.model or cfg, device=cfg.device, **{name: cfg[name] for name in DEFAULTS})
+    settings = {name: cfg[name] for name in ("device", "allow_any_target", *DEFAULTS)}
+    classifier = Predictor(cfg.model or cfg, **settings)
     check_effects(cfg, classifier)
     files, failed = readable([file for files in shown.values() for file in files])
     unlabeled, failed_unlabeled = (None, {}) if cfg.unlabeled is None else readable(pictures_in(cfg.unlabeled))

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from PIL import Image
 
+from episodic.config.terminal import printable
 from episodic.data.store import ImageStore
 from episodic.report.plots import Picture
 
@@ -19,7 +20,7 @@ class Html(str):
 
 
 def escaped(text: str) -> Html:
-    return text if isinstance(text, Html) else Html(html.escape(text))
+    return text if isinstance(text, Html) else Html(html.escape(printable(text, keep="\n\t")))
 
 
 def joined(*parts: str) -> Html:
@@ -29,7 +30,7 @@ def joined(*parts: str) -> Html:
 def tag(name: str, /, *parts: str, **attributes: str | int) -> Html:
     """The element `<name key="value">parts</name>`. The argument `class_` gives `class`, and `aria_label` gives `aria-label`."""
     said = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{html.escape(str(value))}"' for key, value in attributes.items()
+        f' {key.rstrip("_").replace("_", "-")}="{html.escape(printable(value))}"' for key, value in attributes.items()
     )
     return Html(f"<{name}{said}>{''.join(escaped(part) for part in parts)}</{name}>")
 

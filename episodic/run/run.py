@@ -16,6 +16,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from episodic import __version__
 from episodic.config.compose import ConfigError
+from episodic.config.settings import PARTS
+from episodic.config.stored import read_config
+from episodic.config.types import check_types
 from episodic.run.checkpoint import has_checkpoint, load_checkpoint, load_weights, save_checkpoint
 from episodic.run.files import write_atomically
 
@@ -37,8 +40,9 @@ class Run:
     TensorBoard.
 
     >>> import tempfile
+    >>> from episodic.config.compose import compose_config
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     run = Run.open(OmegaConf.create({"run": folder, "resume": False, "seed": 3}), name="example")
+    ...     run = Run.open(compose_config("train", [f"run={folder}", "seed=3"]), name="example")
     ...     run.write_metrics({"test/accuracy": 0.5})
     ...     run.config().seed, run.has("best"), sorted(path.name for path in run.folder.iterdir())
     (3, False, ['config.yaml', 'metrics.json'])
@@ -77,14 +81,34 @@ class Run:
         return run
 
     def config(self) -> DictConfig:
-        """The configuration that the run was started with.
+        """The configuration that the run was started with. It is read as data that may come from a stranger: nothing in it is
+        trusted.
 
-        **Raises:** `FileNotFoundError` where the folder is no run.
+        **Raises:** `FileNotFoundError` where the folder is no run; `ConfigError` where its `config.yaml` is damaged or another.
         """
         path = self.folder / "config.yaml"
         if not path.is_file():
-            raise FileNotFoundError(f"{self.folder} is not a run: it has no config.yaml")
-        return OmegaConf.load(path)
+            why = (
+                "it has no config.yaml"
+                if self.folder.is_dir()
+                else "it is a file"
+                if self.folder.exists()
+                else "there is no such folder"
+            )
+            raise FileNotFoundError(
+                f"{self.folder} is no run: {why}. python -m episodic.train run={self.folder} makes one"
+            )
+        config = read_config(path)
+        if missing := [part for part in PARTS if part not in config]:
+            raise ConfigError(
+                f"{self.folder} is no run: its config.yaml has no {missing[0]}, so episodic.train did not write it"
+            )
+        config.allow_any_target = False
+        try:
+            check_types(config)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from None
+        return config
 
     def save(self, kind: str, learner: torch.nn.Module, trainer: Stateful, state: dict[str, Any]) -> None:
         """Write the checkpoint `kind`, `"last"` or `"best"`: the learner, the training procedure, and `state`.

@@ -35,7 +35,7 @@ def test_evaluate_asks_for_a_run(tmp_path):
     assert "which run?" in run_command("evaluate", cwd=tmp_path)[2]
     code, _, said = run_command("evaluate", f"run={tmp_path}", cwd=tmp_path)
     assert code == 2
-    assert "is not a run: it has no config.yaml" in said
+    assert "is no run: it has no config.yaml" in said
 
 
 @pytest.mark.parametrize(

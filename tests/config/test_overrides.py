@@ -31,7 +31,7 @@ def test_a_mistyped_option_is_answered_with_the_valid_names(overrides, message):
     [
         ["seed=1,2,3"],
         ["task.n_way=[5,10]"],
-        ["+note=x"],
+        ["+optimizer.betas=[0.8,0.9]"],
         ["learner=matching", "learner.scale=3"],
         ["task=omniglot_5w1s,glyphs_5w1s"],
     ],

@@ -36,7 +36,7 @@ def test_classes_that_a_run_was_trained_on_are_found(birds, tmp_path):
     assert [items for _, _, items in examined(birds, f"run={after}", code=1)["run"]] == [items]
     lost = saved_run(tmp_path / "lost", birds, init_from=str(tmp_path / "gone"))
     [(mark, text, _)] = examined(birds, f"run={lost}")["run"]
-    assert (mark, "gone is not a run" in text) == ("warning", True)
+    assert (mark, "gone is no run" in text) == ("warning", True)
     network = {"_target_": "episodic.core.backbones.pretrained.Pretrained", "name": "resnet18", "weights": "default"}
     pretrained = saved_run(tmp_path / "pretrained", birds, backbone=network)
     [(mark, text, _)] = examined(birds, f"run={pretrained}")["run"]

@@ -46,7 +46,7 @@ def test_a_split_that_another_stands_in_for_is_said_and_not_taken_for_a_leak(bir
         (["near=many"], "near must be a number of bits"),
         (["out=report.txt"], "out must be a file .json or .csv in a folder that is there, got report.txt"),
         (["out=nowhere/report.csv"], "in a folder that is there, got nowhere/report.csv"),
-        (["run=nowhere"], "nowhere is not a run"),
+        (["run=nowhere"], "nowhere is no run"),
         (["task.dataset.corrupt=hide"], "task.dataset.corrupt must be error or skip, got 'hide'"),
         (["task.n_shot=few"], "task.n_shot must be an integer or a range"),
         (["task.within_super_class=true"], "has no super-classes"),

@@ -1,0 +1,133 @@
+"""Reads a configuration that lies in a file. The file may come from a stranger, or be damaged, so it is data and nothing else."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from episodic.config.compose import ConfigError
+
+MOST_BYTES = 2**18  # a run's configuration has about 4,000
+DEEPEST = 16  # mappings and lists inside each other; a run's configuration has 4
+# The two forms of a value that stands for another one; Hydra knows others, which read the environment or call functions.
+REFERENCE = re.compile(r"\$\{(?:oc\.select:([\w.]+),[\w.+-]+|([\w.]+))\}")
+
+
+def read_config(path: Path) -> DictConfig:
+    """The configuration in the YAML file `path`.
+
+    **Raises:** `FileNotFoundError` where there is none; `ConfigError` as `stored_config`, and for a file that is no plain YAML.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "config.yaml"
+    ...     file.write_text("steps: 10")
+    ...     read_config(file)
+    9
+    {'steps': 10}
+    """
+    with path.open("rb") as file:
+        data = file.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise ConfigError(f"{path} is no configuration of a run: it has more than {MOST_BYTES:,} bytes")
+    try:
+        text = data.decode()
+        _check_plain(text)
+        loaded = OmegaConf.load(io.StringIO(text)) if text.strip() else None
+        tree = OmegaConf.to_container(loaded) if OmegaConf.is_config(loaded) else loaded
+    except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from None
+    return stored_config(tree, path)
+
+
+def stored_config(tree: Any, source: object) -> DictConfig:
+    """The plain tree of mappings, lists, texts and numbers that a file held, as a configuration.
+
+    A value may stand for another one, as `${task.n_way}` does. It must be a single value or a list that is there. What asks for
+    anything else, such as the environment, is refused, and so is trust: `allow_any_target` is what the user says, never a file.
+
+    **Arguments:** `source`: where it comes from, for messages.
+
+    **Raises:** `ConfigError` where `tree` is no mapping, is too deep, or has a key or a value that no configuration has.
+
+    >>> stored_config({"ways": 5, "train": {"ways": "${ways}"}}, "example").train.ways
+    5
+    >>> stored_config({"home": "${oc.env:HOME}"}, "example")
+    Traceback (most recent call last):
+    ...
+    episodic.config.compose.ConfigError: example: home is '${oc.env:HOME}', which is no reference to another value of it
+    """
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{source} holds no configuration: it must be a mapping, and is {type(tree).__name__}")
+    for place, value in _walk(tree, source):
+        if isinstance(value, str) and "${" in value:
+            _check_reference(tree, place, value, source)
+    return OmegaConf.create({key: value for key, value in tree.items() if key != "allow_any_target"})
+
+
+def _check_plain(text: str) -> None:
+    """Refuse what YAML has beyond plain data, before anything is built. Anchors can make a few bytes expand to gigabytes."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if getattr(event, "anchor", None) or getattr(event, "tag", None):
+            raise ValueError(f"line {event.start_mark.line + 1} has a tag, an anchor or an alias")
+        starts, ends = (yaml.MappingStartEvent, yaml.SequenceStartEvent), (yaml.MappingEndEvent, yaml.SequenceEndEvent)
+        depth += isinstance(event, starts) - isinstance(event, ends)
+        if depth > DEEPEST:
+            raise ValueError(f"line {event.start_mark.line + 1} is more than {DEEPEST} levels deep")
+
+
+def _walk(tree: Any, source: object) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """All values in `tree`, each after its place, with their form checked."""
+    todo: list[tuple[tuple[str, ...], Any]] = [((), tree)]
+    while todo:
+        place, value = todo.pop()
+        if len(place) > DEEPEST:
+            raise ConfigError(f"{source} is more than {DEEPEST} levels deep")
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                if not isinstance(key, str) or (key.startswith("_") and key != "_target_"):
+                    raise ConfigError(f"{source}: {'.'.join(place) or 'the configuration'} has the key {key!r}")
+                todo.append(((*place, key), inner))
+        elif isinstance(value, list):
+            todo += [((*place, str(i)), inner) for i, inner in enumerate(value)]
+        elif value is None or isinstance(value, str | bool | int | float):
+            yield place, value
+        else:
+            raise ConfigError(f"{source}: {'.'.join(place)} is {value!r}, which is neither text nor a number")
+
+
+def _check_reference(tree: dict[str, Any], place: tuple[str, ...], value: str, source: object) -> None:
+    """Refuse a reference in another form, to a part, from inside a list, to nothing, or round in a circle."""
+    seen, found, parent = set(), value, _at(tree, place[:-1])
+    while isinstance(found, str) and "${" in found:
+        form = REFERENCE.fullmatch(found)
+        name = form and (form[1] or form[2])
+        found = name and _at(tree, name.split("."))
+        missing_is_fine = form is not None and form[1] is not None
+        if name in seen or isinstance(parent, list) or isinstance(found, dict) or (found is None and not form):
+            raise ConfigError(f"{source}: {'.'.join(place)} is {value!r}, which is no reference to another value of it")
+        if found is _ABSENT and not missing_is_fine:
+            raise ConfigError(f"{source}: {'.'.join(place)} is {value!r}, and there is no {name}")
+        seen.add(name)
+
+
+_ABSENT = object()
+
+
+def _at(tree: Any, place: Any) -> Any:
+    for word in place:
+        if isinstance(tree, list) and word.isdigit() and int(word) < len(tree):
+            tree = tree[int(word)]
+        elif isinstance(tree, dict) and word in tree:
+            tree = tree[word]
+        else:
+            return _ABSENT
+    return tree
