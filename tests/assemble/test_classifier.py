@@ -71,7 +71,7 @@ BAD = [
     ({"semi": "soft_means"}, DIGITS[:4], [1, 1, 2, 2], "unknown semi=soft_means"),
     ({"options": ("learner.heat=1",)}, DIGITS[:4], [1, 1, 2, 2], "unknown option 'learner.heat'"),
     ({"device": "tpu9"}, DIGITS[:4], [1, 1, 2, 2], "device must be"),
-    ({"model": "nowhere"}, IMAGES, [1, 1, 2, 2], "nowhere is not a run"),
+    ({"model": "nowhere"}, IMAGES, [1, 1, 2, 2], "nowhere is no run"),
     ({"model": 7}, IMAGES, [1, 1, 2, 2], "model must be a run's folder"),
     ({"model": CONV, "pictures": PictureForm(1, 16)}, IMAGES, [1, 1, 2, 2], r"no embeddings of images \[1, 1, 16, 16\]"),
     ({"model": nn.Flatten(0), "pictures": TINY}, IMAGES, [1, 1, 2, 2], "must give an embedding"),

@@ -46,9 +46,9 @@ def test_what_cannot_be_served_is_one_line(server, run, tmp_path):
     for options, said in (
         ([f"run={run}", f"port={server.server_port}"], f"port {server.server_port} cannot be used (Address already in"),
         ([f"run={run}", "port=65536"], "port must be a number from 0 (one that is free) to 65535, got 65536"),
-        ([f"run={run}", "port=http"], "port must be a number from 0 (one that is free) to 65535, got 'http'"),
+        ([f"run={run}", "port=http"], "port must be an integer, got 'http'"),
         ([f"model={tmp_path}/features.safetensors"], "compares features, not pictures"),
-        ([f"run={tmp_path}"], "is not a run"),
+        ([f"run={tmp_path}"], "is no run"),
         (["port=0"], "which model?"),
     ):
         code, printed = called(tmp_path, *options)

@@ -157,19 +157,8 @@ def test_random_weights_and_turned_gray_values_are_warned_of(predict, place):
         Image.fromarray(np.full((16, 16), 250 - RANDOM.integers(9), dtype=np.uint8)).save(
             turned / path.parent.name / "0.png"
         )
-    glyphs = [
-        "~task.dataset",
-        "+task.dataset._target_=episodic.data.sets.omniglot.Omniglot",
-        "+task.dataset.image_size=16",
-    ]
-    options = [
-        "support=turned",
-        "query=turned/dark",
-        "backbone=conv4",
-        "task.channels=1",
-        "task.image_size=16",
-        *glyphs,
-    ]
+    bright = ["task=omniglot_5w1s", "task.image_size=16"]
+    options = ["support=turned", "query=turned/dark", "backbone=conv4", *bright]
     assert "invert=true turns them around" in predict(*options)[1]
     assert "turns them around" not in predict(*options, "invert=true")[1]
 
@@ -217,8 +206,8 @@ def test_the_command_is_a_module_that_runs(place):
 GOOD = {"support": "shots", "query": "photos", "run": "trained"}
 BAD = [
     ({"run": None}, "which model? run=<dir> that episodic.train made, model=<file> that save= wrote, or backbone=resnet50"),
-    ({"run": "gone"}, "gone is not a run: it has no config.yaml"),
-    ({"run": "shots"}, "shots is not a run"),
+    ({"run": "gone"}, "gone is no run: there is no such folder"),
+    ({"run": "shots"}, "shots is no run: it has no config.yaml"),
     ({"support": None}, "which examples? support=<dir>"),
     ({"query": None}, "which pictures? query="),
     ({"support": "gone"}, "gone is no folder; expected <folder>/<class name>/<picture>"),
@@ -237,7 +226,7 @@ BAD = [
     ({"out": "answers.txt"}, "out must be a file .json or .csv, got answers.txt"),
     ({"out": "gone/answers.json"}, "cannot be written: it must be a file in a folder that is there"),
     ({"save": "kept.pt"}, "save must be a file .safetensors, got kept.pt"),
-    ({"abstain": "often"}, "abstain must be None, 'auto' or a probability between 0 and 1, got 'often'"),
+    ({"abstain": "often"}, "abstain must be a number, auto or null, got 'often'"),
     ({"abstain": "1.2"}, "abstain must be None, 'auto' or a probability between 0 and 1, got 1.2"),
     ({"abstain": "auto", "support": "one"}, "each class has one only: give a number, abstain=0.6, or more examples"),
     ({"abstain": "auto", "max_error": "-1"}, "max_error must be a share"),

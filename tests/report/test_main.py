@@ -101,11 +101,11 @@ def test_the_same_command_writes_the_same_page(runs):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run=nowhere"], "nowhere is not a run"),
+        (["run=nowhere"], "nowhere is no run"),
         (["run=empty"], "no readable checkpoint"),
-        (["run=ours", "split=tset"], "split must be one of train, val, test, got 'tset'"),
+        (["run=ours", "split=tset"], "split must be train, val or test, got 'tset'"),
         (["run=ours", "out=pictures/class00/0.png/report"], "cannot be written to pictures/class00/0.png/report"),
-        (["run=ours", "against=nowhere"], "nowhere is not a run"),
+        (["run=ours", "against=nowhere"], "nowhere is no run"),
     ],
 )
 def test_bad_input_is_answered_without_a_traceback(runs, arguments, message):

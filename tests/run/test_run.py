@@ -58,5 +58,5 @@ def test_metrics_name_the_versions(tmp_path):
 
 
 def test_a_folder_without_a_configuration_is_no_run(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"is not a run: it has no config\.yaml"):
+    with pytest.raises(FileNotFoundError, match=r"is no run: it has no config\.yaml"):
         Run(tmp_path).config()
