@@ -22,7 +22,11 @@ SHAPE = ("n_way", "n_shot", "n_query", "n_unlabeled", "n_distractors")
 
 
 def check_task(task: DictConfig) -> None:
-    """**Raises:** `ConfigError` where the data set is configured for images of another form than the task says."""
+    """**Raises:** `ConfigError` where the data set is configured for images of another form than the task says, and for a share of
+    labeled images that is none.
+    """
+    if not 0 < task.labeled_fraction <= 1:
+        raise ConfigError(f"task.labeled_fraction must be above 0 and at most 1, got {task.labeled_fraction}")
     for name in ("image_size", "channels"):
         made = task.dataset.get(name, task[name])
         if made != task[name]:
@@ -32,10 +36,14 @@ def check_task(task: DictConfig) -> None:
 def count_train_classes(cfg: DictConfig) -> None:
     """Write the number of training classes into `cfg.task.train_classes`, where it is None. Some learners have a weight for each
     class.
+
+    **Raises:** `ConfigError` where it is another number already.
     """
-    if cfg.task.train_classes is None:
-        dataset = make(cfg.task.dataset, allow_any_target=cfg.allow_any_target)
-        cfg.task.train_classes = len(load_split(dataset, cfg.task, "train").class_names)
+    dataset = make(cfg.task.dataset, allow_any_target=cfg.allow_any_target)
+    found = len(load_split(dataset, cfg.task, "train").class_names)
+    if cfg.task.train_classes not in (None, found):
+        raise ConfigError(f"task.train_classes={cfg.task.train_classes}, but there are {found:,}: leave it out")
+    cfg.task.train_classes = found
 
 
 def training_masks(task: DictConfig, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,57 @@
+"""Wrong command lines are answered in a line or two that name the mistake, and change nothing."""
+
+import re
+
+import pytest
+
+from tests.command import run_command
+from tests.wrong_lines import SMALL, WRONG
+
+LINES = [(name, line) for name, lines in WRONG.items() for line in lines.strip("\n").split("\n")]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a trained run and nothing else."""
+    folder = tmp_path_factory.mktemp("lines")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EPISODIC_CACHE", str(tmp_path_factory.mktemp("cache")))
+        code, _, said = run_command("train", *SMALL, "backbone.widths=[4,4]", "run=run", cwd=folder)
+        assert code == 0, said
+        yield folder
+
+
+def files(folder):
+    return sorted((str(path), path.stat().st_size) for path in folder.rglob("*") if path.is_file())
+
+
+def answered(name, line, place):
+    before, arguments = files(place), line.split()
+    if name in ("train", "cross_validate"):
+        arguments = [*SMALL, *([] if "run=" in line else ["run=new"]), *arguments]
+    code, _, said = run_command(name, *arguments, cwd=place)
+    assert code == 2, said
+    assert said.startswith((f"episodic.{name}: ", "usage: "))
+    assert "Traceback" not in said
+    text = said.partition("Expected one of")[0].partition("one of these layouts")[
+        0
+    ]  # the layouts of a data set take a line each
+    assert len(text.splitlines()) <= 3 or text.startswith("usage: ")
+    words = {word for option in line.split() for word in re.split(r"[=.\[\],]", option) if len(word) > 1}
+    assert not words or any(word in said for word in words), said
+    assert files(place) == before
+
+
+QUICK = LINES[::2]
+assert len(QUICK) > 120
+
+
+@pytest.mark.parametrize(("name", "line"), QUICK, ids=[f"{name} {line}" for name, line in QUICK])
+def test_a_wrong_line_is_answered(name, line, place):
+    answered(name, line, place)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "line"), LINES[1::2], ids=[f"{name} {line}" for name, line in LINES[1::2]])
+def test_so_are_the_others(name, line, place):
+    answered(name, line, place)
