@@ -42,7 +42,9 @@ def test_comes_back_as_it_was(tmp_path):
         assert all(torch.equal(moments[m], after["state"][key][m]) for m in moments)
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "trainer.safetensors", "optimizer.safetensors", "state.json"])
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "trainer.safetensors", "optimizer.safetensors", "state.json", "SHA256SUMS"]
+)
 @pytest.mark.parametrize("damage", ["truncate", "flip", "empty", "remove"])
 def test_damage_is_noticed_and_the_one_before_is_used(tmp_path, name, damage):
     save(tmp_path / "last", 1)
@@ -75,7 +77,7 @@ def test_none_there(tmp_path):
         load_checkpoint(tmp_path / "last")
 
 
-@pytest.mark.parametrize("writes", [0, 1, 2, 3])
+@pytest.mark.parametrize("writes", range(5))
 def test_a_full_disk_leaves_the_old_one_whole(tmp_path, monkeypatch, writes):
     save(tmp_path / "last", 1)
     write, count = checkpoint.write_atomically, []
@@ -109,7 +111,7 @@ def test_killed_between_any_two_renames_something_can_be_read(tmp_path, monkeypa
 
         return wrapper
 
-    monkeypatch.setattr(checkpoint.shutil, "rmtree", dying(checkpoint.shutil.rmtree))
+    monkeypatch.setattr(checkpoint, "remove", dying(checkpoint.remove))
     monkeypatch.setattr(checkpoint.os, "rename", dying(checkpoint.os.rename))
     with pytest.raises(KeyboardInterrupt):
         save(tmp_path / "last", 3)
@@ -138,4 +140,5 @@ def test_no_pickle(tmp_path):
         "trainer.safetensors",
         "optimizer.safetensors",
         "state.json",
+        "SHA256SUMS",
     }
