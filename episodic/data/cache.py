@@ -69,8 +69,8 @@ class ImageFile:
 
     def __init__(self, file: IO[bytes], shape: tuple[int, ...]):
         self.shape = shape
-        self._start = file.write(npy_header(shape))
-        file.truncate(self._start + math.prod(shape))  # rows that are not assigned are 0
+        self.start = file.write(npy_header(shape))
+        file.truncate(self.start + math.prod(shape))  # rows that are not assigned are 0
         self._file, self._lock = file, threading.Lock()
 
     def __len__(self) -> int:
@@ -86,7 +86,7 @@ class ImageFile:
         for run, part in zip(np.split(index, borders), np.split(images, borders), strict=True):
             ready = np.ascontiguousarray(part)
             with self._lock:
-                self._file.seek(self._start + int(run[0]) * math.prod(self.shape[1:]))
+                self._file.seek(self.start + int(run[0]) * math.prod(self.shape[1:]))
                 self._file.write(ready)
 
 
