@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -246,7 +246,7 @@ def _cache_error(error: OSError, stores: Path, title: str, size: int) -> OSError
     return error
 
 
-def _bytes_only(images: np.ndarray) -> np.ndarray:
+def _bytes_only(images: Any) -> np.ndarray:
     if (dtype := getattr(images, "dtype", None)) != np.uint8:
         raise TypeError(f"images must be uint8 on the scale 0..255, got {dtype or type(images).__name__}")
     return images

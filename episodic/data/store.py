@@ -83,11 +83,11 @@ class ImageStore:
     def __post_init__(self):
         _check_tensor("images", self.images, torch.uint8, "[N, C, H, W] on the scale 0..255", 4)
         _check_tensor("labels", self.labels, torch.int64, "[N]", 1)
+        _check_names("class_names", self.class_names)
+        _check_names("item_names", self.item_names)
         if len(self.labels) != len(self.images):
             raise ValueError(f"there must be a label for each of {len(self.images):,} images, got {len(self.labels):,}")
         _check_indices("labels", self.labels, "class_names", self.class_names)
-        _check_names("class_names", self.class_names)
-        _check_names("item_names", self.item_names)
         if len(self.item_names) not in (0, len(self)):
             raise ValueError(
                 f"item_names must have a name for each of {len(self):,} images, got {len(self.item_names):,}"
