@@ -81,12 +81,12 @@ def _locked_folder(place: Path) -> Iterator[Path]:
         with contextlib.ExitStack() as held:
             try:
                 held.enter_context(_lock(folder))
-            except (BlockingIOError, FileNotFoundError):
-                continue  # another process swept it between the two lines
+            except BlockingIOError:
+                continue  # another process is sweeping it
             except OSError:
                 pass  # a file system without locks: nothing can be swept there either
             if not folder.exists():
-                continue
+                continue  # another process has swept it
             try:
                 yield folder
             finally:

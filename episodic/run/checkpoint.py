@@ -81,7 +81,7 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], di
     candidates = [folder, _previous(folder), *filter(os.path.lexists, [_building(folder)])]
     for candidate in candidates:
         try:
-            content = _read(candidate)
+            content = _read_in_place(candidate)
         except Exception as error:  # damage makes nearly anything fail; each reason is told, and the next one is tried
             reasons.append(f"{candidate}: {error or type(error).__name__}")
         else:
@@ -158,6 +158,24 @@ def _write(path: Path, data: bytes) -> str:
     """Write a file of a checkpoint; returns its line of `SHA256SUMS`."""
     write_atomically(path, data)
     return f"{hashlib.sha256(data).hexdigest()}  {path.name}\n"
+
+
+def _read_in_place(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
+    """The checkpoint in `folder`, read again where a process that trains has put a new one there meanwhile."""
+    while True:
+        before = _identity(folder)
+        try:
+            return _read(folder)
+        except Exception:
+            if _identity(folder) == before:
+                raise
+
+
+def _identity(folder: Path) -> int | None:
+    try:
+        return os.stat(folder).st_ino
+    except OSError:
+        return None
 
 
 def _read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:

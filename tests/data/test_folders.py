@@ -1,60 +1,75 @@
 """Folders are there whole or not at all, also where processes die or build the same one at once."""
 
+import contextlib
+import fcntl
 import os
 import signal
-import subprocess
-import sys
+from pathlib import Path
 
 import pytest
 
 from episodic.data.folders import flush, new_folder, put_in_place, remove
 
-BUILD = """
-import sys, time
-from pathlib import Path
-from episodic.data.folders import new_folder
-with new_folder(Path(sys.argv[1])) as building:
-    (building / "half").write_text("...")
-    print(building, flush=True)
-    sys.stdin.read()
-"""
-
 
 @pytest.fixture
 def builder(tmp_path):
     """Another process that is building the folder `entry`, and the folder that it builds in."""
-    command = [sys.executable, "-c", BUILD, str(tmp_path / "entry")]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    yield process, tmp_path / process.stdout.readline().strip()
-    process.kill()
-    process.communicate()
+    told, tell = os.pipe()
+    process = os.fork()
+    if process == 0:
+        with new_folder(tmp_path / "entry") as building:
+            (building / "half").write_text("...")
+            os.write(tell, os.fsencode(building))
+            signal.pause()
+    building = Path(os.fsdecode(os.read(told, 4096)))
+    os.close(told)
+    os.close(tell)
+    yield process, building
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
 
 
 def test_what_a_dead_process_left_is_swept_and_what_a_living_one_builds_stays(tmp_path, builder):
     process, building = builder
     with new_folder(tmp_path / "other"):
         assert (building / "half").exists()
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    os.kill(process, signal.SIGKILL)
+    os.waitpid(process, 0)
     assert building.exists()
     with new_folder(tmp_path / "other") as own:
         assert list(tmp_path.iterdir()) == [own]
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_is_swept_before_it_is_locked_is_made_again(tmp_path, monkeypatch):
-    lock, made = os.open, []
+@pytest.mark.parametrize("step", ["before it is opened", "before it is locked", "while it is locked"])
+def test_a_folder_that_is_swept_as_soon_as_it_is_made_is_made_again(tmp_path, monkeypatch, step):
+    module, name = (os, "open") if step == "before it is opened" else (fcntl, "flock")
+    function, made = getattr(module, name), []
 
-    def swept_first(path, *rest, **where):
+    def swept_first(*arguments, **keywords):
         if not made:
-            made.append(path)
-            remove(path)
-        return lock(path, *rest, **where)
+            made.extend(tmp_path.iterdir())
+            remove(made[0])
+            if step == "while it is locked":
+                raise BlockingIOError
+        return function(*arguments, **keywords)
 
-    monkeypatch.setattr(os, "open", swept_first)
+    monkeypatch.setattr(module, name, swept_first)
     with new_folder(tmp_path / "entry") as building:
         assert building.is_dir()
         assert building != made[0]
+
+
+def test_where_there_are_no_locks_nothing_is_swept(tmp_path, monkeypatch):
+    (tmp_path / ".entry-left").mkdir()
+
+    def unknown(*arguments):
+        raise OSError
+
+    monkeypatch.setattr(fcntl, "flock", unknown)
+    put(tmp_path / "entry", "text")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".entry-left", "entry"]
 
 
 def put(place, text, is_whole=lambda: False):
