@@ -92,7 +92,11 @@ def page_checksums(file: IO[bytes]) -> list[int]:
     Of the checksums in Python's standard library, it is the fastest that finds damage: 6.9 GB/s on one core of our machine, where
     SHA-256 made 2.0 and BLAKE2b 1.4.
 
-    >>> page_checksums(io.BytesIO(b"images"))
+    >>> import tempfile
+    >>> with tempfile.TemporaryFile() as file:
+    ...     file.write(b"images"), file.seek(0)
+    ...     page_checksums(file)
+    (6, 0)
     [3760176746]
     """
     pages = iter(functools.partial(file.read, PAGE), b"")
