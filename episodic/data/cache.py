@@ -23,6 +23,7 @@ from episodic.data.folders import new_folder, put_in_place
 from episodic.data.store import ImageStore, Listing, digest
 
 CHUNK = 64  # images that a thread decodes before it hands them on
+ATTEMPTS = 3  # to open an entry: another process that found the same damage may move the first new one away
 FORMAT = 1  # part of every cache key: raise it when the bytes written here change their meaning
 
 
@@ -165,14 +166,17 @@ def build_store(
         raise ValueError(f"{dataset} {split}: {twice} is listed twice, so it could be both support and query")
     title = f"{dataset} {split}"
     folder = entry_folder(listing, shape=shape, key=key, dataset=dataset, split=split, split_name=split_name)
-    opened = functools.partial(open_entry, folder, listing.item_names, shape)
-    try:
-        images, skipped = opened(verify=verify)
-    except (FileNotFoundError, DamagedEntry) as error:
-        if isinstance(error, DamagedEntry):
-            print(f"Note: {title}: the cache is damaged ({error}); its images are decoded anew")
-        _render_into(folder, listing, render, shape, title, corrupt, functools.partial(opened, verify=verify))
-        images, skipped = opened()
+    opened = functools.partial(open_entry, folder, listing.item_names, shape, verify=verify)
+    for attempt in range(ATTEMPTS):
+        try:
+            images, skipped = opened()
+            break
+        except (FileNotFoundError, DamagedEntry) as error:
+            if attempt == ATTEMPTS - 1:
+                raise
+            if isinstance(error, DamagedEntry):
+                print(f"Note: {title}: the cache is damaged ({error}); its images are decoded anew")
+            _render_into(folder, listing, render, shape, title, corrupt, opened)
     if skipped and corrupt == "error":
         raise _unreadable(title, list(skipped.items()), len(listing.items))
     kept = [i for i, name in enumerate(listing.item_names) if name not in skipped]
@@ -209,7 +213,7 @@ def _render_into(folder, listing, render, shape, title, corrupt, opened) -> None
             if failed:
                 _leave_out(building, list(failed), title)
             seal_entry(building, skipped)
-            put_in_place(building, folder, functools.partial(_can, opened))
+            put_in_place(building, folder, functools.partial(_is_whole, opened))
     except OSError as error:
         raise _cache_error(error, folder.parent, title, len(listing.items) * math.prod(shape)) from None
 
@@ -226,7 +230,7 @@ def _leave_out(building: Path, rows: Sequence[int], title: str) -> None:
     os.replace(building / "kept.npy", building / IMAGES)
 
 
-def _can(opened: Callable[[], object]) -> bool:
+def _is_whole(opened: Callable[[], object]) -> bool:
     try:
         opened()
     except (FileNotFoundError, DamagedEntry):

@@ -218,6 +218,24 @@ def test_two_processes_that_build_the_same_entry_both_have_it(cache, damaged):
     assert build_store(LISTING, render, verify=True, **WHERE).images[:, 0, 0, 0].tolist() == [10, 20, 30]
 
 
+def test_a_new_entry_that_another_process_moves_away_is_built_again(cache, monkeypatch):
+    put, places = cache_module.put_in_place, []
+
+    def moved_away(building, place, is_whole):
+        put(building, place, is_whole)
+        places.append(place)
+        if len(places) < times:
+            folders.remove(place)
+
+    monkeypatch.setattr(cache_module, "put_in_place", moved_away)
+    times = 2
+    assert build_store(LISTING, render, **WHERE).images[:, 0, 0, 0].tolist() == [10, 20, 30]
+    times = 9
+    with pytest.raises(FileNotFoundError, match="no entry"):
+        build_store(dataclasses.replace(LISTING, stamp="2"), render, **WHERE)
+    assert len(places) == 4
+
+
 def test_a_whole_entry_is_read_where_nothing_can_be_written(monkeypatch):
     build_store(LISTING, render, **WHERE)
 
