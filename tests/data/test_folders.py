@@ -117,6 +117,14 @@ def test_is_on_the_disk_before_and_after_it_is_renamed(tmp_path, monkeypatch):
     assert steps == [(tmp_path / "entry").stat().st_ino, "rename", tmp_path.stat().st_ino]
 
 
+def test_a_link_is_removed_and_what_it_points_to_stays(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "folder")
+    remove(tmp_path / "link")
+    remove(tmp_path / "nothing")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
 def test_flush_says_what_is_not_there(tmp_path):
     with pytest.raises(FileNotFoundError):
         flush(tmp_path / "nothing")

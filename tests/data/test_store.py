@@ -6,6 +6,8 @@ import torch
 from torch.utils.data import DataLoader, Subset, default_collate
 
 from episodic import EpisodeCollate, EpisodeSampler
+from episodic.data.labels.folds import restricted
+from episodic.data.labels.held_out import join_base
 from episodic.episodes.collate import Items
 from tests.conftest import random_store
 
@@ -98,4 +100,8 @@ def test_the_parts_are_checked_when_a_store_is_made():
 
 def test_images_need_no_names_and_classes_no_images():
     store = random_store(classes=2, per_class=3, size=4)
-    assert len(dataclasses.replace(store, item_names=(), class_names=("cat", "dog", "owl"))) == 6
+    bare = dataclasses.replace(store, item_names=(), class_names=("cat", "dog", "owl"))
+    few = restricted(bare, np.arange(6) != 2)
+    assert (len(few), few.item_names) == (5, ())
+    both = join_base(bare, np.arange(6) != 2, dataclasses.replace(store, item_names=(), class_names=("wren", "tit")))
+    assert (len(both), both.item_names) == (11, ())
