@@ -67,6 +67,8 @@ class Normalize(nn.Module):
     """Turns uint8 images `[item, C, H, W]` into float32 of mean 0 and standard deviation 1. It brings pixels to the scale 0..1,
     then subtracts `mean` and divides by `std`, one number a channel each.
 
+    **Raises:** `ValueError` for a `mean` and `std` that do not fit, and for images of another type than uint8.
+
     >>> normalize = Normalize(mean=[0.2], std=[0.4])
     >>> normalize(torch.tensor([[[[51, 255]]]], dtype=torch.uint8))
     tensor([[[[0., 2.]]]])
@@ -85,6 +87,10 @@ class Normalize(nn.Module):
         augment: Augment | None = None,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "item channels height width"]:
+        if images.dtype != torch.uint8:
+            raise ValueError(
+                f"images must be uint8 on the scale 0..255, got {str(images.dtype).removeprefix('torch.')}"
+            )
         scaled = images / 255  # float32, and ours to change in place
         if augment is not None:
             scaled = augment(scaled, generator)

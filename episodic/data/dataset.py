@@ -6,6 +6,7 @@ import abc
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -45,8 +46,10 @@ class AbstractDataset(abc.ABC):
     def render(self, listing: Listing, out: ImageFile | np.ndarray) -> dict[int, str]:
         """Assign all rows of `out [N, C, H, W]` (uint8), and return `{item: reason}` for images that cannot be read."""
 
-    def store(self, split: str) -> ImageStore:
+    def store(self, split: str, *, verify: bool = False) -> ImageStore:
         """The images of `split`, from the cache or rendered into it.
+
+        **Arguments:** `verify` (default false): compare the checksums of all images in the cache first.
 
         **Raises:** `ValueError` for a split that does not exist or unreadable images; `FileNotFoundError` where the data
         is not on disk.
@@ -56,13 +59,16 @@ class AbstractDataset(abc.ABC):
         return build_store(
             self.listing(split),
             self.render,
-            shape=(self.channels, self.image_size, self.image_size),
-            key=self.key,
-            dataset=self.name,
-            split=split,
-            split_name=self.split_name,
             corrupt=self.corrupt,
+            verify=verify,
+            **self.entry(split),
         )
+
+    def entry(self, split: str) -> dict[str, Any]:
+        """What `entry_folder` takes beside a listing, to find `split` in the cache."""
+        size = (self.channels, self.image_size, self.image_size)
+        names = {"dataset": self.name, "split": split, "split_name": self.split_name}
+        return {"shape": size, "key": self.key, **names}
 
     @property
     def key(self) -> str:

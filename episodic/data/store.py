@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -46,11 +47,14 @@ class ImageStore:
     - `images`: uint8 `[N, C, H, W]`, memory-mapped on the CPU or resident on a device.
     - `labels`: int64 `[N]`, the index into `class_names`.
     - `class_names`: one name a class.
-    - `item_names`: one name an image, unique in the split (a file's path below the data set's folder).
+    - `item_names`: one name an image, unique in the split (a file's path below the data set's folder); `()` where they have none.
     - `super_classes`: int64 `[n_classes]` or None, the index into `super_class_names` (alphabets, categories, scripts).
     - `dataset`, `split`, `split_name`: e.g. `"miniimagenet"`, `"val"`, `"ravi"`.
     - `n_base`: how many classes, from the first, are training classes; 0 outside incremental tasks.
     - `skipped`: `(item name, reason)` of images left out because they could not be decoded.
+
+    **Raises:** `TypeError` or `ValueError` where these do not fit together, such as images on the scale 0..1 or a label without a
+    class. The images themselves are not read.
 
     It is a map-style data set of `(uint8 image, label)` as well, so it works in a plain `DataLoader`.
 
@@ -75,6 +79,28 @@ class ImageStore:
     split_name: str
     skipped: tuple[tuple[str, str], ...] = ()
     n_base: int = 0
+
+    def __post_init__(self):
+        _check_tensor("images", self.images, torch.uint8, "[N, C, H, W] on the scale 0..255", 4)
+        _check_tensor("labels", self.labels, torch.int64, "[N]", 1)
+        _check_names("class_names", self.class_names)
+        _check_names("item_names", self.item_names)
+        if len(self.labels) != len(self.images):
+            raise ValueError(f"there must be a label for each of {len(self.images):,} images, got {len(self.labels):,}")
+        _check_indices("labels", self.labels, "class_names", self.class_names)
+        if len(self.item_names) not in (0, len(self)):
+            raise ValueError(
+                f"item_names must have a name for each of {len(self):,} images, got {len(self.item_names):,}"
+            )
+        if self.super_classes is not None:
+            _check_tensor("super_classes", self.super_classes, torch.int64, "[n_classes]", 1)
+            if len(self.super_classes) != len(self.class_names):
+                raise ValueError(
+                    f"super_classes must have one for each of {len(self.class_names):,} classes, got {len(self.super_classes):,}"
+                )
+            _check_indices("super_classes", self.super_classes, "super_class_names", self.super_class_names)
+        if not 0 <= self.n_base <= len(self.class_names):
+            raise ValueError(f"n_base must be one of 0..{len(self.class_names)} classes, got {self.n_base}")
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -110,3 +136,29 @@ class ImageStore:
 def digest(*parts: str) -> str:
     """Twelve hexadecimal digits of the SHA-256 of the parts, joined by zero bytes."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
+
+
+def _check_tensor(name: str, value: object, dtype: torch.dtype, form: str, axes: int) -> None:
+    want = f"{name} must be a tensor {str(dtype).removeprefix('torch.')} {form}"
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{want}, got {type(value).__name__}")
+    if value.dtype != dtype or value.ndim != axes:
+        scaled = value.is_floating_point() and name == "images"
+        remedy = "; from the scale 0..1, (255 * images).round().to(torch.uint8) makes it" if scaled else ""
+        raise ValueError(f"{want}, got {str(value.dtype).removeprefix('torch.')} {list(value.shape)}{remedy}")
+
+
+def _check_indices(name: str, values: Tensor, of: str, names: Sequence[str]) -> None:
+    if len(values) and not (values.min() >= 0 and values.max() < len(names)):
+        wrong = int(values[(values < 0) | (values >= len(names))][0])
+        raise ValueError(f"{name} must be indices into the {len(names):,} {of}, 0..{len(names) - 1}, got {wrong}")
+
+
+def _check_names(name: str, names: object) -> None:
+    if not isinstance(names, tuple) or not all(isinstance(one, str) for one in names):
+        raise TypeError(
+            f"{name} must be a tuple of strings, got {names if isinstance(names, str) else type(names).__name__}"
+        )
+    if len(set(names)) < len(names):
+        twice = next(one for one, count in Counter(names).items() if count > 1)
+        raise ValueError(f"{name} must differ, got {twice!r} more than once")

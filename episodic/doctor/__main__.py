@@ -1,7 +1,7 @@
-"""`python -m episodic.doctor data=<dir> | task=... [run=<dir>] [near=<bits>] [out=<file.json|csv>]`.
+"""`python -m episodic.doctor data=<dir> | task=... [run=<dir>] [near=<bits>] [sources=false] [out=<file.json|csv>]`.
 
-Looks for faults in the data before anything is trained on them: files that are no images, classes with too few images, images that
-are there twice, and classes of validation or test that a run was trained on.
+Looks for faults in the data before anything is trained on them: damage in the image cache, files that are no images, classes with
+too few images, images that are there twice, and classes of validation or test that a run was trained on.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from episodic.config.command import command
 from episodic.config.compose import ConfigError
 from episodic.config.instantiate import make
 from episodic.config.overrides import given_options
-from episodic.data.dataset import SPLITS
+from episodic.data.dataset import SPLITS, AbstractDataset
 from episodic.data.store import ImageStore
+from episodic.doctor.cached import check_cache
 from episodic.doctor.checks import check_duplicates, check_episodes, check_files, check_left_out, check_names
 from episodic.doctor.finding import Finding, first_line
 from episodic.doctor.leaks import check_run
@@ -47,7 +48,10 @@ def main(cfg: DictConfig) -> None:
     corrupt = cfg.task.dataset.get("corrupt", "error")
     if "corrupt" in cfg.task.dataset:
         cfg.task.dataset.corrupt = "skip"  # so that all are listed
-    stores, findings = read_splits(cfg)
+    dataset = make(cfg.task.dataset, allow_any_target=cfg.allow_any_target)
+    cached = list(check_cache(dataset, cfg.sources))  # before the images are read, since it mends what is damaged
+    stores, findings = read_splits(cfg, dataset)
+    findings += cached
     own = {split: store for split, store in stores.items() if store.split == split}
     findings += check_files(own, "warning" if corrupt == "skip" else "error")
     findings += check_left_out(cfg)
@@ -67,6 +71,8 @@ def main(cfg: DictConfig) -> None:
 def _check_options(cfg: DictConfig) -> None:
     if cfg.near is not None and not (isinstance(cfg.near, int) and 0 <= cfg.near <= 16):
         raise ConfigError(f"near must be a number of bits in 0..16, or null, got {cfg.near!r}")
+    if not isinstance(cfg.sources, bool):
+        raise ConfigError(f"sources must be true or false, got {cfg.sources!r}")
     if cfg.out is not None:
         out = Path(str(cfg.out)).absolute()
         if out.suffix not in (".json", ".csv") or not out.parent.is_dir():
@@ -77,12 +83,11 @@ def _check_options(cfg: DictConfig) -> None:
         Run(Path(str(cfg.run))).config()
 
 
-def read_splits(cfg: DictConfig) -> tuple[dict[str, ImageStore], list[Finding]]:
+def read_splits(cfg: DictConfig, dataset: AbstractDataset) -> tuple[dict[str, ImageStore], list[Finding]]:
     """The images of each split as training and evaluation would take them, without those that cannot be read.
 
     **Raises:** `FileNotFoundError` where there are no images at all.
     """
-    dataset = make(cfg.task.dataset, allow_any_target=cfg.allow_any_target)
     stores, findings, missing = {}, [], {}
     for split in SPLITS:
         try:

@@ -50,7 +50,7 @@ def plane(
     from threadpoolctl import threadpool_limits  # comes with scikit-learn
 
     chosen = torch.from_numpy(items)
-    few = dataclasses.replace(store, images=store.gather(chosen), labels=store.labels[chosen])
+    few = dataclasses.replace(store, images=store.gather(chosen), labels=store.labels[chosen], item_names=())
     vectors, _ = embeddings_of(learner, few, normalize, hardware)
     vectors = np.nan_to_num(vectors.float().cpu().numpy())
     perplexity = min(30.0, (len(items) - 1) / 3)

@@ -1,8 +1,8 @@
 """Checkpoints that survive a crash: they are written whole or not at all, and checked when they are read. They hold no pickle.
 
-A checkpoint is a folder of three safetensors files (the learner, what the training procedure keeps beside it, the optimizer) and
-one JSON file with their SHA-256. It is written beside its place, flushed to disk and renamed. The one before it stays as
-`<name>-previous`, and is used where `<name>` is damaged.
+A checkpoint is a folder of three safetensors files (the learner, what the training procedure keeps beside it, the optimizer), one
+JSON file, and `SHA256SUMS`, which has the checksums of these four; `sha256sum -c SHA256SUMS` checks them too. It is written beside
+its place, flushed to disk and renamed. The one before it stays as `<name>-previous`, and is used where `<name>` is damaged.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,11 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from episodic.data.folders import remove
 from episodic.run.files import sync_folder, write_atomically
 
-FILES = ("model.safetensors", "trainer.safetensors", "optimizer.safetensors")
+TENSORS = ("model.safetensors", "trainer.safetensors", "optimizer.safetensors")
+STATE, SUMS = "state.json", "SHA256SUMS"
 
 
 class CheckpointError(ValueError):
@@ -46,23 +47,22 @@ def save_checkpoint(
     >>> weights["weight"], trained == trainer, state, warning
     (tensor([1., 1.]), True, {'step': 7}, None)
     """
-    building, previous = folder.with_name(f".{folder.name}-building"), folder.with_name(f"{folder.name}-previous")
-    shutil.rmtree(building, ignore_errors=True)
+    building, previous = _building(folder), _previous(folder)
+    remove(building)  # a process that was killed left it
     building.mkdir(parents=True)
     tensors: dict[str, Tensor] = {}
     skeleton = _strip(trainer["optimizer"], tensors)
     try:
-        sums = {}
-        for name, content in zip(FILES, (model, trainer["tensors"], tensors), strict=True):
-            data = save({k: v.detach().cpu().contiguous() for k, v in content.items()})
-            write_atomically(building / name, data)
-            sums[name] = hashlib.sha256(data).hexdigest()
-        write_atomically(building / "state.json", json.dumps({**state, "optimizer": skeleton, "sha256": sums}))
+        sums = []
+        for name, content in zip(TENSORS, (model, trainer["tensors"], tensors), strict=True):
+            sums.append(_write(building / name, save({k: v.detach().cpu().contiguous() for k, v in content.items()})))
+        sums.append(_write(building / STATE, json.dumps({**state, "optimizer": skeleton}).encode()))
+        write_atomically(building / SUMS, "".join(sums))  # last, so that it is there only if the others are
     except BaseException:
-        shutil.rmtree(building, ignore_errors=True)
+        remove(building)
         raise
-    if folder.exists():
-        shutil.rmtree(previous, ignore_errors=True)
+    if os.path.lexists(folder):
+        remove(previous)
         os.rename(folder, previous)
     os.rename(building, folder)
     sync_folder(folder.parent)
@@ -71,16 +71,19 @@ def save_checkpoint(
 def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any], str | None]:
     """Read the checkpoint in `folder`. Where it is damaged, the one before it is read, and the warning says so.
 
+    Where that is damaged too, a newer one is read that was whole but not in its place yet when the process was killed.
+
     **Returns** `(weights, the training procedure's state_dict, state, warning or None)`.
 
-    **Raises:** `CheckpointError` where neither can be read.
+    **Raises:** `CheckpointError` where none can be read.
     """
     reasons = []
-    for candidate in (folder, folder.with_name(f"{folder.name}-previous")):
+    candidates = [folder, _previous(folder), *filter(os.path.lexists, [_building(folder)])]
+    for candidate in candidates:
         try:
-            content = _read(candidate)
-        except (OSError, ValueError, KeyError) as error:
-            reasons.append(f"{candidate}: {error}")
+            content = _read_in_place(candidate)
+        except Exception as error:  # damage makes nearly anything fail; each reason is told, and the next one is tried
+            reasons.append(f"{candidate}: {error or type(error).__name__}")
         else:
             warning = f"{reasons[0]}; using {candidate}" if reasons else None
             return (*content, warning)
@@ -88,8 +91,8 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], di
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Whether a checkpoint was ever written to `folder`."""
-    return folder.exists() or folder.with_name(f"{folder.name}-previous").exists()
+    """Whether a checkpoint was ever written to `folder`, also where it cannot be read now."""
+    return os.path.lexists(folder) or os.path.lexists(_previous(folder))
 
 
 def unwrapped_name(name: str) -> str:
@@ -143,22 +146,58 @@ def load_weights(
     )
 
 
-def _read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
-    if not (folder / "state.json").exists():
-        raise FileNotFoundError("no checkpoint here")
+def _previous(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}-previous")
+
+
+def _building(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}-building")
+
+
+def _write(path: Path, data: bytes) -> str:
+    """Write a file of a checkpoint; returns its line of `SHA256SUMS`."""
+    write_atomically(path, data)
+    return f"{hashlib.sha256(data).hexdigest()}  {path.name}\n"
+
+
+def _read_in_place(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
+    """The checkpoint in `folder`, read again where a process that trains has put a new one there meanwhile."""
+    while True:
+        before = _identity(folder)
+        try:
+            return _read(folder)
+        except Exception:
+            if _identity(folder) == before:
+                raise
+
+
+def _identity(folder: Path) -> int | None:
     try:
-        state = json.loads((folder / "state.json").read_text())
-    except ValueError as error:
-        raise ValueError(f"state.json is damaged ({error})") from None
-    loaded = []
-    for name in FILES:
-        data = (folder / name).read_bytes()
-        if hashlib.sha256(data).hexdigest() != state["sha256"][name]:
+        return os.stat(folder).st_ino
+    except OSError:
+        return None
+
+
+def _read(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
+    if not os.path.lexists(folder):
+        raise FileNotFoundError("no checkpoint here")
+    sums = dict(reversed(line.split()) for line in _bytes(folder / SUMS).decode().splitlines())
+
+    def checked(name: str) -> bytes:
+        data = _bytes(folder / name)
+        if hashlib.sha256(data).hexdigest() != sums.get(name):
             raise ValueError(f"{name} is damaged or truncated ({len(data):,} bytes, wrong checksum)")
-        loaded.append(load(data))
-    del state["sha256"]
-    trainer = {"tensors": loaded[1], "optimizer": _restore(state.pop("optimizer"), loaded[2])}
-    return loaded[0], trainer, state
+        return data
+
+    state = json.loads(checked(STATE))
+    model, tensors, optimizer = (load(checked(name)) for name in TENSORS)
+    return model, {"tensors": tensors, "optimizer": _restore(state.pop("optimizer"), optimizer)}, state
+
+
+def _bytes(path: Path) -> bytes:
+    if not path.is_file():  # a pipe in its place would be waited for
+        raise FileNotFoundError(f"{path.name} is missing")
+    return path.read_bytes()
 
 
 def _strip(tree: Any, tensors: dict[str, Tensor]) -> Any:

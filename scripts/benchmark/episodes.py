@@ -76,7 +76,7 @@ class Items(Dataset):
     def __init__(self):
         labels = torch.arange(64).repeat_interleave(600)
         images = torch.zeros(len(labels), 1, 8, 8, dtype=torch.uint8)
-        self.store = ImageStore(images, labels, ("",) * 64, ("",) * len(labels), None, (), "zeros", "train", "zeros")
+        self.store = ImageStore(images, labels, tuple(map(str, range(64))), (), None, (), "zeros", "train", "zeros")
         self.labels = labels.tolist()
 
     def __len__(self) -> int:

@@ -173,7 +173,7 @@ def random_store(n_classes: int, side: int) -> ImageStore:
 
 def store_of(images: torch.Tensor, n_classes: int) -> ImageStore:
     labels = torch.arange(n_classes).repeat_interleave(PER_CLASS)
-    return ImageStore(images, labels, ("",) * n_classes, ("",) * len(labels), None, (), "random", "val", "random")
+    return ImageStore(images, labels, tuple(map(str, range(n_classes))), (), None, (), "random", "val", "random")
 
 
 def median(work: Callable[[], Any]) -> float:

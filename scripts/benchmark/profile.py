@@ -102,7 +102,7 @@ def ready(way: int, query: int, channels: int, side: int, hardware: Hardware) ->
     labels = torch.arange(64).repeat_interleave(20)
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (len(labels), channels, side, side), generator=generator).byte()
-    store = ImageStore(images, labels, ("",) * 64, ("",) * len(labels), None, (), "random", "train", "random")
+    store = ImageStore(images, labels, tuple(map(str, range(64))), (), None, (), "random", "train", "random")
     sampler = EpisodeSampler(labels.numpy(), way, 1, query, episodes=10**9)
     torch.manual_seed(0)
     learner = hardware.place(Prototypical(Conv4(channels, side)))

@@ -130,7 +130,7 @@ def training_data(row: str) -> tuple[ImageStore, EpisodeSampler, Normalize]:
     labels = torch.arange(setting.n_classes).repeat_interleave(20)
     shape = (len(labels), setting.channels, setting.size, setting.size)
     images = torch.randint(256, shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    names = ("",) * setting.n_classes
-    store = ImageStore(images, labels, names, ("",) * len(labels), None, (), "random", "train", "random")
+    names = tuple(map(str, range(setting.n_classes)))
+    store = ImageStore(images, labels, names, (), None, (), "random", "train", "random")
     sampler = EpisodeSampler(labels, setting.way, SHOT, setting.query, episodes=ENDLESS)
     return store, sampler, Normalize([0.5] * setting.channels, [0.25] * setting.channels)

@@ -66,3 +66,9 @@ def test_normalize_is_less_mean_over_std():
     torch.testing.assert_close(Normalize([0.5, 0.2], [0.5, 0.5])(images), expected)
     with pytest.raises(ValueError, match="std positive"):
         Normalize([0.5], [0.0])
+
+
+def test_other_numbers_than_bytes_are_not_read_as_bytes():
+    normalize = Normalize([0.5], [0.5])
+    with pytest.raises(ValueError, match=r"images must be uint8 on the scale 0\.\.255, got float32"):
+        Normalize.forward.__wrapped__(normalize, torch.rand(2, 1, 4, 4))

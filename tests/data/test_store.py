@@ -6,6 +6,8 @@ import torch
 from torch.utils.data import DataLoader, Subset, default_collate
 
 from episodic import EpisodeCollate, EpisodeSampler
+from episodic.data.labels.folds import restricted
+from episodic.data.labels.held_out import join_base
 from episodic.episodes.collate import Items
 from tests.conftest import random_store
 
@@ -53,3 +55,53 @@ def test_says_what_it_holds():
     assert repr(store) == "ImageStore(patterns train: 1,200 images of 60 classes)"
     joined = dataclasses.replace(store, n_base=40)
     assert repr(joined) == "ImageStore(patterns train: 1,200 images of 60 classes, 40 of them base classes)"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"images": torch.rand(6, 1, 4, 4)},
+            r"uint8 \[N, C, H, W\] on the scale 0\.\.255, got float32 .*from the scale 0\.\.1, \(",
+        ),
+        ({"images": torch.zeros(6, 1, 4, 4, dtype=torch.int64)}, r"got int64 \[6, 1, 4, 4\]$"),
+        ({"images": torch.zeros(6, 4, 4, dtype=torch.uint8)}, r"got uint8 \[6, 4, 4\]"),
+        ({"images": np.zeros((6, 1, 4, 4), np.uint8)}, "images must be a tensor uint8 .*, got ndarray"),
+        ({"labels": torch.zeros(6)}, r"labels must be a tensor int64 \[N\], got float32 \[6\]"),
+        ({"labels": [0, 0, 0, 1, 1, 1]}, "labels must be a tensor int64 .*, got list"),
+        ({"labels": torch.zeros(5, dtype=torch.int64)}, "a label for each of 6 images, got 5"),
+        ({"labels": torch.tensor([0, 0, 0, 1, 1, 2])}, r"labels must be indices into the 2 class_names, 0\.\.1, got 2"),
+        ({"labels": torch.tensor([0, 0, -1, 1, 1, 1])}, "got -1"),
+        ({"class_names": ("cat", "cat")}, "class_names must differ, got 'cat' more than once"),
+        ({"class_names": ["cat", "dog"]}, "class_names must be a tuple of strings, got list"),
+        ({"class_names": (1, 2)}, "class_names must be a tuple of strings"),
+        ({"item_names": tuple("abcde")}, "item_names must have a name for each of 6 images, got 5"),
+        ({"item_names": tuple("abcdea")}, "item_names must differ, got 'a' more than once"),
+        ({"super_classes": torch.tensor([0])}, "super_classes must have one for each of 2 classes, got 1"),
+        (
+            {"super_classes": torch.tensor([0, 1]), "super_class_names": ("pets",)},
+            "into the 1 super_class_names, .* got 1",
+        ),
+        ({"n_base": 3}, r"n_base must be one of 0\.\.2 classes, got 3"),
+        ({"n_base": -1}, "got -1"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused_when_it_is_made(change, message):
+    store = random_store(classes=2, per_class=3, size=4)
+    vars(store).update(change)  # the types that tests check would refuse some of these first
+    with pytest.raises((TypeError, ValueError), match=message):
+        store.__post_init__()
+
+
+def test_the_parts_are_checked_when_a_store_is_made():
+    with pytest.raises(ValueError, match="n_base must be"):
+        dataclasses.replace(random_store(), n_base=9)
+
+
+def test_images_need_no_names_and_classes_no_images():
+    store = random_store(classes=2, per_class=3, size=4)
+    bare = dataclasses.replace(store, item_names=(), class_names=("cat", "dog", "owl"))
+    few = restricted(bare, np.arange(6) != 2)
+    assert (len(few), few.item_names) == (5, ())
+    both = join_base(bare, np.arange(6) != 2, dataclasses.replace(store, item_names=(), class_names=("wren", "tit")))
+    assert (len(both), both.item_names) == (11, ())

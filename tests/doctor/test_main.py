@@ -18,7 +18,7 @@ def test_nothing_is_found_in_a_clean_folder(birds, capsys):
     assert examined(birds) == {}
     output = capsys.readouterr().out
     assert output.splitlines()[2].split() == ["train", "24", "4", "-", "6", "/", "6", "/", "6", "all", "alike"]
-    assert output.endswith("\nerror: 0, warning: 0, ok: 12\n")
+    assert output.endswith("\nerror: 0, warning: 0, ok: 15\n")
 
 
 def test_what_the_data_set_refuses_is_an_error_said_once(birds):
@@ -44,6 +44,7 @@ def test_a_split_that_another_stands_in_for_is_said_and_not_taken_for_a_leak(bir
     [
         (["near=17"], "near must be a number of bits in 0..16, or null, got 17"),
         (["near=many"], "near must be a number of bits"),
+        (["sources=maybe"], "sources must be true or false, got 'maybe'"),
         (["out=report.txt"], "out must be a file .json or .csv in a folder that is there, got report.txt"),
         (["out=nowhere/report.csv"], "in a folder that is there, got nowhere/report.csv"),
         (["run=nowhere"], "nowhere is no run"),

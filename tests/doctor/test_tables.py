@@ -22,4 +22,4 @@ def test_the_list_as_csv_has_a_line_for_each_image(birds, tmp_path):
         rows = list(csv.DictReader(file))
     bad = [row for row in rows if row["mark"] == "error" and row["section"] == "files"]
     assert [row["image"] for row in bad] == [f"train/train0/{i}.png" for i in range(3)]
-    assert {row["section"] for row in rows} == {"files", "classes", "episodes", "duplicates"}
+    assert {row["section"] for row in rows} == {"cache", "files", "classes", "episodes", "duplicates"}

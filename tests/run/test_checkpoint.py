@@ -1,6 +1,9 @@
 import errno
+import hashlib
 import json
+import os
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -42,7 +45,9 @@ def test_comes_back_as_it_was(tmp_path):
         assert all(torch.equal(moments[m], after["state"][key][m]) for m in moments)
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "trainer.safetensors", "optimizer.safetensors", "state.json"])
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "trainer.safetensors", "optimizer.safetensors", "state.json", "SHA256SUMS"]
+)
 @pytest.mark.parametrize("damage", ["truncate", "flip", "empty", "remove"])
 def test_damage_is_noticed_and_the_one_before_is_used(tmp_path, name, damage):
     save(tmp_path / "last", 1)
@@ -75,7 +80,7 @@ def test_none_there(tmp_path):
         load_checkpoint(tmp_path / "last")
 
 
-@pytest.mark.parametrize("writes", [0, 1, 2, 3])
+@pytest.mark.parametrize("writes", range(5))
 def test_a_full_disk_leaves_the_old_one_whole(tmp_path, monkeypatch, writes):
     save(tmp_path / "last", 1)
     write, count = checkpoint.write_atomically, []
@@ -109,7 +114,7 @@ def test_killed_between_any_two_renames_something_can_be_read(tmp_path, monkeypa
 
         return wrapper
 
-    monkeypatch.setattr(checkpoint.shutil, "rmtree", dying(checkpoint.shutil.rmtree))
+    monkeypatch.setattr(checkpoint, "remove", dying(checkpoint.remove))
     monkeypatch.setattr(checkpoint.os, "rename", dying(checkpoint.os.rename))
     with pytest.raises(KeyboardInterrupt):
         save(tmp_path / "last", 3)
@@ -138,4 +143,112 @@ def test_no_pickle(tmp_path):
         "trainer.safetensors",
         "optimizer.safetensors",
         "state.json",
+        "SHA256SUMS",
     }
+
+
+def test_the_checksums_have_the_form_of_sha256sum(tmp_path):
+    save(tmp_path / "last", 1)
+    lines = (tmp_path / "last" / "SHA256SUMS").read_text().splitlines()
+    files = [path for path in (tmp_path / "last").iterdir() if path.name != "SHA256SUMS"]
+    assert sorted(lines) == sorted(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}" for path in files)
+
+
+@pytest.mark.parametrize("wreck", ["damaged", "missing"])
+def test_a_whole_one_that_was_not_in_its_place_yet_is_read_where_no_other_is(tmp_path, monkeypatch, wreck):
+    for step in (1, 2):
+        save(tmp_path / "last", step)
+    (tmp_path / "last" / "model.safetensors").write_bytes(b"junk")
+    if wreck == "missing":
+        checkpoint.remove(tmp_path / "last")
+
+    def killed(*paths):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint.os, "rename", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save(tmp_path / "last", 3)
+    checkpoint.remove(tmp_path / "last-previous")
+    _, _, state, warning = load_checkpoint(tmp_path / "last")
+    assert state == {"step": 3}
+    assert warning.endswith(f"using {tmp_path / '.last-building'}")
+
+
+def test_a_half_written_one_is_never_read(tmp_path):
+    save(tmp_path / "last", 1)
+    os.rename(tmp_path / "last", tmp_path / ".last-building")
+    (tmp_path / ".last-building" / "SHA256SUMS").unlink()
+    assert not has_checkpoint(tmp_path / "last")
+    with pytest.raises(CheckpointError, match=r"\.last-building: SHA256SUMS is missing"):
+        load_checkpoint(tmp_path / "last")
+
+
+def test_what_a_killed_process_left_is_swept(tmp_path):
+    save(tmp_path / "last", 1)
+    (tmp_path / ".last-building").mkdir()
+    (tmp_path / ".last-building" / "old").write_text("")
+    save(tmp_path / "last", 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last", "last-previous"]
+    assert "old" not in [path.name for path in (tmp_path / "last").iterdir()]
+
+
+def test_a_new_one_that_takes_its_place_while_it_is_read_is_read_then(tmp_path, monkeypatch):
+    for step in (1, 2):
+        save(tmp_path / "last", step)
+    read, saves = checkpoint._bytes, []
+
+    def overtaken(path):
+        if path.name == "model.safetensors" and not saves:
+            saves.append(save(tmp_path / "last", 3))
+        return read(path)
+
+    monkeypatch.setattr(checkpoint, "_bytes", overtaken)
+    assert load_checkpoint(tmp_path / "last")[2:] == ({"step": 3}, None)
+
+
+@pytest.mark.parametrize("name", ["last", "last-previous"])
+def test_a_checkpoint_that_cannot_be_read_is_there_nevertheless(tmp_path, name):
+    (tmp_path / name).symlink_to(tmp_path / name)
+    assert has_checkpoint(tmp_path / "last")
+
+
+VALUES = ["null", "[]", "{}", "5", "1e999", "NaN", '"text"', "[" * 50_000, "9" * 5_000, '{"optimizer": 1}', "true"]
+
+
+def test_any_bytes_give_the_one_before_or_an_error_of_checkpoints(tmp_path):
+    random = np.random.default_rng(0)
+    for step in (1, 2):
+        save(tmp_path / "last", step)
+    folders = [tmp_path / "last", tmp_path / "last-previous"]
+    whole = {path: path.read_bytes() for folder in folders for path in folder.iterdir()}
+    steps = []
+    for _ in range(200):
+        chosen = random.choice(sorted(whole), size=random.integers(1, 6), replace=False)
+        for path in chosen:
+            path.write_bytes(mutated(whole[path], random))
+        damaged = {path.parent for path in chosen if path.read_bytes() != whole[path]}
+        try:
+            steps.append(load_checkpoint(tmp_path / "last")[2]["step"])
+        except CheckpointError:
+            steps.append(None)
+        assert steps[-1] == next((2 - i for i, folder in enumerate(folders) if folder not in damaged), None)
+        for path in chosen:
+            path.write_bytes(whole[path])
+    assert {1, 2, None} >= {*steps} > {1}
+
+
+def mutated(data, random):
+    data, start = bytearray(data), int(random.integers(0, len(data)))
+    stop = start + int(random.integers(1, 40))
+    kind = random.integers(5)
+    if kind == 0:
+        data[start] ^= 1 << int(random.integers(8))
+    elif kind == 1:
+        data[start:] = b""
+    elif kind == 2:
+        data[start:stop] = bytes(len(data[start:stop]))
+    elif kind == 3:
+        data[start:stop] = random.bytes(stop - start)
+    else:
+        data[:] = str(random.choice(VALUES)).encode()
+    return bytes(data)

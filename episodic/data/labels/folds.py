@@ -15,7 +15,7 @@ def restricted(store: ImageStore, seen: np.ndarray) -> ImageStore:
     if seen.all():
         return store
     kept = torch.from_numpy(np.flatnonzero(seen))
-    names = tuple(store.item_names[i] for i in kept.tolist())
+    names = tuple(store.item_names[i] for i in kept.tolist()) if store.item_names else ()
     return dataclasses.replace(store, images=store.gather(kept), labels=store.labels[kept], item_names=names)
 
 

@@ -40,12 +40,13 @@ def join_base(base: ImageStore, mask: np.ndarray, novel: ImageStore) -> ImageSto
     """
     n_base = len(base.class_names)
     kept = torch.from_numpy(np.flatnonzero(mask))
+    base_names = tuple(base.item_names[i] for i in kept.tolist()) if base.item_names else ()
     return dataclasses.replace(
         novel,
         images=torch.cat([base.gather(kept), novel.images]),
         labels=torch.cat([base.labels[kept], novel.labels + n_base]),
         class_names=base.class_names + novel.class_names,
-        item_names=tuple(base.item_names[i] for i in kept.tolist()) + novel.item_names,
+        item_names=base_names + novel.item_names,
         super_classes=None,
         super_class_names=(),
         skipped=base.skipped + novel.skipped,
