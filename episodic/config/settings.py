@@ -99,6 +99,7 @@ class Doctor(Command):
     data: str | None
     run: str | None
     near: int | None
+    sources: bool
     out: str | None
 
 

@@ -69,10 +69,8 @@ def main(cfg: DictConfig) -> None:
 
 
 def _check_options(cfg: DictConfig) -> None:
-    if cfg.near is not None and not (isinstance(cfg.near, int) and 0 <= cfg.near <= 16):
+    if cfg.near is not None and not 0 <= cfg.near <= 16:
         raise ConfigError(f"near must be a number of bits in 0..16, or null, got {cfg.near!r}")
-    if not isinstance(cfg.sources, bool):
-        raise ConfigError(f"sources must be true or false, got {cfg.sources!r}")
     if cfg.out is not None:
         out = Path(str(cfg.out)).absolute()
         if out.suffix not in (".json", ".csv") or not out.parent.is_dir():

@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from episodic.data.folders import remove
-from episodic.run.files import sync_folder, write_atomically
+from episodic.data.folders import flush, remove
+from episodic.run.files import write_atomically
 
 TENSORS = ("model.safetensors", "trainer.safetensors", "optimizer.safetensors")
 STATE, SUMS = "state.json", "SHA256SUMS"
@@ -65,7 +65,7 @@ def save_checkpoint(
         remove(previous)
         os.rename(folder, previous)
     os.rename(building, folder)
-    sync_folder(folder.parent)
+    flush(folder.parent)
 
 
 def load_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any], str | None]:

@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all."""
+"""Files that are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
+
+from episodic.data.folders import flush
 
 
 @contextlib.contextmanager
@@ -37,7 +39,7 @@ def atomic_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     except BaseException:
         building.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    flush(path.parent)
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -51,13 +53,3 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """
     with atomic_file(path, "wb" if isinstance(content, bytes) else "w") as file:
         file.write(content)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make sure that a rename in `folder` lasts through a power cut. It does nothing on systems where a folder cannot be opened."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

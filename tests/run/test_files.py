@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from episodic.run.files import atomic_file, sync_folder, write_atomically
+from episodic.run.files import atomic_file, write_atomically
 
 
 @pytest.mark.parametrize("content", ["text\n", b"bytes"])
@@ -47,4 +47,3 @@ def test_a_rename_that_fails_keeps_the_old_file(tmp_path, monkeypatch):
         write_atomically(path, "new")
     monkeypatch.undo()
     assert path.read_text() == "old"
-    sync_folder(tmp_path)
