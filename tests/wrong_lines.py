@@ -305,6 +305,7 @@ data=
 task=glyphs_5w1s near=abc
 task=glyphs_5w1s near=99
 task=glyphs_5w1s near=1.5
+task=glyphs_5w1s sources=maybe
 task=glyphs_5w1s out=x.txt
 task=glyphs_5w1s out=nowhere/x.json
 task=glyphs_5w1s run=nowhere
