@@ -17,7 +17,7 @@ from episodic.episodes.indices import EpisodeIndices
 from episodic.episodes.source import Episodes, episodes_hash, in_chunks
 from episodic.episodes.task import Episode, gather_episode
 from episodic.evaluate.accuracy import accuracy, incremental_accuracies, unlabeled_accuracies
-from episodic.evaluate.intervals import Interval, class_bootstrap, mean_interval
+from episodic.evaluate.intervals import Interval, class_interval, mean_interval
 from episodic.learners.learner import AbstractLearner, AbstractMetricLearner
 from episodic.learners.prediction import Prediction
 from episodic.run.device import Hardware
@@ -49,10 +49,10 @@ class Evaluation:
 
     @property
     def class_interval(self) -> Interval | None:
-        """The mean accuracy with an interval that also covers the choice of the classes (see `class_bootstrap`). None where it
+        """The mean accuracy with an interval that also covers the choice of the classes (see `class_interval`). None where it
         cannot be told, as for episodes with different numbers of classes.
         """
-        return class_bootstrap(self.accuracies, self.class_ids) if self.class_ids.ndim == 2 else None
+        return class_interval(self.accuracies, self.class_ids) if self.class_ids.ndim == 2 else None
 
 
 @torch.inference_mode()
