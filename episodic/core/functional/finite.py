@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -11,7 +10,8 @@ def answered(logits: Float[Tensor, "*axes query way"]) -> Bool[Tensor, "*axes"]:
     """Whether all queries have an answer: a class whose logit is a finite number and the largest. Other classes may be impossible,
     with a logit of minus infinity.
 
-    >>> nan, inf = float("nan"), float("inf")
+    >>> import torch
+    >>> nan, inf = torch.nan, torch.inf
     >>> answered(torch.tensor([[[0.0, 1.0]], [[0.0, -inf]], [[0.0, nan]], [[0.0, inf]]]))  # four episodes of one query
     tensor([ True,  True, False, False])
     """
