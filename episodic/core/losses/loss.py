@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -73,7 +74,7 @@ def _with_checked_batch(loss: AbstractLoss, args: tuple, kwargs: dict) -> tuple[
     return (upcast(embeddings), labels.long(), *args[2:]), given
 
 
-def _check_batch(embeddings: Tensor, labels: Tensor, dim: int | None) -> None:
+def _check_batch(embeddings: Any, labels: Any, dim: int | None) -> None:
     for name, x in (("embeddings", embeddings), ("labels", labels)):
         if not isinstance(x, Tensor):
             raise TypeError(f"{name} must be a tensor, got {type(x).__name__}")

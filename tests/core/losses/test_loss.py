@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -176,13 +179,19 @@ def test_labels_may_be_any_integers(dtype):
     assert torch.equal(loss(x, LONG.to(dtype)), loss(x, LONG))
 
 
+@pytest.mark.slow
 def test_values_of_labels_are_not_read_in_a_compiled_loss():
-    # A value that decides would break the graph, which fullgraph refuses.
-    loss, x = ProxyAnchor(4, 2), torch.randn(3, 4)
-    compiled = torch.compile(loss, backend="eager", fullgraph=True)
-    torch.testing.assert_close(compiled(x, LONG), loss(x, LONG))
+    # A value that decides would break the graph, which fullgraph refuses. The type checks of the tests cannot be compiled.
+    code = (
+        "import torch\n"
+        "from episodic.core.losses.proxy_anchor import ProxyAnchor\n"
+        "loss, x, y = ProxyAnchor(4, 2), torch.randn(3, 4), torch.tensor([0, 1, 1])\n"
+        "compiled = torch.compile(loss, backend='eager', fullgraph=True)\n"
+        "torch.testing.assert_close(compiled(x, y), loss(x, y))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_missing_argument_is_told_by_python():
-    with pytest.raises(TypeError, match="missing 1 required positional argument: 'labels'"):
+    with pytest.raises(TypeError, match=r"missing .*argument: 'labels'"):
         Taken(Dot(), normalize=True)(torch.zeros(3, 4))
