@@ -1,12 +1,17 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from torch import nn
 
 from episodic import Task
 from episodic.data.store import ImageStore
 from tests.configured import config as config  # fixtures
 from tests.configured import pictures as pictures
+
+# Property tests draw the same examples each time, and have as long as they need.
+settings.register_profile("episodic", derandomize=True, deadline=None, max_examples=50)
+settings.load_profile("episodic")
 
 
 class Features(nn.Module):

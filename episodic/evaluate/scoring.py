@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from episodic.core.functional.finite import answered, why_not_finite
 from episodic.data.augment import Normalize
 from episodic.data.store import ImageStore
 from episodic.episodes.indices import EpisodeIndices
 from episodic.episodes.source import Episodes, episodes_hash, in_chunks
 from episodic.episodes.task import Episode, gather_episode
 from episodic.evaluate.accuracy import accuracy, incremental_accuracies, unlabeled_accuracies
-from episodic.evaluate.intervals import Interval, class_bootstrap, mean_interval
+from episodic.evaluate.intervals import Interval, class_interval, mean_interval
 from episodic.learners.learner import AbstractLearner, AbstractMetricLearner
 from episodic.learners.prediction import Prediction
 from episodic.run.device import Hardware
@@ -49,10 +50,10 @@ class Evaluation:
 
     @property
     def class_interval(self) -> Interval | None:
-        """The mean accuracy with an interval that also covers the choice of the classes (see `class_bootstrap`). None where it
+        """The mean accuracy with an interval that also covers the choice of the classes (see `class_interval`). None where it
         cannot be told, as for episodes with different numbers of classes.
         """
-        return class_bootstrap(self.accuracies, self.class_ids) if self.class_ids.ndim == 2 else None
+        return class_interval(self.accuracies, self.class_ids) if self.class_ids.ndim == 2 else None
 
 
 @torch.inference_mode()
@@ -82,7 +83,7 @@ def evaluate(
     - `progress` (default false): whether to show a bar.
     - `on_block`: is called with each block of episodes that were answered together, and their prediction.
 
-    **Raises:** `ValueError` for `cached=True` with a learner that needs images.
+    **Raises:** `ValueError` for `cached=True` with a learner that needs images. `ArithmeticError` for an answer that is not finite.
 
     >>> from episodic import EpisodeSampler
     >>> from episodic.learners.prototypical import Prototypical
@@ -103,7 +104,13 @@ def evaluate(
         for indices in in_chunks(episodes, chunk(episodes[0:1].flat().size)):
             episode, prediction = predict(indices)
             rows = slice(done, done + len(indices))
-            accuracies[rows] = accuracy(prediction.logits, episode.query_y).cpu()
+            right = accuracy(prediction.logits, episode.query_y)
+            accuracies[rows] = right.masked_fill(~answered(prediction.logits), torch.nan).cpu()  # one transfer for both
+            if np.isnan(accuracies[rows]).any():
+                first = done + int(np.isnan(accuracies[rows]).argmax())
+                raise ArithmeticError(
+                    f"the learner's answers are not finite in episode {first}: {why_not_finite(learner)}"
+                )
             class_ids.append(indices.class_ids)
             measured = {}
             if indices.n_base:

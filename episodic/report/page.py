@@ -12,7 +12,7 @@ import numpy as np
 
 from episodic.data.store import ImageStore
 from episodic.evaluate.calibration import Calibration, calibration
-from episodic.evaluate.intervals import Interval, class_bootstrap, paired_interval
+from episodic.evaluate.intervals import Interval, class_interval, paired_interval
 from episodic.evaluate.tables import DETAIL_HEADER, SCORE_HEADER, class_range, detail_rows, percent, score_row
 from episodic.report import plots
 from episodic.report.figure import episode_figure, in_words, rows_of, shown_rows
@@ -66,7 +66,7 @@ class Report:
         first, *others = (found.evaluation for found in self.measured.values())
         if not others or first.class_ids.ndim != 2:
             return None
-        return class_bootstrap(first.accuracies - others[0].accuracies, first.class_ids)
+        return class_interval(first.accuracies - others[0].accuracies, first.class_ids, bounds=(-1, 1))
 
     @property
     def kind(self) -> str:
@@ -161,7 +161,7 @@ def result(report: Report, drawn: Callable) -> list[str]:
         first, second = (found.evaluation for found in report.measured.values())
         details += [["difference", *row[1:]] for row in detail_rows(first, report.store, second)]
     said = (
-        "Mean accuracy ± 1.96 standard errors over episodes; over classes: a bootstrap that also counts the draw of the "
+        "Mean accuracy ± 1.96 standard errors over episodes; over classes: a jackknife that also counts the draw of the "
         f"{report.kind} classes."
     )
     parts = [table(said, ["run", *SCORE_HEADER[:-1]], rows)]

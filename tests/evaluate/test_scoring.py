@@ -64,3 +64,40 @@ def test_chunks_cover_all_episodes_once():
     chunks = list(in_chunks(sampler, 32))
     assert [len(c) for c in chunks] == [32, 32, 6]
     assert np.array_equal(np.concatenate([c.query for c in chunks]), sampler[0:70].query)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_weights_that_are_not_finite_are_refused(cached):
+    store, learner = random_store(), Prototypical(conv4())
+    torch.nn.init.constant_(next(learner.parameters()), torch.nan)
+    with pytest.raises(
+        ArithmeticError, match=r"not finite in episode 0: its weights hold NaN or infinity \(backbone\..*weight"
+    ):
+        evaluate(learner, store, sampler_of(store), PLAIN, FP32, cached=cached)
+
+
+class Unsure(Blind):
+    """Gives a query of episode 30 logits of `value`, for some of the classes."""
+
+    def __init__(self, inner, value, classes):
+        super().__init__(inner)
+        self.value, self.classes, self.seen = value, classes, 0
+
+    def forward(self, task: Task) -> Prediction:
+        logits, place = self.inner(task).logits.clone(), 30 - self.seen
+        self.seen += len(logits)
+        logits[max(place, 0) : max(place + 1, 0), 0, : self.classes] = self.value
+        return Prediction(logits)
+
+
+@pytest.mark.parametrize(("value", "classes"), [(torch.nan, 1), (torch.inf, 1), (-torch.inf, 3)])
+def test_a_single_answer_that_is_not_finite_is_refused(value, classes):
+    store = random_store()
+    learner = Unsure(Prototypical(conv4()), value, classes)
+    with pytest.raises(ArithmeticError, match="not finite in episode 30: its weights are finite, so a number"):
+        evaluate(learner, store, sampler_of(store), PLAIN, FP32)
+
+
+def test_an_impossible_class_is_no_error():
+    store = random_store()
+    evaluate(Unsure(Prototypical(conv4()), -torch.inf, 1), store, sampler_of(store), PLAIN, FP32)

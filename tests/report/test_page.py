@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from scipy.stats import t
 from torch import nn
 
 from episodic.evaluate.intervals import Interval
@@ -134,7 +135,7 @@ def test_the_difference_over_classes_is_that_of_leaving_each_class_out(report):
     error = np.sqrt((classes - 1) / classes * np.sum((np.array(left_out) - np.mean(left_out)) ** 2))
     found = report.difference_over_classes
     assert found.mean == pytest.approx(difference.mean())
-    assert found.half_width == pytest.approx(1.96 * error, rel=0.2)  # the bootstrap's spread has C, not C - 1, below it
+    assert found.half_width == pytest.approx(t.ppf(0.975, classes - 1) * error, rel=0.1)
     assert dataclasses.replace(report, measured={"ours": report.ours}).difference_over_classes is None
 
 

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from episodic.core.distances.distance import AbstractDistance
-from episodic.core.functional.pairs import squared_euclidean, upcast
+from episodic.core.functional.pairs import squared_euclidean, upcast_both
 
 SMALLEST_VARIANCE = 1e-8  # of an anchor's coordinates
 
@@ -28,8 +28,9 @@ class SNR(AbstractDistance):
     """
 
     def matrix(self, x: Float[Tensor, "*axes n dim"], y: Float[Tensor, "*axes m dim"]) -> Float[Tensor, "*axes n m"]:
-        centered = upcast(x) - upcast(x).mean(-1, keepdim=True)
-        other = centered if x is y else upcast(y) - upcast(y).mean(-1, keepdim=True)
+        x, y = upcast_both(x, y)
+        centered = x - x.mean(-1, keepdim=True)
+        other = centered if x is y else y - y.mean(-1, keepdim=True)
         signal = centered.square().mean(-1, keepdim=True).clamp(min=SMALLEST_VARIANCE)
         return squared_euclidean(centered, other) / x.shape[-1] / signal
 

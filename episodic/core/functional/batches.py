@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from episodic.core.functional.pairs import unit
+from episodic.core.functional.pairs import unit, upcast
 
 QUANTILES = 50  # by which distributions of distances are compared
 
@@ -33,7 +33,7 @@ def greedy_coreset(
     >>> greedy_coreset(candidates, classes=torch.tensor([[0, 1], [2, 3]]))
     tensor([0, 2])
     """
-    first, labels = candidates[:, :, 0].flatten(0, 1), classes.flatten()
+    first, labels = upcast(candidates[:, :, 0]).flatten(0, 1), classes.flatten()
     chosen = [torch.zeros((), dtype=torch.long, device=labels.device)]
     gap = (first - first[0]).square().sum(-1)
     for _ in range(classes.shape[1] - 1):
@@ -54,7 +54,7 @@ def density_gaps(candidates: Float[Tensor, "candidate group item dim"]) -> Float
     >>> density_gaps(torch.rand(3, 4, 2, 16)).shape  # of three candidates
     torch.Size([3])
     """
-    items = candidates.flatten(1, 2)
+    items = upcast(candidates).flatten(1, 2)
     own = _distances(items)
     levels = torch.linspace(0, 1, QUANTILES, device=own.device, dtype=own.dtype)
     everything = items.flatten(0, 1)[:: len(items)]  # as many items as a candidate has, of all of them
@@ -74,7 +74,7 @@ def frechet_gaps(candidates: Float[Tensor, "candidate group item dim"]) -> Float
     >>> frechet_gaps(torch.rand(3, 4, 2, 16)).shape  # of three candidates
     torch.Size([3])
     """
-    items = candidates.flatten(1, 2)
+    items = upcast(candidates).flatten(1, 2)
     everything = items.flatten(0, 1)
     means, mean = items.mean(1), everything.mean(0)
     a = (items - means[:, None]) / items.shape[1] ** 0.5

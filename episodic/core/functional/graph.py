@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from episodic.core.functional.pairs import squared_euclidean
+from episodic.core.functional.pairs import squared_euclidean, upcast, upcast_both
 
 SMALLEST_DEGREE = 1e-24  # the derivative of its inverse root, 1e36 / 2, is still a float32
 
@@ -47,6 +47,7 @@ def length_scales(distances: Float[Tensor, "*axes m n"], k: int) -> Float[Tensor
     >>> length_scales(torch.tensor([[0.0, 4.0, 9.0]]), k=2)
     tensor([2.])
     """
+    distances = upcast(distances)
     smallest = distances.topk(min(k, distances.shape[-1]), dim=-1, largest=False).values[..., -1]
     return torch.maximum(smallest, 1e-4 * distances.mean(-1)).clamp(min=1e-12).sqrt()
 
@@ -88,6 +89,7 @@ def normalized(weights: Float[Tensor, "*axes n n"]) -> Float[Tensor, "*axes n n"
     tensor([[0., 1.],
             [1., 0.]])
     """
+    weights = upcast(weights)
     scale = weights.sum(-1).clamp(min=SMALLEST_DEGREE).rsqrt()
     return scale[..., :, None] * weights * scale[..., None, :]
 
@@ -103,6 +105,7 @@ def clamped(weights: Float[Tensor, "*axes n n"], n_labeled: int) -> Float[Tensor
     tensor([[0., 0.],
             [1., 0.]])
     """
+    weights = upcast(weights)
     rows = weights / weights.sum(-1, keepdim=True).clamp(min=SMALLEST_DEGREE)
     labeled = torch.arange(weights.shape[-1], device=weights.device) < n_labeled
     return rows.masked_fill(labeled[:, None], 0)
@@ -125,5 +128,6 @@ def propagate(
     """
     if not 0 <= alpha < 1:
         raise ValueError(f"alpha must be at least 0 and below 1, where the sum is finite, got {alpha}")
+    transitions, labels = upcast_both(transitions, labels)
     identity = torch.eye(transitions.shape[-1], dtype=transitions.dtype, device=transitions.device)
     return torch.linalg.solve(identity - alpha * transitions, labels)

@@ -2,6 +2,11 @@
 
 Matrices are `[anchor, reference]`, after the leading axes of the embeddings, such as episodes. The references are the batch itself,
 a memory of past embeddings, or the support of an episode. A pair of an item with itself is neither positive nor negative.
+
+Types of numbers, here and in all formulas, distances and losses of `core`: half precision is computed in float32. Where two tensors
+have different types, both are computed in the larger one. The result has the type that it was computed in, and each gradient the
+type of its own tensor. Embeddings of any float type give finite values and finite gradients, as long as their squares are float32
+numbers.
 """
 
 from __future__ import annotations
@@ -11,9 +16,9 @@ import dataclasses
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
-from torch.nn.functional import normalize
 
 SMALLEST_SQUARE = 1e-12  # below it a distance has no slope
+SMALLEST_LENGTH = 1e-12  # a shorter vector has no direction
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -57,18 +62,55 @@ def masks(
     return same.scatter(1, self_index[:, None], False), ~same
 
 
+class _Upcast(torch.autograd.Function):
+    """`x.float()`, with a gradient that the type of `x` can hold."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        ctx.dtype = x.dtype
+        return x.float()
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        largest = torch.finfo(ctx.dtype).max
+        return gradient.clamp(-largest, largest).to(ctx.dtype)
+
+
 def upcast(x: Tensor) -> Tensor:
-    """`x` in at least float32, since similarities are small differences of large sums."""
-    return x if x.dtype == torch.float64 else x.float()
+    """`x` in at least float32, since similarities are small differences of large sums.
+
+    A gradient that is too large for the type of `x` becomes the largest number of that type. In float16 this happens to short
+    vectors, since the gradient of a direction is one over the length. A gradient scaler does not see such an overflow.
+
+    >>> upcast(torch.tensor([1.0], dtype=torch.float16)).dtype, upcast(torch.tensor([1.0], dtype=torch.float64)).dtype
+    (torch.float32, torch.float64)
+    """
+    return x if x.dtype in (torch.float32, torch.float64) else _Upcast.apply(x)
+
+
+def upcast_both(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Two tensors in one type: float64 if one of them is float64, else float32. One tensor given twice stays one tensor.
+
+    >>> x, y = upcast_both(torch.zeros(1, dtype=torch.float16), torch.zeros(1, dtype=torch.float64))
+    >>> x.dtype, y.dtype
+    (torch.float64, torch.float64)
+    """
+    first = upcast(x)
+    second = first if x is y else upcast(y)
+    return (first, second) if first.dtype == second.dtype else (first.double(), second.double())
 
 
 def unit(x: Float[Tensor, "*axes dim"]) -> Float[Tensor, "*axes dim"]:
-    """Vectors brought to length 1, at least in float32. A vector of 0 stays 0.
+    """Vectors brought to length 1, at least in float32. A vector of 0 stays 0, and so does its gradient.
+
+    A length below 1e-12 counts as 0, and so does one whose square is too large for the type.
 
     >>> unit(torch.tensor([3.0, 4.0]))
     tensor([0.6000, 0.8000])
     """
-    return normalize(upcast(x), dim=-1)
+    x = upcast(x)
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return x / length.masked_fill(length < SMALLEST_LENGTH, torch.inf)
 
 
 class _Gram(torch.autograd.Function):
@@ -91,7 +133,8 @@ def dot(x: Float[Tensor, "*axes n dim"], y: Float[Tensor, "*axes m dim"]) -> Flo
     >>> dot(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0], [0.0, 1.0]]))
     tensor([[11.,  2.]])
     """
-    return _Gram.apply(upcast(x)) if x is y else upcast(x) @ upcast(y).mT
+    x, y = upcast_both(x, y)
+    return _Gram.apply(x) if x is y else x @ y.mT
 
 
 def cosine(x: Float[Tensor, "*axes n dim"], y: Float[Tensor, "*axes m dim"]) -> Float[Tensor, "*axes n m"]:
@@ -112,7 +155,8 @@ def squared_euclidean(
     >>> squared_euclidean(torch.zeros(1, 2), torch.tensor([[3.0, 4.0]]))
     tensor([[25.]])
     """
-    squares = [upcast(z).square().sum(-1) for z in (x, y)]
+    x, y = upcast_both(x, y)
+    squares = [z.square().sum(-1) for z in (x, y)]
     return (squares[0][..., None] - 2 * dot(x, y) + squares[1][..., None, :]).clamp(min=least)
 
 
@@ -135,6 +179,7 @@ def masked_logsumexp(
     >>> masked_logsumexp(torch.tensor([[0.0, 0.0, 9.0]]), torch.tensor([[True, True, False]]))
     tensor([0.6931])
     """
+    x = upcast(x)
     x = x.masked_fill(~mask, torch.finfo(x.dtype).min)
     return torch.nn.functional.pad(x, (0, 1)).logsumexp(-1) if one else x.logsumexp(-1)
 
@@ -145,4 +190,4 @@ def mean_where(x: Tensor, mask: Tensor) -> Tensor:
     >>> mean_where(torch.tensor([1.0, 2.0, 9.0]), torch.tensor([True, True, False]))
     tensor(1.5000)
     """
-    return torch.where(mask, x, 0).sum() / mask.sum().clamp(min=1)
+    return torch.where(mask, upcast(x), 0).sum() / mask.sum().clamp(min=1)

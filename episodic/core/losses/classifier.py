@@ -6,7 +6,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 
-from episodic.core.functional.pairs import cosine, upcast
+from episodic.core.functional.pairs import cosine, upcast_both
 from episodic.core.losses.loss import AbstractProxyLoss
 
 
@@ -42,6 +42,7 @@ class Classifier(AbstractProxyLoss):
         label_swap: nn.Module | None = None,
     ):
         super().__init__(n_classes, label_swap)
+        self.dim = dim
         if not 0 <= label_smoothing <= 1:
             raise ValueError(f"label_smoothing must lie in 0..1, got {label_smoothing}")
         if scale is not None and scale <= 0:
@@ -52,7 +53,8 @@ class Classifier(AbstractProxyLoss):
 
     def of_classes(self, embeddings: Float[Tensor, "item dim"], labels: Int64[Tensor, " item"]) -> Float[Tensor, ""]:
         if self.scale is None:
-            logits = linear(upcast(embeddings), upcast(self.linear.weight), upcast(self.linear.bias))
+            x, weight = upcast_both(embeddings, self.linear.weight)
+            logits = linear(x, weight, self.linear.bias.to(x.dtype))
         else:
             logits = self.scale * cosine(embeddings, self.linear.weight)
         loss = cross_entropy(logits, labels, reduction="sum", label_smoothing=self.label_smoothing)

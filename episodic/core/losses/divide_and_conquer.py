@@ -40,6 +40,7 @@ class DivideAndConquer(AbstractLoss):
         super().__init__()
         if n_learners < 1 or dim % n_learners or dim // n_learners < 2:
             raise ValueError(f"n_learners must share {dim} coordinates evenly, at least 2 each, got {n_learners}")
+        self.dim = dim
         self.n_learners = n_learners
         self.part = Margin(alpha, beta, dim=dim // n_learners)
         self.whole = Margin(alpha, beta, dim=dim)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -16,12 +17,19 @@ from episodic.core.regularizers.sse import label_swap_of
 
 class AbstractLoss(nn.Module, abc.ABC):
     """A loss of embeddings: it says how well they tell classes apart. Call it with `(embeddings [N, D], labels [N])`, and it
-    returns a scalar to minimize, computed at least in float32, whatever autocast says.
+    returns a scalar to minimize, computed at least in float32, whatever autocast says (`core.functional.pairs` has the rules).
 
-    Labels are integers; losses with proxies need labels in 0..n_classes-1. A batch without the pairs that a loss learns from gives
-    0 with a gradient of 0, never NaN.
+    Labels are integers of 0 or more, and below `n_classes` where that is set. A batch without the pairs that a loss learns from
+    gives 0 with a gradient of 0, never NaN.
+
+    Each call checks its batch. On a GPU the values of labels are checked by losses with proxies only, since the check waits for
+    the GPU; compiled by `torch.compile`, they are not checked.
+
+    **Raises:** `TypeError` or `ValueError` for embeddings or labels of another kind or shape, and for labels out of range.
 
     **Attributes:**
+
+    - `n_classes`, `dim`: what the loss was made for; None where it takes any labels, and any embeddings.
 
     - `needs_trainer`: the training procedure whose batches the loss is made for; empty where any batch will do.
     - `without_effect`: settings that do nothing with the other settings as they are, each with the reason. A run that sets one of
@@ -37,10 +45,14 @@ class AbstractLoss(nn.Module, abc.ABC):
 
     needs_trainer: str = ""
     without_effect: dict[str, str]
+    n_classes: int | None = None
+    dim: int | None = None
+    _waits_for_labels: bool = False  # whether it checks the values of labels that are on a GPU
 
     def __init__(self):
         super().__init__()
         self.without_effect = {}
+        self.register_forward_pre_hook(_with_checked_batch, with_kwargs=True)
 
     @abc.abstractmethod
     def forward(self, embeddings: Float[Tensor, "item dim"], labels: Int64[Tensor, " item"]) -> Float[Tensor, ""]:
@@ -48,6 +60,48 @@ class AbstractLoss(nn.Module, abc.ABC):
 
     def check_length(self, steps: int) -> None:
         """Hook. **Raises:** `ValueError` where nothing of the loss would act in a training of `steps` steps."""
+
+
+def _with_checked_batch(loss: AbstractLoss, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+    """The arguments of a call of `loss`, with embeddings and labels in the types that losses compute in."""
+    given = dict(zip(("embeddings", "labels"), args, strict=False)) | kwargs
+    if not {"embeddings", "labels"} <= given.keys():
+        return None  # Python says what is missing
+    embeddings, labels = given.pop("embeddings"), given.pop("labels")
+    _check_batch(embeddings, labels, loss.dim)
+    if (labels.device.type == "cpu" or loss._waits_for_labels) and not torch.compiler.is_compiling():
+        _check_range(labels, loss.n_classes)
+    return (upcast(embeddings), labels.long(), *args[2:]), given
+
+
+def _check_batch(embeddings: Any, labels: Any, dim: int | None) -> None:
+    for name, x in (("embeddings", embeddings), ("labels", labels)):
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(x).__name__}")
+    if not embeddings.is_floating_point():
+        raise TypeError(f"embeddings must be floating-point numbers, got {embeddings.dtype}")
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise TypeError(f"labels must be integers, got {labels.dtype}: convert them by labels.long()")
+    if embeddings.ndim != 2:
+        raise ValueError(f"embeddings must have the shape [N, D], got {list(embeddings.shape)}")
+    if dim is not None and embeddings.shape[1] != dim:
+        raise ValueError(f"embeddings must have {dim} coordinates, the dim of the loss, got {embeddings.shape[1]}")
+    if labels.shape != embeddings.shape[:1]:
+        raise ValueError(
+            f"labels must have the shape [{len(embeddings)}], one for each of the embeddings, got {list(labels.shape)}"
+        )
+    if labels.device != embeddings.device:
+        raise ValueError(f"labels must be where the embeddings are, on {embeddings.device}, got {labels.device}")
+
+
+def _check_range(labels: Tensor, n_classes: int | None) -> None:
+    if not labels.numel():
+        return
+    low, high = (bound.item() for bound in labels.aminmax())
+    if n_classes is not None and not 0 <= low <= high < n_classes:
+        raise ValueError(f"labels must lie in 0..{n_classes - 1}, got {low}..{high}")
+    if low < 0:
+        raise ValueError(f"labels must not be negative, got {low}: leave out the items without a label")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -158,8 +212,6 @@ class AbstractProxyLoss(AbstractLoss):
     **Arguments:** `n_classes`: how many classes have proxies. `label_swap`: labels to labels, of `core.regularizers.sse`; None for
     none.
 
-    **Raises:** `ValueError` for a label outside 0..n_classes-1.
-
     >>> class Softmax(AbstractProxyLoss):
     ...     def __init__(self, n_classes, dim):
     ...         super().__init__(n_classes, label_swap=None)
@@ -170,6 +222,8 @@ class AbstractProxyLoss(AbstractLoss):
     >>> round(loss.item(), 3)
     0.693
     """
+
+    _waits_for_labels = True
 
     def __init__(self, n_classes: int, label_swap: nn.Module | None):
         super().__init__()
@@ -183,7 +237,5 @@ class AbstractProxyLoss(AbstractLoss):
         """The loss for labels that are in range, after the exchange."""
 
     def forward(self, embeddings: Float[Tensor, "item dim"], labels: Int64[Tensor, " item"]) -> Float[Tensor, ""]:
-        if ((labels < 0) | (labels >= self.n_classes)).any():
-            raise ValueError(f"labels must lie in 0..{self.n_classes - 1}, got {labels.min()}..{labels.max()}")
         with torch.autocast(embeddings.device.type, enabled=False):
             return self.of_classes(embeddings, self.label_swap(labels))

@@ -54,11 +54,12 @@ class Margin(AbstractPairLoss):
         dim: int | None = None,
     ):
         super().__init__(distance, normalize)
+        self.dim = dim
         if nu and not learn_beta:
             raise ValueError(f"nu weighs learned boundaries, so it must be 0 without learn_beta, got {nu}")
         self.miner = make_miner(triplets, distance, normalize, dim, rho)
         self.alpha = alpha
-        self.per_class = learn_beta and n_classes is not None
+        self.n_classes = n_classes if learn_beta else None
         self.beta = nn.Parameter(torch.full((n_classes or 1,), float(beta))) if learn_beta else beta
         self.nu = nu
         if not learn_beta:
@@ -72,7 +73,7 @@ class Margin(AbstractPairLoss):
             as_negative = negative * positive.sum(-1, keepdim=True)
         else:
             as_positive, as_negative = self.miner(matrix.detach(), positive, negative).counts()
-        beta = self.beta[pairs.labels][:, None] if self.per_class else self.beta
+        beta = self.beta[pairs.labels][:, None] if self.n_classes is not None else self.beta
         too_far, too_near = (self.alpha + matrix - beta).relu(), (self.alpha + beta - matrix).relu()
         total = (as_positive * too_far + as_negative * too_near).sum()
         if self.nu:

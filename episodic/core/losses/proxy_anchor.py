@@ -38,6 +38,7 @@ class ProxyAnchor(AbstractProxyLoss):
         label_swap: nn.Module | None = None,
     ):
         super().__init__(n_classes, label_swap)
+        self.dim = dim
         if scale <= 0:
             raise ValueError(f"scale must be positive, got {scale}")
         self.margin = margin

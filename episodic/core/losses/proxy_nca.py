@@ -47,6 +47,7 @@ class ProxyNCA(AbstractProxyLoss):
         label_swap: nn.Module | None = None,
     ):
         super().__init__(n_classes, label_swap)
+        self.dim = dim
         if variant not in VARIANTS:
             raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {variant!r}")
         if scale <= 0:

@@ -46,6 +46,7 @@ class SCHEM(AbstractProxyLoss):
         label_swap: nn.Module | None = None,
     ):
         super().__init__(n_classes, label_swap)
+        self.dim = dim
         if classifier_weight < 0:
             raise ValueError(f"classifier_weight must be at least 0, got {classifier_weight}")
         self.triplet = Triplet(margin, "all")

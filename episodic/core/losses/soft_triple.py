@@ -49,6 +49,7 @@ class SoftTriple(AbstractProxyLoss):
         label_swap: nn.Module | None = None,
     ):
         super().__init__(n_classes, label_swap)
+        self.dim = dim
         if n_centers < 1:
             raise ValueError(f"n_centers must be at least 1, got {n_centers}")
         if scale <= 0 or gamma <= 0:

@@ -57,6 +57,7 @@ class Triplet(AbstractPairLoss):
         dim: int | None = None,
     ):
         super().__init__(distance, normalize)
+        self.dim = dim
         self.miner = make_miner(triplets, distance, normalize, dim, rho)
         self.margin = margin
         self.smooth = smooth

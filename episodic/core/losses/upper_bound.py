@@ -43,6 +43,8 @@ class UpperBound(AbstractLoss):
         super().__init__()
         if min(dim, n_classes) < 2:
             raise ValueError(f"at least 2 dimensions and 2 classes are needed, got {dim} and {n_classes}")
+        self.dim = dim
+        self.n_classes = n_classes
         self.register_buffer(
             "centroids", torch.eye(n_classes, dim) if dim >= n_classes else separated_centroids(dim, n_classes)
         )
@@ -52,7 +54,7 @@ class UpperBound(AbstractLoss):
             x = unit(embeddings)
             distances = euclidean(x, self.centroids.to(x.dtype))
             own = distances.gather(1, labels[:, None]).squeeze(1)
-            others = (distances.sum(1) - own) / (len(self.centroids) - 1)
+            others = (distances.sum(1) - own) / (self.n_classes - 1)
             return (own - others / 3).sum() / max(len(labels), 1)
 
 

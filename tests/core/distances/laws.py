@@ -30,6 +30,7 @@ def check_distance_laws(distance: AbstractDistance, of_pair, *, symmetric: bool 
     half = distance.matrix(x.bfloat16(), y.bfloat16())
     assert half.dtype == torch.float32
     torch.testing.assert_close(half, distance.matrix(x.bfloat16().float(), y.bfloat16().float()))
+    check_extremes(distance)
     assert gradcheck(distance.matrix, (x.requires_grad_(), y.requires_grad_()))
     # Length makes no difference where the distance says so.
     stretched = torch.allclose(distance.matrix(3 * x, 0.5 * y), distance.matrix(x, y))
@@ -37,6 +38,20 @@ def check_distance_laws(distance: AbstractDistance, of_pair, *, symmetric: bool 
     assert distance == type(distance)()
     assert hash(distance) == hash(type(distance)())
     assert repr(distance) == f"{type(distance).__name__}()"
+
+
+def check_extremes(distance: AbstractDistance) -> None:
+    """Values and gradients are finite for dead, short, long, equal and constant vectors of any type."""
+    lengths = torch.tensor([0, 0, 1e-6, 1e-3, 1, 1, 6e4, 6e4], dtype=torch.float64)[:, None]
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        for each in (lengths * vectors(8, 6).sign(), lengths.expand(-1, 6), vectors(1, 6).expand(8, -1)):
+            x, y = each.to(dtype).requires_grad_(), each.to(dtype).requires_grad_()
+            for matrix in (distance.matrix(x, x), distance.matrix(x, y), distance.matrix(x, y.detach().double())):
+                matrix.sum().backward()
+                assert all(
+                    found.isfinite().all() for found in (matrix, x.grad, y.grad if y.grad is not None else x.grad)
+                )
+                x.grad = y.grad = None
 
 
 def check_order_matters(distance: AbstractDistance, x: Tensor, y: Tensor) -> None:

@@ -87,3 +87,14 @@ def test_with_a_pool_of_everything_negatives_are_drawn_evenly_from_all_other_cla
     others = counts[labels != 1].numpy()
     assert others.sum() == 2000 * 6
     assert chisquare(others).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_float32(dtype):
+    candidates = draw().to(dtype)
+    assert torch.equal(
+        greedy_coreset(candidates, torch.arange(24).view(6, 4)),
+        greedy_coreset(candidates.float(), torch.arange(24).view(6, 4)),
+    )
+    for gaps in (density_gaps, frechet_gaps):
+        torch.testing.assert_close(gaps(candidates), gaps(candidates.float()))

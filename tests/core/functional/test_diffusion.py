@@ -177,3 +177,11 @@ def test_class_weights():
 def test_settings_that_make_no_sense(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_features_in_half_precision_are_compared_in_float32(dtype):
+    features = torch.randn(20, 6, generator=torch.Generator().manual_seed(0)).to(dtype)
+    graph = neighbor_graph(features, neighbors=3)
+    assert graph.dtype == np.float32
+    assert np.array_equal(graph.toarray(), neighbor_graph(features.float(), neighbors=3).toarray())

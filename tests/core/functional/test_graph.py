@@ -249,3 +249,19 @@ def test_items_that_coincide_have_a_length_scale_too():
     torch.testing.assert_close(scales, torch.tensor([0.01, 1e-6]))
     scales.sum().backward()
     assert squared.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_float32(dtype):
+    weights = torch.tensor([[0.0, 0.5, 0.0], [0.5, 0.0, 0.0], [0.0, 0.0, 0.0]], dtype=dtype)  # an item without an edge
+    for compute in (
+        normalized,
+        lambda w: clamped(w, 1),
+        lambda w: propagate(normalized(w), torch.eye(3, dtype=dtype), 0.5),
+    ):
+        x = weights.clone().requires_grad_()
+        found = compute(x)
+        found.sum().backward()
+        torch.testing.assert_close(found, compute(weights.float()).to(torch.float32))
+        assert x.grad.isfinite().all()
+    assert length_scales(0 * weights, k=2).tolist() == pytest.approx([1e-6] * 3)

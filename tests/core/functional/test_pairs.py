@@ -12,6 +12,9 @@ from episodic.core.functional.pairs import (
     masks,
     mean_where,
     squared_euclidean,
+    unit,
+    upcast,
+    upcast_both,
 )
 
 
@@ -76,3 +79,47 @@ def test_distance_to_itself_is_never_negative():
 
 def test_a_zero_vector_has_cosine_zero():
     assert torch.equal(cosine(torch.zeros(1, 3), torch.ones(2, 3)), torch.zeros(1, 2))
+
+
+HALVES = [torch.float16, torch.bfloat16]
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_a_gradient_too_large_for_half_precision_is_its_largest_number(dtype):
+    x = torch.ones(3, dtype=dtype, requires_grad=True)
+    (upcast(x) * torch.tensor([3.4e38, -3.4e38, 0.5])).sum().backward()
+    largest = torch.finfo(dtype).max
+    assert x.grad.tolist() == [largest, -largest, 0.5]
+
+
+def test_both_are_in_the_larger_type_and_one_stays_one():
+    half, single, double = (torch.zeros(1, dtype=dtype) for dtype in (torch.float16, torch.float32, torch.float64))
+    for x, y, dtype in ((half, single, torch.float32), (half, double, torch.float64), (double, single, torch.float64)):
+        assert [each.dtype for each in upcast_both(x, y)] == [dtype, dtype]
+    first, second = upcast_both(half, half)
+    assert first is second
+    assert upcast_both(single, double)[1] is double
+
+
+@pytest.mark.parametrize("dtype", [*HALVES, torch.float32, torch.float64])
+def test_a_dead_vector_stays_dead_and_learns_nothing(dtype):
+    x = torch.tensor([[0.0, 0.0], [3.0, 4.0]], dtype=dtype, requires_grad=True)
+    unit(x)[:, 0].sum().backward()
+    assert unit(x)[0].tolist() == [0, 0]
+    assert x.grad[0].tolist() == [0, 0]
+    assert x.grad[1].tolist() == pytest.approx([0.128, -0.096], rel=1e-2)
+
+
+@pytest.mark.parametrize("compare", [cosine, dot, euclidean, squared_euclidean])
+@pytest.mark.parametrize("dtype", [*HALVES, torch.float32, torch.float64])
+@pytest.mark.parametrize("other", [torch.float16, torch.float32, torch.float64])
+def test_any_two_types_compare_with_finite_gradients(compare, dtype, other):
+    lengths = torch.tensor([0.0, 1e-4, 1.0, 1.0, 6e4])[:, None]
+    x, y = ((lengths * vectors(5).sign()).to(each).requires_grad_() for each in (dtype, other))
+    matrix = compare(x, y)
+    torch.testing.assert_close(matrix, compare(x.double(), y.double()).to(matrix.dtype), rtol=1e-4, atol=3e3)
+    matrix.sum().backward()
+    assert matrix.isfinite().all()
+    for each in (x, y):
+        assert each.grad.isfinite().all()
+        assert each.grad.dtype == each.dtype

@@ -11,7 +11,7 @@ from tests.core.losses.laws import batch, check_equal, check_loss_laws, value_an
 
 @pytest.mark.parametrize("settings", [{}, {"label_smoothing": 0.1}, {"scale": 10.0}])
 def test_laws(settings):
-    check_loss_laws(lambda: Classifier(16, 5, **settings), renamable=False)
+    check_loss_laws(lambda: Classifier(16, 5, **settings), renamable=False, scalable="scale" in settings)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])

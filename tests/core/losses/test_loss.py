@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -8,6 +11,9 @@ from episodic.core.distances.snr import SNR
 from episodic.core.distances.squared_euclidean import SquaredEuclidean
 from episodic.core.functional.pairs import References, cosine, dot, masks
 from episodic.core.losses.loss import AbstractPairLoss, AbstractProxyLoss, Batch
+from episodic.core.losses.margin import Margin
+from episodic.core.losses.proxy_anchor import ProxyAnchor
+from episodic.core.losses.upper_bound import UpperBound
 from tests.conftest import NextRow
 
 
@@ -108,3 +114,84 @@ def test_normalizing_is_without_effect_where_length_is_ignored(distance):
     raw(x, y), normalized(x, y)
     idle = torch.allclose(raw.taken.matrix, normalized.taken.matrix)
     assert raw.without_effect.keys() == normalized.without_effect.keys() == ({"normalize"} if idle else set())
+
+
+LONG = torch.tensor([0, 1, 1])
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "labels", "error", "message"),
+    [
+        ([[1.0]], LONG, TypeError, "embeddings must be a tensor, got list"),
+        (torch.zeros(3, 4), [0, 1, 1], TypeError, "labels must be a tensor, got list"),
+        (torch.zeros(3, 4).long(), LONG, TypeError, "embeddings must be floating-point numbers, got torch.int64"),
+        (
+            torch.zeros(3, 4),
+            LONG.float(),
+            TypeError,
+            r"labels must be integers, got torch.float32: convert .* labels.long\(\)",
+        ),
+        (torch.zeros(3, 4), LONG == 1, TypeError, "labels must be integers, got torch.bool"),
+        (torch.zeros(3), LONG, ValueError, r"embeddings must have the shape \[N, D\], got \[3\]"),
+        (torch.zeros(3, 4, 1), LONG, ValueError, r"embeddings must have the shape \[N, D\], got \[3, 4, 1\]"),
+        (torch.zeros(3, 4), LONG[:2], ValueError, r"labels must have the shape \[3\], one for each .*, got \[2\]"),
+        (
+            torch.zeros(3, 4),
+            LONG[:, None],
+            ValueError,
+            r"labels must have the shape \[3\], one for each .*, got \[3, 1\]",
+        ),
+        (torch.zeros(3, 4), LONG.to("meta"), ValueError, "labels must be where the embeddings are, on cpu, got meta"),
+        (
+            torch.zeros(3, 4),
+            LONG - 1,
+            ValueError,
+            "labels must not be negative, got -1: leave out the items without a label",
+        ),
+    ],
+)
+def test_a_batch_of_another_kind_is_refused_by_name(embeddings, labels, error, message):
+    loss = Taken(Dot(), normalize=True)
+    with pytest.raises(error, match=message):
+        loss(embeddings, labels)
+    with pytest.raises(error, match=message):
+        loss(embeddings=embeddings, labels=labels)
+
+
+def test_embeddings_of_another_dim_are_refused():
+    with pytest.raises(ValueError, match="embeddings must have 4 coordinates, the dim of the loss, got 3"):
+        UpperBound(4, 2)(torch.zeros(3, 3), LONG)
+
+
+@pytest.mark.parametrize(
+    "loss", [UpperBound(4, 2), Margin(triplets="all", learn_beta=True, n_classes=2), ProxyAnchor(4, 2)]
+)
+def test_labels_above_the_number_of_classes_are_refused(loss):
+    loss(torch.ones(3, 4), LONG)
+    for labels, message in ((LONG + 1, r"labels must lie in 0\.\.1, got 1\.\.2"), (LONG - 1, r"0\.\.1, got -1\.\.0")):
+        with pytest.raises(ValueError, match=message):
+            loss(torch.ones(3, 4), labels)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.uint8, torch.int64])
+def test_labels_may_be_any_integers(dtype):
+    loss, x = ProxyAnchor(4, 2), torch.randn(3, 4)
+    assert torch.equal(loss(x, LONG.to(dtype)), loss(x, LONG))
+
+
+@pytest.mark.slow
+def test_values_of_labels_are_not_read_in_a_compiled_loss():
+    # A value that decides would break the graph, which fullgraph refuses. The type checks of the tests cannot be compiled.
+    code = (
+        "import torch\n"
+        "from episodic.core.losses.proxy_anchor import ProxyAnchor\n"
+        "loss, x, y = ProxyAnchor(4, 2), torch.randn(3, 4), torch.tensor([0, 1, 1])\n"
+        "compiled = torch.compile(loss, backend='eager', fullgraph=True)\n"
+        "torch.testing.assert_close(compiled(x, y), loss(x, y))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_missing_argument_is_told_by_python():
+    with pytest.raises(TypeError, match=r"missing .*argument: 'labels'"):
+        Taken(Dot(), normalize=True)(torch.zeros(3, 4))

@@ -7,7 +7,7 @@ from tests.core.losses.laws import FOUR, FOUR_LABELS, batch, check_equal, check_
 
 @pytest.mark.parametrize("n_classes", [5, 40])
 def test_laws(n_classes):
-    check_loss_laws(lambda: UpperBound(16, n_classes), renamable=False)
+    check_loss_laws(lambda: UpperBound(16, n_classes), renamable=False, signed=True)
 
 
 def test_four_vectors_by_hand():

@@ -58,6 +58,7 @@ class XBM(AbstractLoss):
         if start < 0:
             raise ValueError(f"start must not be negative, got {start}")
         self.loss = loss
+        self.dim = dim
         self.size = size
         self.weight = weight
         self.start = start
