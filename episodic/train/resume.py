@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -12,7 +13,8 @@ from episodic.config.overrides import composed, given_options, in_full
 from episodic.config.paths import unquoted
 from episodic.run.run import OPTIONS, Run
 
-OF_THE_COMMAND = ("resume", "run", "allow_any_target", "hydra")  # count only where they are given: no folder is trusted
+# What counts only where it is given, since a folder can come from a stranger: flags, trust, and Hydra's own settings.
+OF_THE_COMMAND = re.compile(r"-|[+~]*(resume|run|allow_any_target|hydra)\b")
 
 
 def with_saved_options(arguments: list[str]) -> list[str]:
@@ -60,7 +62,7 @@ def _saved_options(folder: Path) -> dict[str, str]:
             "run=<dir> starts another"
         )
     by_name = given_options(map(unquoted, options))
-    return {name: value for name, value in by_name.items() if not name.lstrip("+~-").startswith(OF_THE_COMMAND)}
+    return {name: value for name, value in by_name.items() if not OF_THE_COMMAND.match(name)}
 
 
 def _other_choices(saved: dict[str, str], given: dict[str, str]) -> list[str]:
