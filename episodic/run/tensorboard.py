@@ -39,7 +39,8 @@ class Curves:
         self._writer = RecordWriter(open(folder / name, "xb"))  # noqa: SIM115 - closed by `close`
         self._write(Event(step=step, file_version="brain.Event:2"))
         if step:
-            self._write(Event(step=step, session_log=SessionLog(status=SessionLog.START)))  # takes back what comes after
+            # It takes back the points of later steps.
+            self._write(Event(step=step, session_log=SessionLog(status=SessionLog.START)))
         elif picture is not None:
             self._write(Event(step=0, summary=summary.image("episode", picture, dataformats="CHW")))
 

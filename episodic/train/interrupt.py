@@ -39,7 +39,8 @@ def handled(handler: Callable[[int, FrameType | None], object]) -> Iterator[None
     before = {}
     if threading.current_thread() is threading.main_thread():  # elsewhere Python refuses handlers
         for number in SIGNALS:
-            if signal.getsignal(number) not in (signal.SIG_IGN, None):  # None: not of Python, so it could not be put back
+            # None is a handler that is not of Python, which could not be put back.
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):
                 before[number] = signal.signal(number, handler)
     try:
         yield

@@ -75,7 +75,10 @@ def _other_choices(saved: dict[str, str], given: dict[str, str]) -> list[str]:
     differ = []
     for name in chosen:
         now = OverridesParser.create().parse_override(f"{name}={given[name]}").value()
-        was = choices[name] if name in choices else list(OmegaConf.select(cfg, name.partition("@")[2] or name, default=[]))
+        place = name.partition("@")[2] or name
+        was = (
+            choices[name] if name in choices else list(OmegaConf.select(cfg, place, default=[]))
+        )  # of several: their names
         if _listed(was) != _listed(now):
             differ.append(f"{name} was {_shown(was)}, now {_shown(now)}")
     return differ

@@ -30,7 +30,6 @@ from episodic.train.interrupt import StopRequest
 from episodic.train.procedure import AbstractProcedure
 from episodic.train.setup import OWN, build_procedure, check_effects
 
-
 REMEDIES = {  # what helps where something cannot be written
     errno.ENOSPC: "Make room",
     errno.EDQUOT: "Make room, since your quota is used up",
@@ -64,7 +63,6 @@ class Session(Journal):
         self.val_episodes = self._episodes(self.val_store, "val", self.procedure.validation_episodes)
         self.scored = {s.split: (s, self._episodes(s, "test", cfg.episodes)) for s in (self.val_store, self.test_store)}
         self.wrappers, self.losses = "+".join(cfg.semi), "+".join(cfg.loss)
-        added = [name for name in (*cfg.semi, *cfg.loss) if name not in ("supervised", OWN)]
         self.state: dict[str, Any] = {"step": 0, "best": None, "seconds": 0.0}
 
     @contextlib.contextmanager
@@ -85,7 +83,8 @@ class Session(Journal):
                     raise ConfigError(
                         f"{self.run.folder} has {done} steps already: give trainer.steps={done} or more, or take another run=<dir>"
                     )
-                self.begun = f"from step {done}" if done < procedure.steps else f"all {done} steps are done, scored again"
+                ended = done == procedure.steps
+                self.begun = f"all {done} steps are done, scored again" if ended else f"from step {done}"
             else:
                 self.begun = load_initial(cfg, self.learner)
             self.run.write_config(cfg, self.options)  # from here on the folder is that of this training
@@ -146,8 +145,8 @@ class Session(Journal):
                 fit(procedure, self, stop=stop, progress=True)
             except NonFiniteLossError as error:
                 raise NonFiniteLossError(
-                    f"{error}.\nThe last good checkpoint is step {self.state['step']} in {self.run.folder}. Lower optimizer.lr, set "
-                    "trainer.clip_norm, or try precision=fp32."
+                    f"{error}.\nThe last good checkpoint is step {self.state['step']} in {self.run.folder}. Lower optimizer.lr, "
+                    "set trainer.clip_norm, or try precision=fp32."
                 ) from None
             except BrokenPipeError:  # whoever read what is printed has gone: nothing that a message would reach
                 raise

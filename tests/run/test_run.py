@@ -61,9 +61,9 @@ def test_a_run_is_not_begun_where_one_is(tmp_path, checkpoint):
     with pytest.raises(ConfigError, match="holds a run already: resume=true goes on with it"):
         opened(config(run=str(run.folder)))
     (run.folder / "config.yaml").unlink()
-    for resume in (False, True):
+    for goes_on in (False, True):
         with pytest.raises(ConfigError, match=r"has checkpoints but no config\.yaml: put that file back"):
-            opened(config(run=str(run.folder), resume=resume))
+            opened(config(run=str(run.folder), resume=goes_on))
     assert run.restore(checkpoint, episodic_of().setup.learner) == {"step": 1}
 
 

@@ -6,7 +6,6 @@ import pytest
 
 from episodic.train.interrupt import SIGNALS, StopRequest, end, handled
 
-
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
 

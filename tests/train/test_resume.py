@@ -51,7 +51,8 @@ def test_what_is_given_again_takes_the_place_of_the_old(started):
 
 def test_other_choices_are_told_one_by_one(started):
     run = started("a")
-    given = ["learner=prototypical", "semi=soft_kmeans", "loss=circle", "loss.circle.distance=cosine", "task=glyphs_5w1s"]
+    given = ["learner=prototypical", "semi=soft_kmeans", "loss=circle", "loss.circle.distance=cosine"]
+    given += ["task=glyphs_5w1s"]  # that of the run
     with pytest.raises(ConfigError) as refused:
         with_saved_options(["resume=true", run, *given])
     assert str(refused.value) == (
@@ -77,7 +78,7 @@ def test_no_folder_is_trusted_by_what_it_says(started):
 
 
 def test_without_a_folder_it_is_the_newest_run(started):
-    with pytest.raises(ConfigError, match="there is no run in .*runs to go on with"):
+    with pytest.raises(ConfigError, match=r"there is no run in .*runs to go on with"):
         with_saved_options(["resume=true"])
     for place, name in enumerate(["c", "deeper/b", "a"]):
         started(name, [f"seed={place}"], [])

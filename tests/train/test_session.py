@@ -135,7 +135,8 @@ def test_what_cannot_be_written_is_told_with_what_helps(options, tmp_path, monke
 
 def test_a_folder_that_was_deleted_while_it_trained_is_told(options, tmp_path, monkeypatch):
     monkeypatch.setattr(session.Session, "log", lambda self, step, values: shutil.rmtree(self.run.folder))
-    with pytest.raises(OSError, match=r"was deleted or moved: 'r'\. Training stopped in step 2; no checkpoint is kept$"):
+    said = r"was deleted or moved: 'r'\. Training stopped in step 2; no checkpoint is kept$"
+    with pytest.raises(OSError, match=said):
         episodic.train.train(*options, "trainer.steps=6", "run=r")
     assert not (tmp_path / "r").exists()
 
@@ -145,7 +146,7 @@ SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 
 @pytest.mark.parametrize("moment", ["validate", "log", "save"])
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
-def test_a_signal_in_training_saves_the_step_and_says_how_to_go_on(options, tmp_path, monkeypatch, capsys, moment, number, code):
+def test_a_signal_saves_the_step_and_says_how_to_go_on(options, tmp_path, monkeypatch, capsys, moment, number, code):
     work = getattr(session.Session, moment)
 
     def struck(self, step, *values):
@@ -156,7 +157,8 @@ def test_a_signal_in_training_saves_the_step_and_says_how_to_go_on(options, tmp_
     with pytest.raises(SystemExit) as ended:
         episodic.train.train(*options, "trainer.steps=4", "run=r")
     assert ended.value.code == code
-    assert "Stopped at step 2, saved in r; resume with: python -m episodic.train resume=true run=r\n" in capsys.readouterr().out
+    said = "Stopped at step 2, saved in r; resume with: python -m episodic.train resume=true run=r\n"
+    assert said in capsys.readouterr().out
     assert json.loads((tmp_path / "r" / "last" / "state.json").read_text())["step"] == 2
     monkeypatch.setattr(session.Session, moment, work)
     assert episodic.train.train("resume=true", "run=r")["steps"] == 4
