@@ -8,7 +8,7 @@ the cases when a checkpoint is being written, and now and then before it has beg
 are Ctrl-C, SIGTERM, SIGHUP, and two of them in a row. At the end the learner, the state of training and the optimizer must be equal
 bit for bit, and so must the scores.
 
-Each training is a process of its own. It is forked from this one, so that Python's imports are done once.
+Each training is a process of its own. It is forked from this one, which has trained a step before: so all imports are done once.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import torch
 from safetensors.torch import load_file
 
 from episodic.evaluate.tables import table
-from episodic.train import session  # noqa: F401 - imported once, before the processes are forked
+from episodic.train import train
 
 SMALL = ["task.image_size=16", "task.dataset.drawings=8", "backbone.widths=[8,8]", "augment=none", "device=cpu",
          "precision=fp32", "episodes=20", "trainer.validation_episodes=10", "trainer.validate_every=8",
@@ -193,6 +193,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         place = arguments.out or Path(temporary)
         place.mkdir(parents=True, exist_ok=True)
+        train(*SMALL, *KINDS["episodes"], "trainer.steps=1", f"run={place / 'rehearsal'}")
         if "pseudo_labels" in arguments.only and ended(start(place, "first.log", [*SMALL, *FIRST, "run=first"])):
             raise RuntimeError((place / "first.log").read_text())
         tallies = {}

@@ -130,6 +130,40 @@ def test_a_folder_deleted_beneath_is_not_made_again(tmp_path, another):
     assert not run.has("best")
 
 
+def test_a_death_at_any_rename_or_flush_leaves_a_checkpoint(tmp_path):
+    """A child saves the second and third checkpoint and dies before its `n`th such call, for every `n`."""
+    training, deaths = episodic_of(), 0
+    while True:
+        run = begun(tmp_path / str(deaths))
+        process = os.fork()
+        if process == 0:
+            calls = [0]
+
+            def dying(function, calls=calls, last=deaths):
+                def call(*arguments):
+                    calls[0] += 1
+                    if calls[0] > last:
+                        os._exit(9)
+                    return function(*arguments)
+
+                return call
+
+            for name in ("rename", "replace", "fsync"):
+                setattr(os, name, dying(getattr(os, name)))
+            for step in (2, 3):
+                run.save("last", training.setup.learner, training, {"step": step})
+            os._exit(0)
+        if os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0:
+            break
+        deaths += 1
+        with Run.open(config(run=str(run.folder), resume=True), "name") as again:
+            step = again.restore("last", training.setup.learner, training)["step"]
+            assert step in (1, 2)
+            again.save("last", training.setup.learner, training, {"step": step + 1})
+            assert again.restore("last", training.setup.learner)["step"] == step + 1
+    assert deaths > 20
+
+
 def test_runs_without_a_name_lie_side_by_side(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("time.strftime", lambda _: "2026-01-01_00-00-00")  # all begin in one second
