@@ -152,6 +152,9 @@ class Session(Journal):
                 raise
             except OSError as error:
                 raise OSError(self._stopped_by(error)) from None
+            except (KeyboardInterrupt, SystemExit):  # a second signal
+                say(f"Ended at once, within step {procedure.step}; {self._kept}; {self.resume_command}")
+                raise
             finally:
                 self.curves.close()
         if stop.requested:
@@ -160,11 +163,15 @@ class Session(Journal):
 
     def _stopped_by(self, error: OSError) -> str:
         """What to say where training cannot go on."""
-        told = f"{error}. Training stopped in step {self.procedure.step}"
-        if not self.run.has("last"):
-            return f"{told}; no checkpoint is kept"
+        told = f"{error}. Training stopped in step {self.procedure.step}; {self._kept}"
         remedy = REMEDIES.get(error.errno or 0, "Mend that")
-        return f"{told}; step {self.state['step']} is kept in {self.run.folder}. {remedy}, then {self.resume_command}"
+        return f"{told}. {remedy}, then {self.resume_command}" if self.run.has("last") else told
+
+    @property
+    def _kept(self) -> str:
+        if not self.run.has("last"):
+            return "no checkpoint is kept"
+        return f"step {self.state['step']} is kept in {self.run.folder}"
 
     def score(self) -> dict[str, Any]:
         """Score the best weights on validation and test classes. Prints the tables, writes `metrics.json`, and returns its

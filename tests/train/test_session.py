@@ -164,6 +164,23 @@ def test_a_signal_saves_the_step_and_says_how_to_go_on(options, tmp_path, monkey
     assert episodic.train.train("resume=true", "run=r")["steps"] == 4
 
 
+def test_a_second_signal_ends_it_at_once_and_names_what_is_kept(options, tmp_path, monkeypatch, capsys):
+    save = session.Session.save
+
+    def struck(self, step):
+        if step == 4:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM)
+        save(self, step)
+
+    monkeypatch.setattr(session.Session, "save", struck)
+    with pytest.raises(SystemExit) as ended:
+        episodic.train.train(*options, "trainer.steps=6", "run=r")
+    assert ended.value.code == 143
+    assert "Ended at once, within step 4; step 2 is kept in r; resume with: python -m" in capsys.readouterr().out
+    assert json.loads((tmp_path / "r" / "last" / "state.json").read_text())["step"] == 2
+
+
 def test_a_signal_at_the_last_step_leaves_the_scores_for_later(options, monkeypatch, capsys):
     validate = session.Session.validate
     monkeypatch.setattr(
