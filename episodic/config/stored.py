@@ -20,16 +20,16 @@ DEEPEST = 16  # mappings and lists inside each other; a run's configuration has 
 REFERENCE = re.compile(r"\$\{(?:oc\.select:([\w.]+),[\w.+-]+|([\w.]+))\}")
 
 
-def read_config(path: Path) -> DictConfig:
-    """The configuration in the YAML file `path`.
+def read_tree(path: Path) -> Any:
+    """What the YAML file `path` holds, as mappings, lists, texts and numbers.
 
-    **Raises:** `FileNotFoundError` where there is none; `ConfigError` as `stored_config`, and for a file that is no plain YAML.
+    **Raises:** `FileNotFoundError` where there is none; `ConfigError` for a file that is no plain YAML.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     file = Path(folder) / "config.yaml"
     ...     file.write_text("steps: 10")
-    ...     read_config(file)
+    ...     read_tree(file)
     9
     {'steps': 10}
     """
@@ -41,10 +41,9 @@ def read_config(path: Path) -> DictConfig:
         text = data.decode()
         _check_plain(text)
         loaded = OmegaConf.load(io.StringIO(text)) if text.strip() else None
-        tree = OmegaConf.to_container(loaded) if OmegaConf.is_config(loaded) else loaded
     except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from None
-    return stored_config(tree, path)
+    return OmegaConf.to_container(loaded) if OmegaConf.is_config(loaded) else loaded
 
 
 def stored_config(tree: Any, source: object) -> DictConfig:

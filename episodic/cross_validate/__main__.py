@@ -38,7 +38,9 @@ from episodic.evaluate.tables import percent, table
 from episodic.learners.learner import AbstractMetricLearner
 from episodic.run.embed import embeddings_of
 from episodic.run.files import write_atomically
+from episodic.run.lock import WriterLock
 from episodic.run.run import Run
+from episodic.train.interrupt import end, handled
 from episodic.train.session import train
 
 METRICS = {
@@ -61,6 +63,12 @@ def main(cfg: DictConfig) -> None:
         raise ConfigError("cross-validation trains on every fold in turn, so task.fold cannot be given")
     if not issubclass(target_of(cfg.learner, allow_any_target=cfg.allow_any_target), AbstractMetricLearner):
         raise ConfigError(f"cross-validation compares embeddings, and {cfg.learner._target_.split('.')[-1]} has none")
+    with handled(end), WriterLock(Path(cfg.run)):
+        cross_validate(cfg, choices, overrides)
+
+
+def cross_validate(cfg: DictConfig, choices: dict[str, Any], overrides: list[str]) -> None:
+    """Train and score the models of all folds and repeats, write their scores and print the table."""
     folder, seeds = Path(cfg.run), list(range(cfg.seed, cfg.seed + cfg.repeats))
     found = []
     for seed in seeds:
@@ -92,9 +100,11 @@ def trained(cfg: DictConfig, choices: dict[str, Any], overrides: list[str], fold
     settings = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "repeats"])
     settings.update(run=str(folder), seed=seed, resume=(folder / "config.yaml").exists())
     settings.task.fold = fold
+    own = ("repeats", "seed", "run")  # what the options of a single run have otherwise
+    options = [option for option in overrides if option.partition("=")[0] not in own]
     print(f"\nSeed {seed}, fold {fold}")
     try:
-        train(settings, choices, overrides)
+        train(settings, choices, [*options, f"seed={seed}", f"task.fold={fold}"])
     except SystemExit:
         print("Or give the command for cross-validation again: it goes on from here.")
         raise

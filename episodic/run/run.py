@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -17,12 +18,15 @@ from omegaconf import DictConfig, OmegaConf
 from episodic import __version__
 from episodic.config.compose import ConfigError
 from episodic.config.settings import PARTS
-from episodic.config.stored import read_config
+from episodic.config.stored import read_tree, stored_config
 from episodic.config.types import check_types
 from episodic.run.checkpoint import has_checkpoint, load_checkpoint, load_weights, save_checkpoint
 from episodic.run.files import write_atomically
+from episodic.run.lock import WriterLock
 
-FREE = ("resume", "run", "episodes", "device", "data_dir")  # what a resumed run may change
+FREE = ("resume", "run", "episodes", "device", "data_dir", "allow_any_target")  # what a resumed run may change
+LINKLESS = ("last", "best", "last-previous", "best-previous")  # checkpoints, which must be folders themselves
+OPTIONS = "options"  # beside the settings in `config.yaml`: the options of the command line that made them
 
 
 @runtime_checkable
@@ -39,46 +43,75 @@ class Run:
     """The folder of one training. It holds `config.yaml`, the checkpoints `last/` and `best/`, `metrics.json`, and the events of
     TensorBoard.
 
+    **Arguments:** `lock` (default none): that of whoever trains there, which `Run.open` takes.
+
     >>> import tempfile
     >>> from episodic.config.compose import compose_config
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     run = Run.open(compose_config("train", [f"run={folder}", "seed=3"]), name="example")
-    ...     run.write_metrics({"test/accuracy": 0.5})
-    ...     run.config().seed, run.has("best"), sorted(path.name for path in run.folder.iterdir())
+    ...     cfg = compose_config("train", [f"run={folder}", "seed=3"])
+    ...     with Run.open(cfg, name="example") as run:
+    ...         run.write_config(cfg, ["seed=3"])
+    ...         run.write_metrics({"test/accuracy": 0.5})
+    ...     run.config().seed, run.has("best"), sorted(path.name for path in run.folder.glob("[!.]*"))
     (3, False, ['config.yaml', 'metrics.json'])
     """
 
     folder: Path
+    lock: WriterLock | None = dataclasses.field(default=None, repr=False, compare=False)
 
     @staticmethod
-    def open(cfg: DictConfig, name: str, free: Sequence[str] = ()) -> Run:
-        """The folder to train in, with its `config.yaml` written. It is `cfg.run`; where that is None, it is a new
-        `runs/<name>/<time>`, or with `cfg.resume` the newest one there.
+    @contextlib.contextmanager
+    def open(cfg: DictConfig, name: str, free: Sequence[str] = ()) -> Iterator[Run]:
+        """The folder to train in. While it is entered, no one else trains there. It is `cfg.run`; where that is None, it is a new
+        `runs/<name>/<time>`.
 
         **Arguments:** `free`: further settings that a resumed run may change.
 
-        **Raises:** `ConfigError` where the folder holds a run already and `cfg.resume` is not set, or the run to resume had other
-        settings.
+        **Raises:** `ConfigError` where the folder holds a run already and `cfg.resume` is not set, where the run to resume is not
+        there, has no configuration or had other settings, and where another process trains there.
         """
-        if cfg.run is not None:
-            folder = Path(cfg.run)
-        else:
-            series = Path("runs") / name
-            old = sorted(p.parent for p in series.glob("*/config.yaml")) if cfg.resume else []
-            folder = old[-1] if old else series / time.strftime("%Y-%m-%d_%H-%M-%S")
-            while not old and folder.exists():
-                folder = folder.with_name(folder.name + "+")
-        run = Run(folder)
-        config = folder / "config.yaml"
-        if config.exists() and run.has("last"):  # without a checkpoint there is nothing to lose
-            if not cfg.resume:
+        if not isinstance(cfg.resume, bool):
+            raise ConfigError(f"resume must be true or false, got {cfg.resume!r}")
+        folder = _new_folder(Path("runs") / name) if cfg.run is None else Path(cfg.run)
+        if cfg.resume:
+            Run(folder).check_can_be_resumed()
+        with WriterLock(folder) as lock:
+            run = Run(folder, lock)
+            run._refuse_links()
+            if cfg.resume:
+                differ = _differences(run.config(), cfg, (*FREE, *free))
+                if differ:
+                    raise ConfigError(f"{folder} was started with other settings, so it cannot be resumed: {differ}")
+            elif run.has("last") or run.has("best"):  # without a checkpoint there is nothing to lose
+                run.check_can_be_resumed()
                 raise ConfigError(f"{folder} holds a run already: resume=true goes on with it, run=<dir> takes another")
-            differ = _differences(run.config(), cfg, (*FREE, *free))
-            if differ:
-                raise ConfigError(f"{folder} was started with other settings, so it cannot be resumed: {differ}")
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(config, OmegaConf.to_yaml(cfg))
-        return run
+            yield run
+
+    def check_can_be_resumed(self) -> None:
+        """**Raises:** `ConfigError` where the folder holds no run, or its configuration is lost."""
+        if (self.folder / "config.yaml").is_file():
+            return
+        if self.has("last") or self.has("best"):
+            raise ConfigError(
+                f"{self.folder} has checkpoints but no config.yaml: put that file back to go on with the run, or take another "
+                "run=<dir>"
+            )
+        raise ConfigError(f"{self.folder} holds no run to go on with: leave resume=true out to start one there")
+
+    def _refuse_links(self) -> None:
+        """A checkpoint is put in place by renaming its folder, and a renamed link would lead two names to one folder."""
+        for path in self.folder.iterdir():
+            if path.name in LINKLESS and path.is_symlink():
+                raise ConfigError(f"{path} is a link, and training replaces it: put the folder itself in its place")
+
+    def write_config(self, cfg: DictConfig, options: Sequence[str]) -> None:
+        """Write `config.yaml`: the settings of the run, and the `options` of the command line that made them.
+
+        **Raises:** `ConfigError` for settings that could not be read back, such as those that ask for the environment; `OSError`.
+        """
+        stored_config(OmegaConf.to_container(cfg), self.folder / "config.yaml")
+        text = OmegaConf.to_yaml(cfg) + OmegaConf.to_yaml(OmegaConf.create({OPTIONS: list(options)}))
+        self._write("config.yaml", text)
 
     def config(self) -> DictConfig:
         """The configuration that the run was started with. It is read as data that may come from a stranger: nothing in it is
@@ -86,35 +119,54 @@ class Run:
 
         **Raises:** `FileNotFoundError` where the folder is no run; `ConfigError` where its `config.yaml` is damaged or another.
         """
-        path = self.folder / "config.yaml"
-        if not path.is_file():
-            why = (
-                "it has no config.yaml"
-                if self.folder.is_dir()
-                else "it is a file"
-                if self.folder.exists()
-                else "there is no such folder"
-            )
-            raise FileNotFoundError(
-                f"{self.folder} is no run: {why}. python -m episodic.train run={self.folder} makes one"
-            )
-        config = read_config(path)
-        if missing := [part for part in PARTS if part not in config]:
-            raise ConfigError(
-                f"{self.folder} is no run: its config.yaml has no {missing[0]}, so episodic.train did not write it"
-            )
+        tree = self._tree()
+        if missing := [part for part in PARTS if part not in tree]:
+            told = f"its config.yaml has no {missing[0]}, so episodic.train did not write it"
+            raise ConfigError(f"{self.folder} is no run: {told}")
+        tree.pop(OPTIONS, None)
+        source = self.folder / "config.yaml"
+        config = stored_config(tree, source)
         config.allow_any_target = False
         try:
             check_types(config)
         except ConfigError as error:
-            raise ConfigError(f"{path}: {error}") from None
+            raise ConfigError(f"{source}: {error}") from None
         return config
+
+    def options(self) -> list[str]:
+        """The options of the command line that the run was started with, as they were typed. They may come from a stranger as well.
+
+        **Raises:** as `config`.
+        """
+        options = self._tree().get(OPTIONS)
+        if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
+            raise ConfigError(
+                f"{self.folder / 'config.yaml'} does not say how the run was started, as a list {OPTIONS}: the run cannot be "
+                "resumed, and run=<dir> starts another"
+            )
+        return options
+
+    def _tree(self) -> dict[str, Any]:
+        path = self.folder / "config.yaml"
+        if not path.is_file():
+            kind = "it is a file" if self.folder.exists() else "there is no such folder"
+            why = "it has no config.yaml" if self.folder.is_dir() else kind
+            told = f"{why}. python -m episodic.train run={self.folder} makes one"
+            raise FileNotFoundError(f"{self.folder} is no run: {told}")
+        tree = read_tree(path)
+        if not isinstance(tree, dict):
+            raise ConfigError(
+                f"{self.folder} is no run: its config.yaml is no mapping, so episodic.train did not write it"
+            )
+        return tree
 
     def save(self, kind: str, learner: torch.nn.Module, trainer: Stateful, state: dict[str, Any]) -> None:
         """Write the checkpoint `kind`, `"last"` or `"best"`: the learner, the training procedure, and `state`.
 
         **Raises:** `OSError`.
         """
+        if self.lock:
+            self.lock.check()
         save_checkpoint(self.folder / kind, learner.state_dict(), trainer.state_dict(), state)
 
     def restore(
@@ -154,7 +206,23 @@ class Run:
         # Asked of the installed packages, since importing torchvision takes seconds.
         versions = {name: version(name) for name in ("torch", "torchvision", "numpy")}
         versions |= {"episodic": __version__, "python": platform.python_version()}
-        write_atomically(self.folder / name, json.dumps({**metrics, "versions": versions}, indent=2) + "\n")
+        self._write(name, json.dumps({**metrics, "versions": versions}, indent=2) + "\n")
+
+    def _write(self, name: str, text: str) -> None:
+        if self.lock:
+            self.lock.check()
+        write_atomically(self.folder / name, text)
+
+
+def _new_folder(series: Path) -> Path:
+    """A new folder `<series>/<time>`. Making it is what decides, where several begin in one second."""
+    folder = series / time.strftime("%Y-%m-%d_%H-%M-%S")
+    while True:
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            folder = folder.with_name(folder.name + "+")
 
 
 def _differences(before: DictConfig, now: DictConfig, free: Sequence[str]) -> str:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import socket
+import time
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Shaped
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard import summary
 
 from episodic.data.store import ImageStore
 from episodic.episodes.indices import EpisodeIndices
@@ -20,29 +25,44 @@ Curve = tuple[Shaped[np.ndarray, " point"], Shaped[np.ndarray, " point"]]  # ste
 class Curves:
     """Writes the training curves of a run into its folder. `tensorboard --logdir runs` shows them.
 
+    Points are written when they are added, so an error is raised to whoever adds one. (`SummaryWriter` of torch writes them in a
+    thread, where nobody catches it.)
+
     **Arguments:** `step`: where training begins. A resumed run takes back the points after it. A new one (step 0) shows its first
     episode, `picture`.
+
+    **Raises:** `OSError` here and in all methods but `close`.
     """
 
     def __init__(self, folder: Path, step: int, picture: Tensor | None):
-        self._writer = SummaryWriter(str(folder), purge_step=step or None)
-        if step == 0 and picture is not None:
-            self._writer.add_image("episode", picture)
+        name = f"events.out.tfevents.{time.time():.9f}.{socket.gethostname()}.{os.getpid()}"
+        self._writer = RecordWriter(open(folder / name, "xb"))  # noqa: SIM115 - closed by `close`
+        self._write(Event(step=step, file_version="brain.Event:2"))
+        if step:
+            # It takes back the points of later steps.
+            self._write(Event(step=step, session_log=SessionLog(status=SessionLog.START)))
+        elif picture is not None:
+            self._write(Event(step=0, summary=summary.image("episode", picture, dataformats="CHW")))
 
     def training(self, step: int, values: dict[str, float]) -> None:
         """Add a point of training: `values` by name."""
         for name, value in values.items():
-            self._writer.add_scalar(f"train/{name}", value, step)
+            self._write(Event(step=step, summary=summary.scalar(f"train/{name}", value)))
 
     def validation(self, step: int, accuracy: float, half_width: float) -> None:
         """Add a point of validation: an accuracy, and half the width of its interval."""
-        self._writer.add_scalar("val/accuracy", accuracy, step)
-        self._writer.add_scalar("val/ci95", half_width, step)
+        self._write(Event(step=step, summary=summary.scalar("val/accuracy", accuracy)))
+        self._write(Event(step=step, summary=summary.scalar("val/ci95", half_width)))
+
+    def _write(self, event: Event) -> None:
+        event.wall_time = time.time()
+        self._writer.write(event.SerializeToString())
         self._writer.flush()
 
     def close(self) -> None:
-        """Write what is left, and close the file."""
-        self._writer.close()
+        """Close the file. All points are in it already."""
+        with contextlib.suppress(OSError):  # told when the point was added
+            self._writer.close()
 
 
 def episode_picture(store: ImageStore, indices: EpisodeIndices, most_ways: int = 10, most_items: int = 12) -> Tensor:

@@ -16,7 +16,10 @@ def train(*options: str) -> dict[str, Any]:
     **Raises:** `ConfigError` for options that do not exist or could have no effect; what training raises.
     """
     from episodic.config.overrides import composed
+    from episodic.config.paths import unquoted
+    from episodic.train.resume import with_saved_options
     from episodic.train.session import train as train_session
 
-    cfg, choices = composed("train", list(options))
-    return train_session(cfg, choices, list(options))
+    complete = with_saved_options([unquoted(option) for option in options])
+    cfg, choices = composed("train", complete)
+    return train_session(cfg, choices, complete)

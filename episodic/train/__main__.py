@@ -9,14 +9,17 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from episodic.config.command import command
+from episodic.train.interrupt import end, handled
+from episodic.train.resume import with_saved_options
 from episodic.train.session import train
 
 
 def main(cfg: DictConfig) -> None:
     """Train as the command line says."""
     hydra = HydraConfig.get()
-    train(cfg, dict(hydra.runtime.choices), list(hydra.overrides.task))
+    with handled(end):
+        train(cfg, dict(hydra.runtime.choices), list(hydra.overrides.task))
 
 
 if __name__ == "__main__":
-    command("train", main)
+    command("train", main, with_saved_options)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import shlex
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from omegaconf import DictConfig
@@ -11,6 +15,7 @@ from tqdm import tqdm
 from episodic.assemble.learner import Parts, build_parts
 from episodic.assemble.load import load_initial
 from episodic.assemble.task import build_sampler, check_task, count_train_classes, episode_shape, load_store
+from episodic.config.compose import ConfigError
 from episodic.data.store import ImageStore
 from episodic.episodes.source import Episodes
 from episodic.evaluate.results import Results
@@ -25,10 +30,18 @@ from episodic.train.interrupt import StopRequest
 from episodic.train.procedure import AbstractProcedure
 from episodic.train.setup import OWN, build_procedure, check_effects
 
+REMEDIES = {  # what helps where something cannot be written
+    errno.ENOSPC: "Make room",
+    errno.EDQUOT: "Make room, since your quota is used up",
+    errno.EACCES: "Give yourself the permission",
+    errno.EPERM: "Give yourself the permission",
+    errno.EROFS: "Let the file system be written",
+}
+
 
 class Session(Journal):
     """One training in a run's folder. It builds everything from a configuration, keeps checkpoints and curves, and scores the best
-    weights at the end.
+    weights at the end. The folder is there while `opened` is entered.
 
     `state` is what a checkpoint has beside weights: the `step`, the `best` validation, and the `seconds` that training took so far.
 
@@ -38,7 +51,7 @@ class Session(Journal):
     """
 
     def __init__(self, cfg: DictConfig, choices: dict[str, Any], overrides: list[str]):
-        self.cfg, self.choices = cfg, choices
+        self.cfg, self.choices, self.options = cfg, choices, overrides
         check_task(cfg.task)
         count_train_classes(cfg)
         self.parts: Parts = build_parts(cfg)
@@ -50,19 +63,33 @@ class Session(Journal):
         self.val_episodes = self._episodes(self.val_store, "val", self.procedure.validation_episodes)
         self.scored = {s.split: (s, self._episodes(s, "test", cfg.episodes)) for s in (self.val_store, self.test_store)}
         self.wrappers, self.losses = "+".join(cfg.semi), "+".join(cfg.loss)
-        added = [name for name in (*cfg.semi, *cfg.loss) if name not in ("supervised", OWN)]
-        follows = self.procedure.follows_length or self.procedure.setup.schedule.follows_length
-        self.run = Run.open(
-            cfg, "-".join([choices["task"], choices["learner"], *added]), free=[] if follows else ["trainer.steps"]
-        )
         self.state: dict[str, Any] = {"step": 0, "best": None, "seconds": 0.0}
-        if cfg.resume and self.run.has("last"):
-            self.state = self.run.restore("last", self.learner, self.procedure)
-            self.procedure.step = self.state["step"]
-            self.begun = f"from step {self.state['step']}"
-        else:
-            self.begun = load_initial(cfg, self.learner)
-        self.began = time.perf_counter() - self.state["seconds"]
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[None]:
+        """Opens the run's folder, where no one else can train meanwhile. Training begins, or goes on where the run stands.
+
+        **Raises:** `ConfigError` as `Run.open`, and for fewer steps than the run has; `CheckpointError`.
+        """
+        cfg, procedure = self.cfg, self.procedure
+        added = [name for name in (*cfg.semi, *cfg.loss) if name not in ("supervised", OWN)]
+        follows = procedure.follows_length or procedure.setup.schedule.follows_length
+        name = "-".join([self.choices["task"], self.choices["learner"], *added])
+        with Run.open(cfg, name, free=[] if follows else ["trainer.steps"]) as self.run:
+            if cfg.resume and self.run.has("last"):
+                self.state = self.run.restore("last", self.learner, procedure)
+                procedure.step = done = self.state["step"]
+                if done > procedure.steps:
+                    raise ConfigError(
+                        f"{self.run.folder} has {done} steps already: give trainer.steps={done} or more, or take another run=<dir>"
+                    )
+                ended = done == procedure.steps
+                self.begun = f"all {done} steps are done, scored again" if ended else f"from step {done}"
+            else:
+                self.begun = load_initial(cfg, self.learner)
+            self.run.write_config(cfg, self.options)  # from here on the folder is that of this training
+            self.began = time.perf_counter() - self.state["seconds"]
+            yield
 
     @property
     def learner(self):
@@ -72,7 +99,8 @@ class Session(Journal):
     @property
     def resume_command(self) -> str:
         """How to go on with this training, for messages."""
-        return f"resume with: python -m episodic.train <the same options> run={self.run.folder} resume=true"
+        trusted = " allow_any_target=true" * bool(self.cfg.allow_any_target)
+        return f"resume with: python -m episodic.train resume=true run={shlex.quote(str(self.run.folder))}{trusted}"
 
     def _episodes(self, store: ImageStore, stream: str, count: int) -> Episodes:
         return build_sampler(self.cfg.task, store, shape=self.cfg.task, seed=0, stream=stream, episodes=count)
@@ -93,41 +121,57 @@ class Session(Journal):
         parts = self.parts
         found = evaluate(parts.learner, self.val_store, self.val_episodes, parts.normalize, parts.hardware).interval
         self.curves.validation(step, found.mean, found.half_width)
-        tqdm.write(f"step {step:>6}  validation {percent(found)} %")
+        say(f"step {step:>6}  validation {percent(found)} %")
         if self.state["best"] is None or found.mean > self.state["best"]["accuracy"]:
-            self.state["best"] = {"accuracy": found.mean, "step": step}
             self.run.save("best", self.learner, self.procedure, {"step": step, "validation": found.mean})
+            self.state["best"] = {"accuracy": found.mean, "step": step}
 
     def save(self, step: int) -> None:
         """Write the checkpoint `last`."""
-        self.state.update(step=step, seconds=time.perf_counter() - self.began)
-        self.run.save("last", self.learner, self.procedure, self.state)
+        state = self.state | {"step": step, "seconds": time.perf_counter() - self.began}
+        self.run.save("last", self.learner, self.procedure, state)
+        self.state = state  # what is told of it is on the disk
 
     def fit(self) -> None:
         """Train to the end.
 
         **Raises:** `SystemExit` where the user asked to stop; `NonFiniteLossError` and `OSError` that say how to go on.
         """
-        procedure, state = self.procedure, self.state
+        procedure = self.procedure
         first = None if procedure.source is None else episode_picture(procedure.setup.store, procedure.source[0])
         self.curves = Curves(self.run.folder, procedure.step, first)
         with StopRequest() as stop:
             try:
-                done = fit(procedure, self, stop=stop, progress=True)
+                fit(procedure, self, stop=stop, progress=True)
             except NonFiniteLossError as error:
                 raise NonFiniteLossError(
-                    f"{error}.\nThe last good checkpoint is step {state['step']} in {self.run.folder}. Lower optimizer.lr, set "
-                    "trainer.clip_norm, or try precision=fp32."
+                    f"{error}.\nThe last good checkpoint is step {self.state['step']} in {self.run.folder}. Lower optimizer.lr, "
+                    "set trainer.clip_norm, or try precision=fp32."
                 ) from None
+            except BrokenPipeError:  # whoever read what is printed has gone: nothing that a message would reach
+                raise
             except OSError as error:
-                raise OSError(
-                    f"{error}. Training stopped; step {state['step']} is kept. Make room and {self.resume_command}"
-                ) from None
+                raise OSError(self._stopped_by(error)) from None
+            except (KeyboardInterrupt, SystemExit):  # a second signal
+                say(f"Ended at once, within step {procedure.step}; {self._kept}; {self.resume_command}")
+                raise
             finally:
                 self.curves.close()
-        if not done:
-            print(f"Stopped at step {procedure.step}, saved in {self.run.folder}; {self.resume_command}")
+        if stop.requested:
+            say(f"Stopped at step {procedure.step}, saved in {self.run.folder}; {self.resume_command}")
             raise SystemExit(stop.exit_code)
+
+    def _stopped_by(self, error: OSError) -> str:
+        """What to say where training cannot go on."""
+        told = f"{error}. Training stopped in step {self.procedure.step}; {self._kept}"
+        remedy = REMEDIES.get(error.errno or 0, "Mend that")
+        return f"{told}. {remedy}, then {self.resume_command}" if self.run.has("last") else told
+
+    @property
+    def _kept(self) -> str:
+        if not self.run.has("last"):
+            return "no checkpoint is kept"
+        return f"step {self.state['step']} is kept in {self.run.folder}"
 
     def score(self) -> dict[str, Any]:
         """Score the best weights on validation and test classes. Prints the tables, writes `metrics.json`, and returns its
@@ -168,6 +212,15 @@ class Session(Journal):
         return metrics | results.record
 
 
+def say(text: str) -> None:
+    """Print a line beside the bar. A terminal that was closed takes none, and that is no reason to lose steps."""
+    try:
+        tqdm.write(text)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+
+
 def train(cfg: DictConfig, choices: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     """Train as a configuration says, in a run's folder. At the end the best weights are scored on validation and test classes; the
     result has these numbers.
@@ -175,9 +228,14 @@ def train(cfg: DictConfig, choices: dict[str, Any], overrides: list[str]) -> dic
     **Arguments:** `cfg`: as of `conf/train.yaml`. `choices`: which option each group has, by name, for records. `overrides`: what
     was set by hand; each must have an effect.
 
-    **Raises:** what `Session` and its `fit` raise.
+    **Raises:** what `Session`, its `opened` and its `fit` raise.
     """
     session = Session(cfg, choices, overrides)
-    print(session)
-    session.fit()
-    return session.score()
+    with session.opened():
+        print(session)
+        session.fit()
+        try:
+            return session.score()
+        except (KeyboardInterrupt, SystemExit):
+            say(f"Training has ended, but its scores are missing; {session.resume_command}")
+            raise

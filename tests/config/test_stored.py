@@ -4,7 +4,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from episodic.config.compose import ConfigError, compose_config
-from episodic.config.stored import DEEPEST, MOST_BYTES, read_config, stored_config
+from episodic.config.stored import DEEPEST, MOST_BYTES, read_tree, stored_config
 
 BOMB = "a0: [x,x]\n" + "\n".join(f"a{i}: {{x: '${{a{i - 1}}}', y: '${{a{i - 1}}}'}}" for i in range(1, 60))
 
@@ -22,7 +22,7 @@ BOMB = "a0: [x,x]\n" + "\n".join(f"a{i}: {{x: '${{a{i - 1}}}', y: '${{a{i - 1}}}
 def test_what_training_writes_is_read_as_it_was(options, tmp_path):
     cfg = compose_config("train", options)
     (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(cfg), encoding="utf-8")
-    read = read_config(tmp_path / "config.yaml")
+    read = stored_config(read_tree(tmp_path / "config.yaml"), "example")
     del cfg.allow_any_target  # is what the user says each time
     assert OmegaConf.to_container(read, resolve=True) == OmegaConf.to_container(cfg, resolve=True)
 
@@ -64,7 +64,7 @@ def test_what_is_no_plain_configuration_is_refused_in_a_line(text, reason, tmp_p
     path = tmp_path / "config.yaml"
     path.write_bytes(text.encode())
     with pytest.raises(ConfigError, match=reason) as caught:
-        read_config(path)
+        stored_config(read_tree(path), path)
     assert len(str(caught.value).splitlines()) == 1
     assert str(path) in str(caught.value)
 
@@ -72,7 +72,7 @@ def test_what_is_no_plain_configuration_is_refused_in_a_line(text, reason, tmp_p
 def test_bytes_that_are_no_text_are_refused(tmp_path):
     (tmp_path / "config.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="cannot be read"):
-        read_config(tmp_path / "config.yaml")
+        stored_config(read_tree(tmp_path / "config.yaml"), "example")
 
 
 def test_trust_is_never_read_from_a_file():

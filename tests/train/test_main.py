@@ -1,5 +1,6 @@
 """The command line end to end, on a few tiny pictures: train, evaluate, compare, stop, resume, and what goes wrong."""
 
+import contextlib
 import json
 import os
 import signal
@@ -142,12 +143,25 @@ def test_evaluate_can_change_the_settings_of_the_learner(place, trained):
     assert "unknown option 'learner.candidates'" in output
 
 
+def resumed(place, *options):
+    """What a training prints that goes on with a run, and needs to be told no more than that."""
+    code, out, err = run_command(
+        "train", "resume=true", *options, cwd=place, environment={"EPISODIC_CACHE": str(place / "cache")}
+    )
+    assert code == 0, err + out
+    return out
+
+
 def equal_weights(a: Path, b: Path) -> None:
     for name in ("model", "trainer", "optimizer"):
         ours, theirs = load_file(a / "last" / f"{name}.safetensors"), load_file(b / "last" / f"{name}.safetensors")
         assert ours.keys() == theirs.keys()
         for key in ours:
             assert torch.equal(ours[key], theirs[key]), key
+
+
+def step_of(run: Path) -> int:
+    return json.loads((run / "last" / "state.json").read_text())["step"]
 
 
 def start_and_wait_for_step(place, folder, step):
@@ -158,9 +172,9 @@ def start_and_wait_for_step(place, folder, step):
     )  # fmt: skip
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
-        state = folder / "last" / "state.json"
-        if state.exists() and json.loads(state.read_text())["step"] >= step:
-            return process
+        with contextlib.suppress(FileNotFoundError):  # not yet there, or taking the place of the one before
+            if step_of(folder) >= step:
+                return process
         time.sleep(0.02)
     process.kill()
     raise AssertionError(process.communicate())
@@ -170,9 +184,9 @@ def test_killed_and_resumed_equals_undisturbed(place):
     process = start_and_wait_for_step(place, place / "killed", 5)
     process.kill()
     process.communicate()
-    reached = json.loads((place / "killed" / "last" / "state.json").read_text())["step"]
+    reached = step_of(place / "killed")
     steps = f"trainer.steps={reached + 12}"
-    output = run(place, "train", "run=killed", "resume=true", steps)
+    output = resumed(place, "run=killed", steps)
     assert f"; from step {reached}" in output
     run(place, "train", "run=undisturbed", steps)
     equal_weights(place / "killed", place / "undisturbed")
@@ -180,16 +194,16 @@ def test_killed_and_resumed_equals_undisturbed(place):
     assert killed["test/accuracy"] == whole["test/accuracy"]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_saves_and_says_how_to_resume(place, number, code):
     folder = place / f"stopped{code}"
     process = start_and_wait_for_step(place, folder, 5)
     process.send_signal(number)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == code, errors
-    step = json.loads((folder / "last" / "state.json").read_text())["step"]
+    step = step_of(folder)
     assert f"Stopped at step {step}, saved in {folder.name}" in output
-    assert f"run={folder.name} resume=true" in output
+    assert f"resume with: python -m episodic.train resume=true run={folder.name}" in output
     assert "Traceback" not in errors
 
 
@@ -199,9 +213,25 @@ def test_a_run_is_not_overwritten_nor_resumed_with_other_settings(place, trained
     assert "other settings, so it cannot be resumed: optimizer.lr was 0.001, now 0.5" in output
 
 
+def test_a_second_training_in_a_folder_is_told_of_the_first(place):
+    """Real processes: the first goes on, and is stopped in the end."""
+    first = start_and_wait_for_step(place, place / "taken", 5)
+    try:
+        for options in (["resume=true", "run=taken"], ["run=taken", *SMALL, f"task.dataset.path={place / 'pictures'}"]):
+            environment = {"EPISODIC_CACHE": str(place / "cache")}
+            code, _, said = run_command("train", *options, cwd=place, environment=environment)
+            assert code == 2
+            assert said.startswith(f"episodic.train: taken is in use: process {first.pid} on ")
+        assert first.poll() is None
+    finally:
+        first.kill()
+        first.communicate()
+    assert "from step" in resumed(place, "run=taken", f"trainer.steps={step_of(place / 'taken') + 1}")
+
+
 def test_resuming_a_finished_run_trains_no_further(place, trained):
     before = load_file(trained[1] / "last" / "model.safetensors")
-    run(place, "train", "run=whole", "trainer.steps=20", "resume=true")
+    assert "all 20 steps are done, scored again" in resumed(place, "run=whole")
     after = load_file(trained[1] / "last" / "model.safetensors")
     assert all(torch.equal(before[k], after[k]) for k in before)
 
@@ -320,7 +350,7 @@ def test_metric_learning_reports_retrieval_and_gives_its_backbone_to_episodes(pl
 def test_metric_learning_killed_and_resumed_equals_undisturbed(place):
     run(place, "train", "run=dml-whole", "trainer.steps=10", *DML)
     run(place, "train", "run=dml-two", "trainer.steps=5", *DML)
-    run(place, "train", "run=dml-two", "trainer.steps=10", "resume=true", *DML)
+    resumed(place, "run=dml-two", "trainer.steps=10")
     kept = load_file(place / "dml-whole" / "last" / "trainer.safetensors")
     assert "objective.losses.multi_similarity.memory" in kept
     assert "objective.losses.proxy_nca.proxies" in kept

@@ -19,7 +19,7 @@ from episodic.train.fit import fit
 from episodic.train.objective import Objective
 from episodic.train.pseudo_labels import PseudoLabelTraining, shuffled
 from tests.conftest import random_store
-from tests.train.test_main import equal_weights, place, run  # noqa: F401 - a fixture
+from tests.train.test_main import equal_weights, place, resumed, run  # noqa: F401 - a fixture
 from tests.train.training import FP32, PLAIN, resume, setup_of, states_equal
 
 SMALL = {"neighbors": 5, "batch": 12, "labeled_per_batch": 5, "refresh_every": 4}
@@ -194,9 +194,9 @@ def test_the_command_line_end_to_end(place):  # noqa: F811 - the fixture
         "10",
     ]
     run(place, "train", "run=stopped_pseudo", "trainer.steps=7", *second)
-    resumed = run(place, "train", "run=stopped_pseudo", "resume=true", "trainer.steps=12", *second)
-    assert "; from step 7" in resumed
-    assert "step      5  pseudo-labels" not in resumed
+    output = resumed(place, "run=stopped_pseudo", "trainer.steps=12")
+    assert "; from step 7" in output
+    assert "step      5  pseudo-labels" not in output
     equal_weights(place / "whole_pseudo", place / "stopped_pseudo")
     metrics = json.loads((place / "whole_pseudo" / "metrics.json").read_text())
     assert 0 < metrics["train/pseudo_label_accuracy"] <= 1
