@@ -126,6 +126,33 @@ def test_nor_does_going_on_with_their_training(run, tmp_path, place):
     assert not mark.exists()
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["learner._target_=episodic.run.files.write_atomically", "+learner.path=MARK", "+learner.content=gone"],
+        ["learner._target_=episodic.run.files.write_atomically", "++allow_any_target=true"],
+        ["optimizer._target_=os.system", "allow_any_target=true"],
+        ["hydra.searchpath=[file://PLACE]", "learner=theirs"],
+        ["--config-dir=PLACE", "learner=theirs"],
+        ["seed=range(1,1000000000)"],
+        ["learner=choice(matching,prototypical)"],
+        ["data_dir=${oc.env:HOME}"],
+        ["run=elsewhere", "hydra.run.dir=elsewhere"],
+    ],
+)
+def test_nor_do_the_options_that_their_run_was_started_with(run, tmp_path, options):
+    folder, mark = shutil.copytree(run, tmp_path / "theirs"), tmp_path / "mark"
+    (tmp_path / "learner").mkdir()
+    (tmp_path / "learner" / "theirs.yaml").write_text(f"_target_: pathlib.Path.touch\n_args_: [{mark}]\n")
+    cfg = OmegaConf.load(folder / "config.yaml")
+    cfg.options = [option.replace("MARK", str(mark)).replace("PLACE", str(tmp_path)) for option in options]
+    OmegaConf.save(cfg, folder / "config.yaml")
+    code, _, said = run_command("train", f"run={folder}", "resume=true", cwd=tmp_path)
+    assert (code, "Traceback" in said) == (2, False)
+    assert not mark.exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["learner", "theirs"]
+
+
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
 @pytest.mark.parametrize("place", ["learner", "semi.supervised", "backbone"])
 def test_a_saved_file_of_a_stranger_runs_nothing(tmp_path, place, attack):

@@ -32,7 +32,7 @@ def test_what_training_writes_is_read_as_it_was(options, tmp_path):
     [
         ("", "holds no configuration: it must be a mapping, and is NoneType"),
         ("[1, 2]", "it must be a mapping, and is list"),
-        ("just words", "cannot be read"),
+        ("3", "cannot be read"),
         ("a: !!python/object/apply:os.system [ls]", "line 1 has a tag"),
         ("a: !!str 3", "line 1 has a tag"),
         ("a: 1\nb: !own 3", "line 2 has a tag"),

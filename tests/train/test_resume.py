@@ -92,7 +92,7 @@ def test_without_a_folder_it_is_the_newest_run(started):
 def test_a_configuration_without_options_is_told(started, content):
     run = started("a")
     Path("runs/a/config.yaml").write_text(content)
-    with pytest.raises(ConfigError, match=r"runs/a/config\.yaml"):
+    with pytest.raises(ConfigError, match="runs/a"):
         with_saved_options(["resume=true", run])
 
 
