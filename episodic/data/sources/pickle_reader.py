@@ -1,26 +1,27 @@
 """A reader of pickles that knows only the opcodes of plain data, and takes memory in proportion to the file.
 
-A pickle is a list of opcodes for a machine with a stack and a numbered memory, the memo. Python's own machine can call any function,
-and believes the sizes and numbers that the file states. This one has no opcode for an object of a class, calls nothing but `FUNCTIONS`,
-and checks each size before it reads.
+A pickle is a list of opcodes for a machine with a stack and a numbered memory, the memo. Python's own machine can call any
+function, and believes the sizes and numbers that the file states. This one has no opcode for an object of a class, calls nothing but
+`FUNCTIONS`, and checks each size before it reads.
 """
 
 from __future__ import annotations
 
 import codecs
+import io
 import pickle
 import pickletools
 import struct
 from collections.abc import Callable
 from types import FunctionType, NoneType
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from episodic.data.sources.pickled_arrays import FUNCTIONS, NotPlainError, Unfinished
 
-# Bytes of memory that lists, tuples, dicts and arrays may take for each byte of the file, and for any file. Without this limit a file
-# could ask for one small dict after the other, or for one long text a thousand times: what is honest takes a few times its size.
+# Bytes of memory that lists, tuples, dicts and arrays may take for each byte of the file, and for any file. Without this limit a
+# file could ask for one small dict after the other, or for one long text a thousand times. Honest data take a few times their size.
 _SHARE, _FREE = 16, 1 << 24
 _LIST, _TUPLE, _DICT, _CALL = 96, 48, 232, 128  # bytes of one with an entry or two, and of an array beside its data
 _MOST_MARKS = 1000  # that are open: one for each level of lists in lists
@@ -35,7 +36,6 @@ class PickleReader:
 
     `size` is the length of the file in bytes; nothing that the file states may be longer.
 
-    >>> import io
     >>> stream = pickle.dumps({"labels": [0, 1]})
     >>> PickleReader(io.BytesIO(stream), len(stream)).read()
     {'labels': [0, 1]}
@@ -43,7 +43,7 @@ class PickleReader:
     **Raises:** by `read`: `NotPlainError` for what is not plain data; `EOFError`, `ValueError` and other errors for a damaged file.
     """
 
-    def __init__(self, file: BinaryIO, size: int):
+    def __init__(self, file: io.BufferedIOBase, size: int):
         self._file = file
         self._size = size
         self._left = _SHARE * size + _FREE
@@ -318,7 +318,7 @@ _STEPS: dict[bytes, Step] = {
     pickle.TUPLE2: lambda reader: reader.push_last(2),
     pickle.TUPLE3: lambda reader: reader.push_last(3),
     pickle.TUPLE: lambda reader: reader.push_tuple(reader.since_mark()),
-    pickle.MEMOIZE: lambda reader: reader.put(len(reader._memo)),
+    pickle.MEMOIZE: lambda reader: reader._memo.append(reader._stack[-1]),
     pickle.BINPUT: _at("<B", PickleReader.put),
     pickle.LONG_BINPUT: _at("<I", PickleReader.put),
     pickle.PUT: lambda reader: reader.put(int(reader.number())),

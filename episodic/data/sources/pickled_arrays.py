@@ -79,7 +79,7 @@ def _array(shape: Any, dtype: Any, data: Any, order: str) -> np.ndarray:
     if not count and math.prod(n for n in shape if n) > _MOST_ROWS:
         raise ValueError(f"an array of shape {shape} came without data")
     if dtype.hasobject:
-        array = np.fromiter(data, object, count).reshape(shape, order=order)
+        array = np.fromiter(data, object, count).reshape(shape)  # NumPy lists objects by rows, whatever their order
     else:
         _check_values(dtype, data)
         array = np.ndarray(shape, dtype, data, order=order)
@@ -117,7 +117,9 @@ def _scalar(dtype: Any, data: Any) -> Any:
 def _encode(text: Any, encoding: Any = "latin1") -> bytes:
     """How protocols 0 to 2 spell bytes; no other codec, since `codecs.encode` knows some that do more."""
     if encoding not in ("latin1", "latin-1"):
-        raise NotPlainError(f"it asks for the codec {ascii(encoding)[:80] if isinstance(encoding, str) else 'of a number'}")
+        raise NotPlainError(
+            f"it asks for the codec {ascii(encoding)[:80] if isinstance(encoding, str) else 'of a number'}"
+        )
     return text.encode("latin1")
 
 
