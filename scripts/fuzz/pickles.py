@@ -6,9 +6,9 @@ The layouts are those of miniImageNet, CIFAR-100 and tieredImageNet, in every pr
 in one to four places: bits and bytes are changed, parts are cut out, doubled or taken from another file, opcodes are put in or
 replaced, and lengths are set to extremes. What loads is printed and pickled again, so that every byte of it is looked at.
 
-The work is done in a process of its own that may take `HEADROOM` more memory than it needs to start (on Linux). A file that ends the
-process, takes more memory or more than `PATIENCE` seconds, or raises anything but `ValueError` is a failure: its number is printed,
-and the exit status is 1.
+The work is done in a process of its own that may take `HEADROOM` more memory than it needs to start (on Linux). A failure is a file
+that ends the process, takes more memory or more than `PATIENCE` seconds, or raises anything but `ValueError`. Its number is
+printed, and the exit status is 1.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A reader of pickles that knows only the opcodes of plain data, and takes memory in proportion to the file.
 
 A pickle is a list of opcodes for a machine with a stack and a numbered memory, the memo. Python's own machine can call any
-function, and believes the sizes and numbers that the file states. This one has no opcode for an object of a class, calls nothing but
-`FUNCTIONS`, and checks each size before it reads.
+function, and believes the sizes and numbers that the file states. This one has no opcode for an object of a class, calls nothing
+but `FUNCTIONS`, and checks each size before it reads.
 """
 
 from __future__ import annotations
