@@ -188,7 +188,7 @@ class PickleReader:
     def build(self) -> None:
         """Makes the array or dtype on top, now that it is described. What is made cannot be changed by a second description."""
         state, unfinished = self._stack.pop(), self._stack.pop()
-        if type(unfinished) is not Unfinished or unfinished.value is not None:
+        if type(unfinished) is not Unfinished:
             raise NotPlainError(f"it sets the state of a {type(unfinished).__name__}")
         unfinished.value = unfinished.finish(state)
         self._push_made(unfinished.value)

@@ -140,32 +140,32 @@ HOSTILE = {
         "length below zero": b"\x80\x02T\xff\xff\xff\xff.",
     },
     "times their memory": {
-        "one text encoded 2,000 times": BEGIN
+        "one text encoded 200 times": BEGIN
         + b"("
         + text(b"a" * 50_000)
         + b"U\x06latin1\x86q\x00"
-        + (ENCODE + b"h\x00R") * 2000
+        + (ENCODE + b"h\x00R") * 200
         + b"l.",
-        "one text, 2,000 arrays": BEGIN + b"(" + LETTERS + b"q\x00" + dtype(b"u1") + b"q\x01" + SHARED * 2000 + b"l.",
-        "one list, 2,000 arrays": BEGIN
+        "one text, 200 arrays": BEGIN + b"(" + LETTERS + b"q\x00" + dtype(b"u1") + b"q\x01" + SHARED * 200 + b"l.",
+        "one list, 200 arrays": BEGIN
         + b"(("
         + b"N" * 50_000
         + b"lq\x00"
         + dtype(b"O8")
         + b"q\x01"
-        + SHARED * 2000
+        + SHARED * 200
         + b"l.",
-        "lists": listed(b"]", 250_000),
-        "dicts": listed(b"}", 100_000),
-        "dicts of one entry": listed(b"}NNs", 100_000),
-        "lists of one entry": listed(b"]Na", 500_000),
-        "tuples": b"N" + b"\x85" * 500_000 + b".",
+        "lists": listed(b"]", 5000),
+        "dicts": listed(b"}", 2000),
+        "dicts of one entry": listed(b"}NNs", 2000),
+        "lists of one entry": listed(b"]Na", 5000),
+        "tuples": b"N" + b"\x85" * 10_000 + b".",
     },
     "nobody could walk": {
-        "one array, listed 50,000 times": b"\x80\x02("
+        "one array, listed 5,000 times": b"\x80\x02("
         + array(FIFTY_THOUSAND, b"u1", LETTERS)[2:-1]
         + b"q\x00"
-        + b"h\x00" * 50_000
+        + b"h\x00" * 5000
         + b"l.",
         "a tuple that unfolds to 2^100": BEGIN
         + b"N"
@@ -174,18 +174,18 @@ HOSTILE = {
     },
     "levels deep": {
         "marks": b"(" * 10_000 + b"t" * 10_000 + b".",
-        "10,000 tuples in each other": b"\x80\x02N" + b"\x85" * 10_000 + b".",
-        "10,000 lists in each other": b"\x80\x02" + b"]" * 10_000 + b"a" * 9_999 + b".",
+        "1,000 tuples in each other": b"\x80\x02N" + b"\x85" * 1000 + b".",
+        "1,000 lists in each other": b"\x80\x02" + b"]" * 1000 + b"a" * 999 + b".",
         "a list in itself": b"\x80\x02]q\x00h\x00a.",
         "a dict in itself": b"\x80\x02}q\x00Nh\x00s.",
         "a tuple in its list": b"\x80\x02]q\x00h\x00\x85a.",
     },
     "as a key|without a value": {
-        "a key of 10,000 tuples": b"\x80\x02}N" + b"\x85" * 10_000 + b"Ns.",
+        "a key of 1,000 tuples": b"\x80\x02}N" + b"\x85" * 1000 + b"Ns.",
         "a list as a key": b"\x80\x02}]Ns.",
         "an array as a key": BEGIN + b"}" + EMPTY + state(b"K\x01\x85", dtype(b"u1"), ONE) + b"Ns.",
         "a key without a value": b"\x80\x02}(Nu.",
-        "keys of one hash": b"\x80\x02}(" + b"".join(number(i * (2**61 - 1)) + b"N" for i in range(20_000)) + b"u.",
+        "keys of one hash": b"\x80\x02}(" + b"".join(number(i * (2**61 - 1)) + b"N" for i in range(200)) + b"u.",
     },
     "cannot be read": {
         "a number of a million digits": b"I" + b"9" * 1_000_000 + b"\n.",
