@@ -14,6 +14,7 @@ from episodic._learn2learn import learn2learn_module
 from episodic.data.cache import ImageFile, decode_parallel, files_stamp
 from episodic.data.dataset import AbstractDataset, data_dir
 from episodic.data.image import decode_image
+from episodic.data.sources.archives import unpacked
 from episodic.data.sources.tables import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -22,7 +23,6 @@ from episodic.data.sources.tables import (
     class_lists,
     folder_rows,
     make_listing,
-    unpacked,
 )
 from episodic.data.store import Listing
 

@@ -19,6 +19,7 @@ from episodic.data.image import decode_image
 from episodic.data.sources.tables import class_lists
 from episodic.data.store import Listing, digest
 
+MOST_BYTES = 1 << 20  # of a drawing in a zip file; those of the release have a few hundred
 FOLDERS = ("omniglot", "omniglot-py")  # the latter is torchvision's
 LAYOUT = """\
   <data_dir>/omniglot/images_background.zip and images_evaluation.zip, or the two folders unpacked from them:
@@ -204,6 +205,8 @@ def _read(archives: dict[Path, zipfile.ZipFile], lock: threading.Lock, file: Pat
         return file.read_bytes()
     try:
         with lock:  # the threads share one handle
+            if archives[file].getinfo(member).file_size > MOST_BYTES:
+                raise ValueError(f"damaged in {file.name}: a drawing of more than {MOST_BYTES >> 20} MiB")
             return archives[file].read(member)
     except (zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"damaged in {file.name}: {error}") from None

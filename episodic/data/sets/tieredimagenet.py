@@ -16,6 +16,7 @@ from episodic._learn2learn import learn2learn_module
 from episodic.data.cache import ImageFile, decode_parallel, files_stamp
 from episodic.data.dataset import AbstractDataset, data_dir
 from episodic.data.image import decode_image
+from episodic.data.sources.archives import ArchiveFilter
 from episodic.data.sources.restricted_pickle import load_arrays
 from episodic.data.sources.tables import (
     COLUMNS,
@@ -193,7 +194,7 @@ def _download(root: Path) -> None:
     module = learn2learn_module("vision.datasets.tiered_imagenet", "downloading tieredImageNet")
     target = root / "tiered-imagenet"
     target.mkdir(parents=True, exist_ok=True)
-    safe = mock.patch.object(tarfile.TarFile, "extraction_filter", staticmethod(tarfile.data_filter), create=True)
+    safe = mock.patch.object(tarfile.TarFile, "extraction_filter", staticmethod(ArchiveFilter()), create=True)
     with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as place, safe:
         # Its `download` alone, with the file that its constructor names: the constructor also unpickles what came.
         module.TieredImagenet.download(None, "1g1aIDy2Ar_MViF2gDXFYDBTR-HYecV07", place)

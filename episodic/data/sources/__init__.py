@@ -1,1 +1,1 @@
-"""Readers that data sets share: tables, restricted pickle, CIFAR's files."""
+"""Readers that data sets share: tables, archives, restricted pickle, CIFAR's files."""

@@ -13,8 +13,9 @@ from PIL import Image
 from episodic.data.cache import ImageFile, decode_parallel, files_stamp
 from episodic.data.dataset import AbstractDataset, data_dir
 from episodic.data.image import decode_image
+from episodic.data.sources.archives import unpacked
 from episodic.data.sources.restricted_pickle import load_arrays
-from episodic.data.sources.tables import Row, check_classes, class_folders, folder_rows, make_listing, unpacked
+from episodic.data.sources.tables import Row, check_classes, class_folders, folder_rows, make_listing
 from episodic.data.store import Listing
 
 FOLDERS = ("cifar100", "cifarfs", "cifar-fs", "CIFAR-FS", "fc100", "FC100")

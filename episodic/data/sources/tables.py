@@ -1,22 +1,16 @@
-"""From files on disk to the rows of a `Listing`: archives, folders of classes, CSV files, class lists."""
+"""From files on disk to the rows of a `Listing`: folders of classes, CSV files, class lists."""
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import json
 import os
-import shutil
-import tarfile
-import tempfile
-import zlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 
-from episodic.data.cache import cache_dir, files_stamp
-from episodic.data.store import Listing, digest
+from episodic.data.store import Listing
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 SUFFIXES += (".jp2", ".avif", ".heic", ".heif")
@@ -161,30 +155,3 @@ def find_image(folder: Path, label: str, name: str, where: str) -> Path:
     raise FileNotFoundError(
         f"{where}: there is no image {name} (looked for {', '.join(map(str, tried))}). Put it there, or take out the line."
     )
-
-
-def unpacked(archive: Path) -> Path:
-    """A folder in the cache that holds what is in a tar file. It is unpacked at the first call.
-
-    **Raises:** `ValueError` where the archive is damaged or would write outside that folder.
-    """
-    stem = archive.name.split(".")[0]
-    folder = cache_dir() / "unpacked" / f"{stem}-{digest(str(archive.resolve()), files_stamp([archive]))}"
-    if folder.is_dir():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    building = tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-")
-    try:
-        with tarfile.open(archive) as tar:
-            tar.extractall(building, filter="data")
-        # Another process may have finished meanwhile: its files are the same.
-        with contextlib.suppress(OSError):
-            os.rename(building, folder)
-    except (tarfile.TarError, EOFError, zlib.error) as error:
-        reason = str(error).partition(":")[0]
-        raise ValueError(
-            f"{archive} cannot be unpacked ({reason}): it is damaged or cut short. Delete it and get it again."
-        ) from None
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-    return folder

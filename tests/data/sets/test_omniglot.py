@@ -166,6 +166,15 @@ def test_a_damaged_drawing_is_named_or_skipped(tmp_path, packed, damage):
     )
 
 
+def test_a_drawing_that_unpacks_to_megabytes_is_not_read(tmp_path):
+    bad = "images_background/Hebrew/character01/0109_02.png"
+    write(tmp_path / "omniglot", ((n, d + bytes(1 << 20) if n == bad else d) for n, d in drawings()))
+    with pytest.raises(
+        ValueError, match=rf"{bad}#rot000: .*damaged in images_background\.zip: a drawing of more than 1 MiB"
+    ):
+        Omniglot(tmp_path).store("val")
+
+
 def test_a_zip_that_is_damaged_is_named(tmp_path):
     write(tmp_path / "omniglot", drawings())
     file = tmp_path / "omniglot" / "images_background.zip"

@@ -1,12 +1,14 @@
 import collections
 import os
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
 
-from episodic.data.sources import restricted_pickle
+from episodic.data.sources import pickle_reader
 from episodic.data.sources.restricted_pickle import load_arrays
+from tests.data.sources.hostile_pickles import HOSTILE
 
 ARRAYS = {
     "images": np.arange(2 * 4 * 5 * 3, dtype=np.uint8).reshape(2, 4, 5, 3),
@@ -154,10 +156,49 @@ def test_bytes_do_not_become_pointers(file):
         load_arrays(save(file, stream))
 
 
-def test_the_reader_itself_cannot_be_changed(file):
-    """A pickle may set attributes on the functions it is given."""
-    load_arrays(save(file, b"\x80\x02c_codecs\nencode\nN}X\x01\x00\x00\x00xK\x01s\x86b."))
-    assert not hasattr(restricted_pickle._encode, "x")
+CASES = [(name, said, stream) for said, cases in HOSTILE.items() for name, stream in cases.items()]
+
+
+@pytest.mark.parametrize(("said", "stream"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+def test_files_that_were_made_to_do_harm_are_refused_in_one_line(file, said, stream, monkeypatch):
+    monkeypatch.setattr(pickle_reader, "_FREE", 1 << 16)  # so that small files will do
+    with pytest.raises(ValueError, match=said) as error:
+        load_arrays(save(file, stream))
+    assert str(error.value).startswith(f"{file} ")
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < len(str(file)) + 600
+
+
+@pytest.mark.parametrize(
+    "name", ["memo index in text", "long bytes", "one text encoded 200 times", "dicts of one entry"]
+)
+def test_a_small_file_takes_little_memory(file, name, monkeypatch):
+    monkeypatch.setattr(pickle_reader, "_FREE", 1 << 16)
+    stream = next(stream for found, _, stream in CASES if found == name)
+    save(file, stream)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"data\.pkl"):
+        load_arrays(file)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 32 * len(stream) + (1 << 20)
+
+
+def test_large_arrays_lie_in_the_bytes_that_were_read(file):
+    """They are not copied, and nobody can change them."""
+    save(file, {"image_data": np.zeros(1 << 24, np.uint8)}, protocol=4)
+    tracemalloc.start()
+    back = load_arrays(file)["image_data"]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.2 * (1 << 24)
+    with pytest.raises(ValueError, match="read-only"):
+        back[0] = 1
+
+
+def test_a_name_with_escapes_is_shown_escaped(file):
+    with pytest.raises(ValueError, match=r"asks for \\x1b\[31m\.red\."):
+        load_arrays(save(file, b"c\x1b[31m\nred\n."))
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))

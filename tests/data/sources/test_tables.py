@@ -1,5 +1,4 @@
 import json
-import tarfile
 
 import pytest
 
@@ -16,7 +15,6 @@ from episodic.data.sources.tables import (
     make_listing,
     others_below,
     read_csv,
-    unpacked,
 )
 
 
@@ -94,19 +92,3 @@ def test_an_image_is_found_where_people_put_it(tmp_path, place):
     assert find_image(tmp_path, "cat", "1.jpg", "here") == tmp_path / place
     with pytest.raises(FileNotFoundError, match=r"train\.csv, line 2: there is no image 2\.jpg"):
         find_image(tmp_path, "cat", "2.jpg", "train.csv, line 2")
-
-
-def test_an_archive_is_unpacked_once_for_its_bytes(tmp_path, monkeypatch):
-    monkeypatch.setenv("EPISODIC_CACHE", str(tmp_path / "cache"))
-    touch(tmp_path, "made/1.png")
-    archive = tmp_path / "made.tar.gz"
-    with tarfile.open(archive, "w:gz") as tar:
-        tar.add(tmp_path / "made", "made")
-    folder = unpacked(archive)
-    assert (folder / "made" / "1.png").is_file()
-    (folder / "mark").touch()
-    assert (unpacked(archive) / "mark").exists()
-    archive.write_bytes(b"not an archive")
-    with pytest.raises(ValueError, match=r"made\.tar\.gz cannot be unpacked .* get it again"):
-        unpacked(archive)
-    assert len(list(folder.parent.iterdir())) == 1
