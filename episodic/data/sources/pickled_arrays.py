@@ -62,7 +62,10 @@ def _described(state: Any) -> np.ndarray:
     shape, dtype, fortran, data = state[-4:]
     array = _array(shape, dtype, data, "F" if fortran is True or fortran == 1 else "C")
     # As NumPy does here, and not in `_frombuffer`.
-    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+        array.flags.writeable = False
+    return array
 
 
 def _array(shape: Any, dtype: Any, data: Any, order: str) -> np.ndarray:

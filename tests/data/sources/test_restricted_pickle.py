@@ -196,6 +196,13 @@ def test_large_arrays_lie_in_the_bytes_that_were_read(file):
         back[0] = 1
 
 
+@pytest.mark.parametrize("protocol", [2, 5])  # in protocol 5, as a bytearray
+@pytest.mark.parametrize("name", ["images", "objects"])
+def test_arrays_are_read_only(file, name, protocol):
+    array = np.array(["a", None], dtype=object) if name == "objects" else ARRAYS[name]
+    assert not load_arrays(save(file, array, protocol)).flags.writeable
+
+
 def test_a_name_with_escapes_is_shown_escaped(file):
     with pytest.raises(ValueError, match=r"asks for \\x1b\[31m\.red\."):
         load_arrays(save(file, b"c\x1b[31m\nred\n."))
