@@ -1,12 +1,17 @@
+import jaxtyping
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from torch import nn
 
 from episodic import Task
 from episodic.data.store import ImageStore
 from tests.configured import config as config  # fixtures
 from tests.configured import pictures as pictures
+
+settings.register_profile("episodic", derandomize=True, deadline=None, max_examples=50)
+settings.load_profile("episodic")
 
 
 class Features(nn.Module):
@@ -64,3 +69,11 @@ def random_store(classes=8, per_class=20, channels=1, size=16, split="train", se
 @pytest.fixture
 def store():
     return random_store()
+
+
+@pytest.fixture
+def unchecked():
+    """Functions are called as users call them: without the type checker that pytest puts on the package."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
