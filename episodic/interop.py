@@ -10,7 +10,7 @@ One line of your code changes: the one that makes the object which draws the epi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from episodic.episodes.collate import EpisodeCollate
+from episodic.episodes.arguments import integer, integers, refuse
+from episodic.episodes.collate import EpisodeCollate, stacked
 from episodic.episodes.indices import EpisodeIndices
 from episodic.episodes.sampler import EpisodeSampler
+
+FIX = "give it the labels of this data set in its order, for a Subset [labels[i] for i in subset.indices]"
 
 
 def labels_of(meta_dataset: Any) -> list[int]:
@@ -33,12 +36,12 @@ def labels_of(meta_dataset: Any) -> list[int]:
     [3, 3, 5]
     """
     labels = getattr(meta_dataset, "indices_to_labels", None)
-    if labels is None:
+    if not isinstance(labels, Mapping):
         raise ValueError(f"a learn2learn MetaDataset has indices_to_labels; {type(meta_dataset).__name__} has not")
     missing = [i for i in range(len(labels)) if i not in labels]
     if missing:
         raise ValueError(f"indices_to_labels must name the items 0..{len(labels) - 1}; {missing[0]} is missing")
-    return [int(labels[i]) for i in range(len(labels))]
+    return integers("indices_to_labels", [labels[i] for i in range(len(labels))]).tolist()
 
 
 class Tasks:
@@ -50,7 +53,7 @@ class Tasks:
     **Arguments:** `dataset`, map-style, of `(x, label, ...)`; `sampler`, without unlabeled items and imbalance. Task `i` is
     the sampler's episode `i`; `sample()` gives the next one, and the first again after the last.
 
-    **Raises:** `ValueError` for a sampler with unlabeled items or imbalance.
+    **Raises:** `ValueError` for a sampler with unlabeled items or imbalance, and for one that has other labels than the data set.
 
     >>> labels = [0, 0, 0, 1, 1, 1]
     >>> dataset = [(torch.tensor([float(i)]), y) for i, y in enumerate(labels)]
@@ -61,7 +64,7 @@ class Tasks:
     """
 
     def __init__(self, dataset: Sequence, sampler: EpisodeSampler):
-        _check_plain(sampler, "learn2learn's tasks")
+        _check(dataset, sampler, "learn2learn's tasks")
         self.dataset = dataset
         self.sampler = sampler
         self._next = 0
@@ -72,8 +75,11 @@ class Tasks:
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         indices = self.sampler[index]
         items = _class_by_class(indices)
-        data = torch.stack([torch.as_tensor(self.dataset[i][0]) for i in items])
-        return data, torch.arange(indices.n_way).repeat_interleave(len(items) // indices.n_way)
+        data, labels = stacked([self.dataset[i] for i in items])
+        each = len(items) // indices.n_way
+        if (labels != indices.class_ids[0].repeat(each)).any():
+            raise ValueError(f"the labels of the data set's items are not those that the sampler was given: {FIX}")
+        return data, torch.arange(indices.n_way).repeat_interleave(each)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         return (self[i] for i in range(len(self)))
@@ -118,9 +124,12 @@ class TaskSampler(Sampler[list[int]]):
                 f"easyfsl's data sets have get_labels(), and {type(dataset).__name__} has not; "
                 "episodic.EpisodeSampler takes the labels themselves"
             )
-        self.n_way, self.n_shot, self.n_query = n_way, n_shot, n_query
-        labels = [int(label) for label in dataset.get_labels()]
-        self.sampler = EpisodeSampler(labels, n_way, n_shot, n_query, episodes=n_tasks, seed=seed)
+        given = {"n_way": n_way, "n_shot": n_shot, "n_query": n_query, "n_tasks": n_tasks}
+        *shape, n_tasks = (integer(name, value, at_least=1) for name, value in given.items())
+        self.n_way, self.n_shot, self.n_query = shape
+        labels = integers("labels of get_labels()", dataset.get_labels())
+        self.sampler = EpisodeSampler(labels, *shape, episodes=n_tasks, seed=seed)
+        _check_length(dataset, self.sampler)
         self._next_epoch = 0
 
     def __len__(self) -> int:
@@ -133,7 +142,7 @@ class TaskSampler(Sampler[list[int]]):
 
     def set_epoch(self, epoch: int) -> None:
         """Make the next iteration that of `epoch`."""
-        self._next_epoch = epoch
+        self._next_epoch = integer("epoch", epoch)
 
     def episodic_collate_fn(
         self, items: Sequence[tuple[Tensor, Tensor | int]]
@@ -143,10 +152,12 @@ class TaskSampler(Sampler[list[int]]):
         Images `[n_way * n_shot, *item]` and `[n_way * n_query, *item]`, labels int64 `[n_way * n_shot]` and `[n_way * n_query]`,
         class by class; a label is a place in `true_class_ids`, the `n_way` labels of the data set.
         """
-        labels = [int(label) for _, label in items]
+        x, labels = stacked(items)
+        if len(labels) != self.n_way * (self.n_shot + self.n_query):
+            raise ValueError(f"items must be those of one batch of {self.sampler}, got {len(labels)} items")
+        labels = labels.tolist()
         true_class_ids = list(set(labels))  # in the order of a set, as easyfsl has them
         y = torch.tensor([true_class_ids.index(label) for label in labels])
-        x = torch.stack([image for image, _ in items])
         sizes = [self.n_shot, self.n_query]
         support, query = (part.flatten(0, 1) for part in x.unflatten(0, (self.n_way, -1)).split(sizes, dim=1))
         support_y, query_y = (part.flatten() for part in y.unflatten(0, (self.n_way, -1)).split(sizes, dim=1))
@@ -175,7 +186,7 @@ class BatchMetaDataLoader(DataLoader):
     """
 
     def __init__(self, dataset: Dataset | Sequence, sampler: EpisodeSampler, **settings: Any):
-        _check_plain(sampler, "torchmeta's batches")
+        _check(dataset, sampler, "torchmeta's batches")
         super().__init__(dataset, batch_sampler=sampler, collate_fn=_TrainTestCollate(sampler), **settings)
 
 
@@ -188,9 +199,21 @@ class _TrainTestCollate:
         return {"train": (support, support_y), "test": (query, query_y)}
 
 
-def _check_plain(sampler: EpisodeSampler, what: str) -> None:
+def _check(dataset: Any, sampler: EpisodeSampler, what: str) -> None:
+    if not isinstance(sampler, EpisodeSampler):
+        refuse("sampler", "an EpisodeSampler", sampler)
+    if not (hasattr(dataset, "__getitem__") or hasattr(dataset, "__getitems__")):
+        refuse("dataset", "map-style, with items by number", dataset)
+    _check_length(dataset, sampler)
     if sampler.imbalanced or sampler.shape["n_unlabeled"] != (0, 0):
         raise ValueError(f"{what} have neither unlabeled items nor unequal shots")
+
+
+def _check_length(dataset: Any, sampler: EpisodeSampler) -> None:
+    if hasattr(dataset, "__len__") and len(dataset) != sampler.n_items:
+        raise ValueError(
+            f"the dataset has {len(dataset)} items, but the sampler was given {sampler.n_items} labels: {FIX}"
+        )
 
 
 def _class_by_class(indices: EpisodeIndices) -> list[int]:

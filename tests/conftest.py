@@ -1,3 +1,4 @@
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -69,3 +70,11 @@ def random_store(classes=8, per_class=20, channels=1, size=16, split="train", se
 @pytest.fixture
 def store():
     return random_store()
+
+
+@pytest.fixture
+def unchecked():
+    """Functions are called as users call them: without the type checker that pytest puts on the package."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

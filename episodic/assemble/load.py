@@ -12,6 +12,7 @@ from episodic.assemble.learner import Parts, build_parts
 from episodic.assemble.task import is_incremental
 from episodic.config.compose import ConfigError
 from episodic.config.overrides import given_options
+from episodic.episodes.arguments import file_path
 from episodic.learners.learner import AbstractLearner
 from episodic.run.checkpoint import unwrapped_name
 from episodic.run.run import Run
@@ -42,7 +43,7 @@ def load(path: str | os.PathLike, device: str = "auto", *, allow_any_target: boo
     **Raises:** `FileNotFoundError` where the folder is no run; `ConfigError` where its configuration cannot be built;
     `CheckpointError` where no checkpoint can be read.
     """
-    folder = Path(path)
+    folder = file_path("path", path)
     if folder.is_file():
         raise ConfigError(
             f"{path} is a file, and a run is a folder. A saved classifier opens as FewShotClassifier.load(file)"

@@ -26,6 +26,7 @@ from episodic.core.distances.squared_euclidean import SquaredEuclidean
 from episodic.data.augment import Normalize
 from episodic.data.image import PictureForm, as_pictures
 from episodic.data.store import ImageStore
+from episodic.episodes.arguments import file_path, flag, flat_array, instance, number, refuse, strings
 from episodic.episodes.task import Task
 from episodic.learners.learner import AbstractMetricLearner
 from episodic.run.embed import CHUNK_BYTES, EMBED_BATCH, embed
@@ -109,7 +110,7 @@ class Predictor:
         self.names_ = list(map(os.fspath, X)) if paths else None
         # Far from 0 float32 has too few digits for distances. A shift of all features does not change Euclidean ones.
         shifted = self.form_ is None and self._shiftable
-        self._origin = np.asarray(X, dtype=np.float64).mean(0) if shifted else np.zeros(())
+        self._origin = self._features(X).mean(0) if shifted else np.zeros(())
         self._keep(self._items(X), torch.from_numpy(codes), None if unlabeled is None else self._items(unlabeled))
         if unlabeled is not None and not self._learner.capabilities.uses_unlabeled:
             raise ValueError("nothing uses the unlabeled items: choose a wrapper, e.g. semi='soft_kmeans'")
@@ -154,6 +155,7 @@ class Predictor:
 
         **Raises:** `ValueError` for a module as the model, which cannot be built from a file again; `OSError`.
         """
+        path = file_path("path", path)
         self._check_fitted()
         if self._config is None:
             raise ValueError(
@@ -176,7 +178,7 @@ class Predictor:
 
         **Raises:** `FileNotFoundError`; `ValueError` where the file is damaged or another.
         """
-        saved = read_saved(path)
+        saved = read_saved(file_path("path", path))
         tensors = saved.tensors
         classifier = cls(os.fspath(path), device=device, allow_any_target=allow_any_target)
         classifier._prepare()
@@ -189,21 +191,31 @@ class Predictor:
         return classifier
 
     def build(self) -> Model:
-        """The learner that the settings stand for, before any examples are shown to it."""
-        semi = (self.semi,) if isinstance(self.semi, str) else self.semi
+        """The learner that the settings stand for, before any examples are shown to it.
+
+        **Raises:** `ValueError` for settings that cannot be used.
+        """
+        _check_abstain(self.setting("abstain"), self.setting("max_error"))
+        flag("invert", self.setting("invert"))
+        semi = [self.semi] if isinstance(self.semi, str) else self.semi
         choices = Choices(
-            learner=self.learner,
-            semi=None if semi is None else tuple(semi),
-            options=tuple(self.options),
-            pictures=self.pictures,
-            device=self.device,
+            learner=None if self.learner is None else strings("learner", [self.learner])[0],
+            semi=None if semi is None else strings("semi", semi),
+            options=strings("options", self.options),
+            pictures=None if self.pictures is None else instance("pictures", self.pictures, PictureForm),
+            device=str(instance("device", self.device, str | torch.device)),
             precision=self.setting("precision"),
             allow_any_target=self.allow_any_target,
         )
         return model_of(self.model, choices)
 
     def _checked(self, X: Any, y: Any) -> tuple[Any, Any]:
-        y = np.asarray(y)
+        y = _names(y)
+        if self.form_ is None:
+            X = _feature_array(X)
+            self.n_features_in_ = X.shape[1]
+        if not hasattr(X, "__len__"):
+            refuse("X", "a list of pictures", X)
         if len(X) != len(y):
             raise ValueError(f"each item needs a name, got {len(X)} items and {len(y)} names")
         return X, y
@@ -213,7 +225,6 @@ class Predictor:
             raise ValueError("there are no examples yet: call fit first")
 
     def _prepare(self) -> None:
-        _check_abstain(self.setting("abstain"), self.setting("max_error"))
         model = self.build()
         self._learner, self._hardware, self.form_, self._config = (
             model.learner,
@@ -238,7 +249,12 @@ class Predictor:
         return 255 - items if self.setting("invert") else items
 
     def _features(self, X: Any) -> Float[np.ndarray, "item dim"]:
-        return np.asarray(X, dtype=np.float64)
+        X = _feature_array(X)
+        if X.shape[1] != self.n_features_in_:
+            raise ValueError(
+                f"the examples have {self.n_features_in_} features each, got items of {X.shape[1]} features"
+            )
+        return X
 
     def _keep(self, support: Tensor, support_y: Tensor, unlabeled: Tensor | None) -> None:
         self._support, self._support_y, self._unlabeled = support, support_y, unlabeled
@@ -335,8 +351,26 @@ def abstention(probabilities: np.ndarray, right: np.ndarray, max_error: float) -
 
 
 def _check_abstain(abstain: Any, max_error: Any) -> None:
-    number = isinstance(abstain, int | float) and abstain is not True and 0 <= abstain <= 1
-    if not number and not (abstain is None or abstain == "auto"):
-        raise ValueError(f"abstain must be None, 'auto' or a probability between 0 and 1, got {abstain!r}")
-    if not isinstance(max_error, int | float) or not 0 <= max_error < 1:
-        raise ValueError(f"max_error must be a share, at least 0 and below 1, got {max_error!r}")
+    if abstain is not None and not (isinstance(abstain, str) and abstain == "auto"):
+        number("abstain", abstain, at_least=0, at_most=1, note=", a probability, or 'auto' or None")
+    number("max_error", max_error, at_least=0, below=1, note=", a share")
+
+
+def _names(y: Any) -> np.ndarray:
+    """Names of classes as an array `[n]`. Whole numbers may be floats, as for scikit-learn."""
+    array = flat_array(y)
+    kind = "" if array is None else array.dtype.kind
+    whole = kind == "f" and (array == np.round(array)).all() and np.isfinite(array).all()
+    if not ((kind in "Uiub" and kind) or whole or (kind == "O" and all(isinstance(name, str) for name in array))):
+        refuse("y", "a flat list of names, strings or integers", y)
+    return array
+
+
+def _feature_array(X: Any) -> Float[np.ndarray, "item dim"]:
+    try:
+        array = None if np.iscomplexobj(X) else np.asarray(X, dtype=np.float64)
+    except (ValueError, TypeError, RuntimeError):  # strings, or rows of unequal lengths
+        array = None
+    if array is None or array.ndim != 2 or 0 in array.shape or not np.isfinite(array).all():
+        refuse("X", "features, finite numbers [n, d]", X)
+    return array

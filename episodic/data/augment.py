@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from episodic.episodes.arguments import flag, integer, number, numbers
+
 
 class Augment:
     """Random crop, horizontal flip and color jitter. They are drawn anew for every item, and computed for all items at once.
@@ -28,11 +30,9 @@ class Augment:
     """
 
     def __init__(self, crop_padding: int = 0, flip: bool = False, jitter: float = 0.0):
-        if crop_padding < 0 or not 0 <= jitter < 1:
-            raise ValueError(f"need crop_padding >= 0 and 0 <= jitter < 1, got {crop_padding} and {jitter}")
-        self.crop_padding = crop_padding
-        self.flip = flip
-        self.jitter = jitter
+        self.crop_padding = integer("crop_padding", crop_padding, at_least=0)
+        self.flip = flag("flip", flip)
+        self.jitter = number("jitter", jitter, at_least=0, below=1)
 
     def __call__(
         self, images: Float[Tensor, "item channels height width"], generator: torch.Generator
@@ -67,7 +67,7 @@ class Normalize(nn.Module):
     """Turns uint8 images `[item, C, H, W]` into float32 of mean 0 and standard deviation 1. It brings pixels to the scale 0..1,
     then subtracts `mean` and divides by `std`, one number a channel each.
 
-    **Raises:** `ValueError` for a `mean` and `std` that do not fit, and for images of another type than uint8.
+    **Raises:** `ValueError` for numbers of other lengths, or that cannot be, and for images of another type than uint8.
 
     >>> normalize = Normalize(mean=[0.2], std=[0.4])
     >>> normalize(torch.tensor([[[[51, 255]]]], dtype=torch.uint8))
@@ -76,8 +76,9 @@ class Normalize(nn.Module):
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]):
         super().__init__()
-        if len(mean) != len(std) or min(std) <= 0:
-            raise ValueError(f"mean and std must be as long as each other and std positive, got {mean} and {std}")
+        mean, std = numbers("mean", mean), numbers("std", std, above=0)
+        if len(mean) != len(std):
+            raise ValueError(f"mean and std must have a number for each channel, got {len(mean)} and {len(std)}")
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
 

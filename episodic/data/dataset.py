@@ -6,14 +6,16 @@ import abc
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from episodic.data.cache import ImageFile, build_store, cache_dir
 from episodic.data.store import ImageStore, Listing
+from episodic.episodes.arguments import file_path
 
 SPLITS = ("train", "val", "test")
+Corrupt = Literal["error", "skip"]
 
 
 class AbstractDataset(abc.ABC):
@@ -33,7 +35,7 @@ class AbstractDataset(abc.ABC):
     image_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    corrupt: str
+    corrupt: Corrupt
 
     @abc.abstractmethod
     def listing(self, split: str) -> Listing:
@@ -80,10 +82,12 @@ class AbstractDataset(abc.ABC):
 def data_dir(given: str | os.PathLike | None = None) -> Path:
     """The folder where data sets lie: `given`, else `$EPISODIC_DATA`, else `data` in the user's cache folder.
 
+    **Raises:** `ValueError` for something else than a path.
+
     >>> data_dir("/data").name
     'data'
     """
-    return Path(given or os.environ.get("EPISODIC_DATA") or cache_dir() / "data").expanduser()
+    return file_path("root", given or os.environ.get("EPISODIC_DATA") or cache_dir() / "data")
 
 
 def find_root(root: Path, candidates: Sequence[str], name: str, layout: str) -> Path:

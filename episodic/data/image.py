@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,9 +20,13 @@ from episodic.data.cache import decode_parallel
 from episodic.data.dataset import AbstractDataset
 from episodic.data.sources.tables import IMAGENET_MEAN, IMAGENET_STD, images_below
 from episodic.data.sources.tables import class_folders as folders_in
+from episodic.episodes.arguments import choice, instance, integer, numbers, refuse
 
 PART = 2**16  # bytes that are read at once; most pictures of a few-shot data set are smaller
 ORIENTED = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}  # where Pillow finds the orientation of a JPEG
+Channels = Literal[1, 3]
+Resize = Literal["crop", "squash"]
+NONE = "there are no pictures: the list is empty"
 LAYOUT = "expected <folder>/<class name>/<picture>"
 
 
@@ -39,31 +44,37 @@ class PictureForm:
     PictureForm(channels=1, size=28, mean=(0.449,), std=(0.226,), resize='crop')
     """
 
-    channels: int = 3
+    channels: Channels = 3
     size: int = 224
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
-    resize: str = "crop"
+    resize: Resize = "crop"
 
     def __post_init__(self):
-        if self.channels not in (1, 3):
-            raise ValueError(f"channels must be 1 or 3, got {self.channels}")
-        if not isinstance(self.size, int) or self.size < 1:
-            raise ValueError(f"size must be a number of pixels, at least 1, got {self.size!r}")
-        if self.resize not in ("crop", "squash"):
-            raise ValueError(f"resize must be 'crop' or 'squash', got {self.resize!r}")
-        for name, color, gray in (("mean", IMAGENET_MEAN, 0.449), ("std", IMAGENET_STD, 0.226)):
+        checked = _form(self.channels, self.size, self.resize)
+        for name, color, gray, above in (("mean", IMAGENET_MEAN, 0.449, -math.inf), ("std", IMAGENET_STD, 0.226, 0)):
             given = getattr(self, name)
-            values = (color if self.channels == 3 else (gray,)) if given is None else tuple(map(float, given))
-            if len(values) != self.channels:
-                raise ValueError(f"{name} must have a number for each of {self.channels} channels, got {list(values)}")
-            object.__setattr__(self, name, values)
+            usual = color if checked["channels"] == 3 else (gray,)
+            checked[name] = usual if given is None else numbers(name, given, above=above)
+            if len(checked[name]) != checked["channels"]:
+                refuse(name, f"a number for each channel, {checked['channels']} in all", list(checked[name]))
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
 
     @staticmethod
     def of(dataset: AbstractDataset) -> PictureForm:
         """That of the images of `dataset`."""
         resize = getattr(dataset, "resize", "squash")
         return PictureForm(dataset.channels, dataset.image_size, dataset.mean, dataset.std, resize)
+
+
+def _form(channels: Channels, size: int, resize: Resize) -> dict[str, Any]:
+    """The three settings by which pictures are decoded."""
+    return {
+        "channels": choice("channels", channels, Channels),
+        "size": integer("size", size, at_least=1),
+        "resize": choice("resize", resize, Resize),
+    }
 
 
 def is_inverted(form: PictureForm, mean: float) -> bool:
@@ -115,7 +126,7 @@ def pictures_in(path: str | os.PathLike) -> list[Path]:
 
 
 def read_pictures(
-    paths: Sequence[str | os.PathLike], channels: int, size: int, *, resize: str = "squash"
+    paths: Sequence[str | os.PathLike], channels: Channels, size: int, *, resize: Resize = "squash"
 ) -> tuple[UInt8[np.ndarray, "picture channels height width"], list[Path], dict[Path, str]]:
     """Reads pictures in parallel. It returns a uint8 array `[n, C, H, W]`, the paths of its pictures, and for each path that could
     not be read the reason.
@@ -140,16 +151,21 @@ def as_pictures(items: Any, form: PictureForm) -> UInt8[Tensor, "picture channel
     >>> as_pictures([np.zeros((60, 40, 3), np.uint8), np.zeros((30, 30), np.uint8)], PictureForm(size=32)).shape
     torch.Size([2, 3, 32, 32])
     """
+    instance("form", form, PictureForm)
     if isinstance(items, Tensor):
         shape = (form.channels, form.size, form.size)
         if items.dtype != torch.uint8 or items.shape[1:] != shape:
-            raise ValueError(f"a tensor must be uint8 [n, {', '.join(map(str, shape))}], got {_kind(items)}")
+            raise ValueError(
+                f"pictures in a tensor must be uint8 [n, {', '.join(map(str, shape))}], got {_kind(items)}"
+            )
+        if not len(items):
+            raise ValueError(NONE)
         return items.cpu()
     one = isinstance(items, np.ndarray) and items.ndim == 3 and items.shape[-1] in (1, 3, 4)
     if one or isinstance(items, str | os.PathLike | Image.Image) or not hasattr(items, "__len__"):
         raise ValueError(f"pictures must be a list, got one {type(items).__name__}: put it into a list")
-    if len(items) == 0:
-        raise ValueError("there are no pictures: the list is empty")
+    if not len(items):
+        raise ValueError(NONE)
     out = np.empty((len(items), form.channels, form.size, form.size), dtype=np.uint8)
     settings = {"channels": form.channels, "size": form.size, "resize": form.resize}
     items = list(items)
@@ -205,7 +221,7 @@ def _kind(array: Tensor | np.ndarray) -> str:
     return f"{array.dtype} {list(array.shape)}"
 
 
-def decode_image(source, *, channels: int, size: int, resize: str = "squash") -> np.ndarray:
+def decode_image(source, *, channels: Channels, size: int, resize: Resize = "squash") -> np.ndarray:
     """Decodes an image file, a path or a file object. The result is uint8 `[channels, size, size]`.
 
     EXIF rotation is applied; gray, CMYK, alpha and 16-bit images are converted. `resize="squash"` scales both sides to
@@ -218,6 +234,7 @@ def decode_image(source, *, channels: int, size: int, resize: str = "squash") ->
     >>> decode_image(file, channels=3, size=32).shape
     (3, 32, 32)
     """
+    channels, size, resize = _form(channels, size, resize).values()
     with _opened(source) as opened:
         image = opened
         if image.size != (size, size):
@@ -255,6 +272,8 @@ def _opened(source) -> Image.Image:
         if not parts[0]:
             raise UnidentifiedImageError("the file is empty")
         source = io.BytesIO(b"".join(parts))
+    if not hasattr(source, "read"):
+        refuse("picture", "a path or an open file", source)
     try:
         return Image.open(source)
     except UnidentifiedImageError:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from episodic.episodes.arguments import integers, refuse
 from episodic.episodes.sampler import EpisodeSampler
 from episodic.episodes.task import Episode, Task
 
@@ -50,17 +52,27 @@ class EpisodeCollate:
     Where the sampler draws shapes from ranges, or unequal shots, the shape is read off the labels: support, query and
     unlabeled items come class by class, so the runs of equal labels tell where each role ends.
 
-    **Raises:** `ValueError` where the labels do not fit the sampler's layout (other labels were given to the sampler).
+    **Raises:** `ValueError` for a sampler with ranges whose episodes may have a single class, which has no such runs, and where the
+    items do not fit the sampler's layout (other labels were given to the sampler).
     """
 
     def __init__(self, sampler: EpisodeSampler):
+        if not isinstance(sampler, EpisodeSampler):
+            refuse("sampler", "an EpisodeSampler", sampler)
+        if sampler.shape["n_way"][0] == 1 and any(low != high for low, high in sampler.shape.values()):
+            raise ValueError(
+                "n_way must be at least 2 where a number of the shape is a range, or the shape of a batch cannot be told from its "
+                f"labels, got n_way from 1 in {sampler}"
+            )
         self.shape = dict(sampler.shape)
         self.imbalanced = sampler.imbalanced
 
     def __call__(self, items: Items | tuple[Stacked, Stacked] | Sequence[Sequence]) -> Episode:
-        x, labels = _stacked(items)
+        x, labels = stacked(items)
         way, shot, query, unlabeled, distractors = self._shape_of(labels)
         sizes = [way * shot, way * query, (way + distractors) * unlabeled]
+        if len(labels) % sum(sizes):
+            _refuse_layout(len(labels))
         y = labels.reshape(-1, sum(sizes))
         last = sizes[0] + sizes[1]
         support_ids, query_ids, unlabeled_ids = y[:, : sizes[0]], y[:, sizes[0] : last], y[:, last:]
@@ -69,10 +81,7 @@ class EpisodeCollate:
         match = support_ids[..., None] == class_ids[:, None]
         by_class = query_ids.reshape(len(y), way, query)
         if not (match.sum(-1) == 1).all() or not (by_class == class_ids[..., None]).all():
-            raise ValueError(
-                "the items' labels are not laid out as the sampler's episodes: give EpisodeSampler the labels that the "
-                "data set returns, in the data set's order"
-            )
+            _refuse_layout(len(labels))
         support, queries, rest = x.unflatten(0, (len(y), -1)).split(sizes, dim=1)
         unlabeled_y = None
         if sizes[2]:
@@ -94,34 +103,66 @@ class EpisodeCollate:
         runs = list(zip(labels[bounds[:-1]], np.diff(bounds), strict=True))
         names = [label for label, _ in runs]
         way = names.index(names[0], 1) if names[0] in names[1:] else len(names)
-        if way == 1 or len(runs) < 2 * way:
-            raise ValueError(
-                "with ranges, n_way must be at least 2 for the shape of a batch to be told from its labels"
-            )
+        if len(runs) < 2 * way:
+            _refuse_layout(len(labels))
         shot, query = int(sum(n for _, n in runs[:way])) // way, int(runs[way][1])
         most_unlabeled, most_distractors = ranges[3][1], ranges[4][1]
         third = runs[2 * way] if len(runs) > 2 * way else (None, 0)
         # The class that comes first comes third as well, as unlabeled or because the next episode starts with it.
         for unlabeled in [int(third[1]), 0] if third[0] == names[0] and most_unlabeled else [0]:
             for distractors in range(ranges[4][0], most_distractors + 1) if unlabeled else [ranges[4][0]]:
-                length = way * (shot + query + unlabeled) + distractors * unlabeled
-                if len(labels) % length == 0 and self._repeats(labels.reshape(-1, length), way, shot, query):
+                if _fits(labels, way, shot, query, unlabeled, distractors):
                     return way, shot, query, unlabeled, distractors
-        raise ValueError("the items' labels are not laid out as the sampler's episodes")
-
-    @staticmethod
-    def _repeats(y: np.ndarray, way: int, shot: int, query: int) -> bool:
-        """Whether every row starts with a support of `way` classes and goes on with their queries in the same order."""
-        support, queries = y[:, : way * shot], y[:, way * shot : way * (shot + query)].reshape(len(y), way, query)
-        first = queries[..., 0]
-        return bool((queries == first[..., None]).all() and (support[..., None] == first[:, None]).any(-1).all())
+        _refuse_layout(len(labels))
 
 
-def _stacked(items: Items | tuple[Stacked, Stacked] | Sequence[Sequence]) -> tuple[Tensor, np.ndarray]:
-    """All `x` and all labels of a batch."""
+def _fits(labels: np.ndarray, way: int, shot: int, query: int, unlabeled: int, distractors: int) -> bool:
+    """Whether the labels are those of episodes of that shape. All roles are looked at, since two short episodes may begin as a
+    long one.
+    """
+    sizes = [way * shot, way * query, way * unlabeled, distractors * unlabeled]
+    if len(labels) % sum(sizes):
+        return False
+    support, queries, own, others = np.split(labels.reshape(-1, sum(sizes)), np.cumsum(sizes)[:-1], axis=1)
+    classes = queries[:, ::query]
+    return bool(
+        np.array_equal(queries, classes.repeat(query, axis=1))
+        and np.array_equal(own, classes.repeat(unlabeled, axis=1))
+        and (support[..., None] == classes[:, None]).any(-1).all()
+        and not (others[..., None] == classes[:, None]).any()
+        and np.array_equal(others, others[:, :: max(unlabeled, 1)].repeat(unlabeled, axis=1))
+    )
+
+
+def stacked(items: Items | tuple[Stacked, Stacked] | Sequence[Sequence]) -> tuple[Tensor, np.ndarray]:
+    """All `x [N, *item]` and all labels `[N]` of a batch of items, in any of the forms that `EpisodeCollate` takes.
+
+    **Raises:** `ValueError` for anything else.
+
+    >>> stacked([(torch.tensor([0.5]), 3), (torch.tensor([1.5]), 0)])
+    (tensor([[0.5000],
+            [1.5000]]), array([3, 0]))
+    """
     if isinstance(items, Items):
         items = items.x, items.y
     if isinstance(items, tuple) and len(items) == 2 and all(isinstance(part, Stacked) for part in items):
-        return torch.as_tensor(items[0]), np.asarray(items[1], dtype=np.int64)
-    xs, labels = [item[0] for item in items], np.array([int(item[1]) for item in items])
-    return (torch.stack(xs) if isinstance(xs[0], Tensor) else torch.from_numpy(np.stack(xs))), labels
+        x, labels = torch.as_tensor(items[0]), items[1]
+    else:
+        try:
+            parts, labels = [item[0] for item in items], [item[1] for item in items]
+            x = torch.stack(parts) if isinstance(parts[0], Tensor) else torch.from_numpy(np.stack(parts))
+            labels = torch.stack(labels) if all(isinstance(y, Tensor) for y in labels) else labels
+        except (TypeError, IndexError, KeyError, RuntimeError, ValueError) as error:
+            reason = str(error).partition("\n")[0]
+            raise ValueError(f"items must be pairs of x and label, all x of one shape and type ({reason})") from None
+    labels = integers("labels of the items", labels)
+    if not 0 < len(labels) == len(x):
+        raise ValueError(f"items must be as many x as labels, at least one, got {len(x)} and {len(labels)}")
+    return x, labels
+
+
+def _refuse_layout(count: int) -> NoReturn:
+    raise ValueError(
+        f"the labels of the {count} items are not laid out as the sampler's episodes: give EpisodeSampler the labels that the data "
+        "set returns, in the data set's order, for a Subset [labels[i] for i in subset.indices]"
+    )

@@ -6,8 +6,9 @@ import dataclasses
 
 import numpy as np
 
+from episodic.episodes.arguments import booleans, integer, integers
 from episodic.episodes.indices import EpisodeIndices
-from episodic.episodes.sampler import EpisodeSampler, Numbers, items_needed
+from episodic.episodes.sampler import EpisodeSampler, Numbers, TooSmall, items_needed
 
 
 def incremental_items_needed(
@@ -62,7 +63,8 @@ class IncrementalEpisodes:
     >>> episodes[0].class_ids, episodes[0].query_y  # labels from 2 on are those of base classes
     (array([[2, 3]]), array([[0, 0, 1, 1, 3, 3]]))
 
-    **Arguments:** `labels [N]`; `labeled [N]` booleans or None, the items to draw from; the others as in `EpisodeSampler`.
+    **Arguments:** `labels [N]`, integers from 0; `labeled [N]` booleans or None, the items to draw from; the others as
+    in `EpisodeSampler`.
 
     **Raises:** `ValueError` for episodes that cannot be drawn.
     """
@@ -77,24 +79,23 @@ class IncrementalEpisodes:
         base_way: int,
         base_query: int,
         *,
-        labeled: np.ndarray | None = None,
+        labeled: Numbers | None = None,
         episodes: int = 1000,
         episodes_per_batch: int = 1,
         seed: int = 0,
         epoch: int = 0,
-        too_small: str = "error",
+        too_small: TooSmall = "error",
     ):
-        if n_base < 1 or base_way < 1 or base_query < 1:
-            raise ValueError(
-                "an incremental episode needs base classes and queries of them: n_base, base_way and base_query must be at "
-                f"least 1, got {n_base}, {base_way} and {base_query}"
-            )
-        labels = np.asarray(labels)
-        items = np.arange(len(labels)) if labeled is None else np.flatnonzero(labeled)
-        base = items[labels[items] < n_base]
-        new = items[labels[items] >= n_base]
-        self.n_base, self.episodes, self.episodes_per_batch, self.seed = n_base, episodes, episodes_per_batch, seed
-        self._shape = (n_way, n_shot, n_query, base_way, base_query)
+        given = {"n_way": n_way, "n_shot": n_shot, "n_query": n_query, "base_way": base_way, "base_query": base_query}
+        self._shape = tuple(integer(name, value, at_least=1) for name, value in given.items())
+        self.n_base = integer("n_base", n_base, at_least=1)
+        self.episodes_per_batch = integer("episodes_per_batch", episodes_per_batch, at_least=1)
+        epoch = integer("epoch", epoch)
+        labels = integers("labels", labels, at_least=0)
+        mask = np.ones(len(labels), bool) if labeled is None else booleans("labeled", labeled, len(labels))
+        items = np.flatnonzero(mask)
+        base = items[labels[items] < self.n_base]
+        new = items[labels[items] >= self.n_base]
         settings = {"episodes": episodes, "seed": seed, "epoch": epoch, "too_small": too_small}
         of_new, of_base = _shapes(*self._shape, only_base=len(new) == 0)
         if len(new):
@@ -108,6 +109,7 @@ class IncrementalEpisodes:
         else:
             self._new = _Drawn(base, EpisodeSampler(labels[base], **of_base, **settings))
             self._base = None
+        self.episodes, self.seed = self._new.sampler.episodes, self._new.sampler.seed
 
     def __repr__(self) -> str:
         n_way, n_shot, n_query, base_way, base_query = self._shape
@@ -142,7 +144,8 @@ class IncrementalEpisodes:
 
     def batch(self, number: int) -> EpisodeIndices:
         """The episodes of batch `number`."""
-        start = number * self.episodes_per_batch
+        batches = -(-self.episodes // self.episodes_per_batch)
+        start = integer("batch", number, at_least=0, below=batches) * self.episodes_per_batch
         return self[start : min(start + self.episodes_per_batch, self.episodes)]
 
 

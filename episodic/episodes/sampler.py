@@ -1,13 +1,15 @@
-"""Draws episodes from labels. It needs NumPy, torch and `indices.py` only, so it can be used alone."""
+"""Draws episodes from labels. It needs NumPy, torch and two files beside it, so it can be used alone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from episodic.episodes.arguments import booleans, choice, flag, integer, integers, refuse
 from episodic.episodes.indices import EpisodeIndices
 
 BLOCK = 256  # episodes that share one stream of random numbers; part of what (seed, epoch, i) means, so never change it
@@ -15,6 +17,8 @@ AHEAD = 100_000  # items drawn by one call where blocks are read in order; more 
 
 Numbers = Sequence[int] | Sequence[bool] | np.ndarray | Tensor
 Count = int | Sequence[int]  # an int, or an inclusive range (low, high)
+TooSmall = Literal["error", "drop"]
+LEAST = {"n_way": 1, "n_shot": 1, "n_query": 1, "n_unlabeled": 0, "n_distractors": 0}  # the numbers of a shape
 
 
 def items_needed(shape: Mapping[str, Count], *, imbalanced: bool = False, split_pools: bool = False) -> tuple[int, ...]:
@@ -30,9 +34,8 @@ def items_needed(shape: Mapping[str, Count], *, imbalanced: bool = False, split_
     >>> items_needed({"n_way": 5, "n_shot": (1, 5), "n_query": 15, "n_unlabeled": 10}, split_pools=True)
     (20, 10)
     """
-    most = {name: value if isinstance(value, int | np.integer) else max(value) for name, value in shape.items()}
-    asked = _most_shots(most["n_way"], most["n_shot"], imbalanced) + most["n_query"]
-    unlabeled = most.get("n_unlabeled", 0)
+    way, shot, query, unlabeled, _ = (high for _, high in _ranges(shape).values())
+    asked = _most_shots(way, shot, imbalanced) + query
     return (asked, unlabeled) if split_pools else (asked + unlabeled,)
 
 
@@ -94,21 +97,19 @@ class EpisodeSampler(Sampler[list[int]]):
         imbalanced: bool = False,
         super_classes: Numbers | None = None,
         labeled: Numbers | None = None,
-        too_small: str = "error",
+        too_small: TooSmall = "error",
         rank: int = 0,
         world_size: int = 1,
     ):
         # No super().__init__(): torch's signature of it changed, and its body holds nothing.
-        names = ("n_way", "n_shot", "n_query", "n_unlabeled", "n_distractors")
         given = (n_way, n_shot, n_query, n_unlabeled, n_distractors)
-        self.shape = {k: _as_range(k, v, low=int(k in names[:3])) for k, v in zip(names, given, strict=True)}
-        self.episodes = _positive("episodes", episodes)
-        self.episodes_per_batch = _positive("episodes_per_batch", episodes_per_batch)
-        self.seed, self.epoch = seed, epoch
-        self.imbalanced = imbalanced
-        self.rank, self.world_size = rank, _positive("world_size", world_size)
-        if not 0 <= rank < world_size:
-            raise ValueError(f"rank must be in 0..{world_size - 1} for world_size={world_size}, got {rank}")
+        self.shape = _ranges(dict(zip(LEAST, given, strict=True)))
+        self.episodes = episodes = integer("episodes", episodes, at_least=1, below=2**63)
+        self.episodes_per_batch = episodes_per_batch = integer("episodes_per_batch", episodes_per_batch, at_least=1)
+        self.seed, self.epoch = integer("seed", seed), integer("epoch", epoch)
+        self.imbalanced = flag("imbalanced", imbalanced)
+        self.world_size = world_size = integer("world_size", world_size, at_least=1)
+        self.rank = integer("rank", rank, at_least=0, below=world_size, note=", world_size")
         if episodes % (episodes_per_batch * world_size) and world_size > 1:
             raise ValueError(
                 f"{episodes} episodes cannot be dealt evenly to {world_size} ranks in batches of {episodes_per_batch}: "
@@ -119,7 +120,7 @@ class EpisodeSampler(Sampler[list[int]]):
                 f"with a range, episodes_per_batch must divide {BLOCK} (the shape is drawn a block), "
                 f"got {episodes_per_batch}"
             )
-        self._pools(np.asarray(labels), labeled, super_classes, too_small)
+        self._pools(integers("labels", labels), labeled, super_classes, choice("too_small", too_small, TooSmall))
         self._next = 0  # the batch that iteration starts at, for resuming
         self._drawn = (None, range(0), None)  # the last draw: (seed, epoch), its blocks, their episodes
 
@@ -137,19 +138,13 @@ class EpisodeSampler(Sampler[list[int]]):
 
     def _pools(self, labels, labeled, super_classes, too_small) -> None:
         """Index tables: items ordered by class, where each class starts, how many it has; one table a pool."""
-        if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-            raise ValueError(f"labels must be a flat list of integers, got {labels.dtype} of shape {labels.shape}")
-        if too_small not in ("error", "drop"):
-            raise ValueError(f"too_small must be 'error' or 'drop', got {too_small!r}")
         most = {k: high for k, (_, high) in self.shape.items()}
         need = items_needed(self.shape, imbalanced=self.imbalanced, split_pools=labeled is not None)
         class_ids, inverse = np.unique(labels, return_inverse=True)
         if labeled is None:
             pools = [np.ones(len(labels), bool)]
         else:
-            mask = np.asarray(labeled, dtype=bool)
-            if mask.shape != labels.shape:
-                raise ValueError(f"labeled must have one entry a label ({labels.shape}), got {mask.shape}")
+            mask = booleans("labeled", labeled, len(labels))
             pools = [mask, ~mask]
         counts = np.stack([np.bincount(inverse[pool], minlength=len(class_ids)) for pool in pools])
         fits = (counts >= np.array(need)[:, None]).all(axis=0)
@@ -166,11 +161,14 @@ class EpisodeSampler(Sampler[list[int]]):
         if super_classes is None:
             group = np.zeros(len(class_ids), np.int64)
         else:
-            group = np.asarray(super_classes)
-            if len(group) <= class_ids.max():
-                raise ValueError(f"super_classes has {len(group)} entries, but labels go up to {class_ids.max()}")
+            group = integers("super_classes", super_classes)
+            if not 0 <= class_ids.min(initial=0) <= class_ids.max(initial=0) < len(group):
+                raise ValueError(
+                    f"super_classes has an entry for each of the labels 0..{len(group) - 1}, but labels go from "
+                    f"{class_ids.min()} to {class_ids.max()}"
+                )
             group = np.unique(group[class_ids], return_inverse=True)[1]
-        sizes = np.bincount(group[fits], minlength=group.max() + 1)
+        sizes = np.bincount(group[fits], minlength=1)
         groups = np.flatnonzero(sizes >= classes_needed)
         if len(groups) == 0:
             where = "the labels have" if super_classes is None else "the largest super-class has"
@@ -183,10 +181,15 @@ class EpisodeSampler(Sampler[list[int]]):
         self._classes = usable[np.argsort(group[usable], kind="stable")]
         self._group_sizes = sizes[groups]
         self._group_starts = np.concatenate([[0], np.cumsum(self._group_sizes)[:-1]])
-        self._class_ids = class_ids.astype(np.int64)
+        self._class_ids = class_ids
         self._counts = counts
         self._starts = np.concatenate([np.zeros((len(pools), 1), np.int64), np.cumsum(counts, axis=1)[:, :-1]], axis=1)
         self._order = [np.flatnonzero(pool)[np.argsort(inverse[pool], kind="stable")] for pool in pools]
+
+    @property
+    def n_items(self) -> int:
+        """How many labels there are, as many as the data set has items."""
+        return sum(map(len, self._order))
 
     @property
     def n_classes(self) -> int:
@@ -255,6 +258,7 @@ class EpisodeSampler(Sampler[list[int]]):
             if step != 1 or stop <= start:
                 raise IndexError(f"slices of episodes must be contiguous and not empty, got {index}")
         else:
+            index = integer("episode", index)
             start = index + self.episodes if index < 0 else index
             if not 0 <= start < self.episodes:
                 raise IndexError(f"episode {index} of {self.episodes}")
@@ -267,7 +271,7 @@ class EpisodeSampler(Sampler[list[int]]):
 
     def batch(self, number: int) -> EpisodeIndices:
         """The episodes of batch `number`, counted over all ranks."""
-        start = number * self.episodes_per_batch
+        start = integer("batch", number, at_least=0, below=self.n_batches) * self.episodes_per_batch
         return self[start : min(start + self.episodes_per_batch, self.episodes)]
 
     @property
@@ -296,7 +300,7 @@ class EpisodeSampler(Sampler[list[int]]):
 
     def set_epoch(self, epoch: int) -> None:
         """Move to another epoch: other episodes, the same for every rank."""
-        self.epoch = epoch
+        self.epoch = integer("epoch", epoch)
 
     def state_dict(self) -> dict[str, int]:
         """Where iteration stands. A `DataLoader` with workers draws ahead of what it has yielded."""
@@ -304,7 +308,10 @@ class EpisodeSampler(Sampler[list[int]]):
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Make the next iteration go on from `state`."""
-        self.seed, self.epoch, self._next = state["seed"], state["epoch"], state["next"]
+        if not isinstance(state, Mapping) or not {"seed", "epoch", "next"} <= set(state):
+            refuse("state", "what state_dict gave, with seed, epoch and next", state)
+        seed, epoch, following = (integer(name, state[name]) for name in ("seed", "epoch", "next"))
+        self.seed, self.epoch, self._next = seed, epoch, integer("next", following, at_least=0)
 
 
 class _Uniform:
@@ -376,14 +383,15 @@ def _labels(count: int, way: int, size: int) -> np.ndarray:
     return np.tile(np.repeat(np.arange(way), size), (count, 1))
 
 
-def _as_range(name: str, value: Count, low: int) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int | np.integer) else tuple(value)
-    if len(pair) != 2 or not low <= pair[0] <= pair[1]:
-        raise ValueError(f"{name} must be an integer >= {low} or a range (low, high), got {value!r}")
-    return int(pair[0]), int(pair[1])
+def _ranges(shape: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """Each number of a shape as a range `(low, high)`; what is left out is 0."""
+    return {name: _as_range(name, shape.get(name, 0), low) for name, low in LEAST.items()}
 
 
-def _positive(name: str, value: int) -> int:
-    if not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"{name} must be an integer, at least 1, got {value!r}")
-    return value
+def _as_range(name: str, value: Any, low: int) -> tuple[int, int]:
+    try:
+        first, last = (value, value) if np.ndim(value) == 0 else value
+        first = integer(name, first, at_least=low)
+        return first, integer(name, last, at_least=first)
+    except (ValueError, TypeError):
+        refuse(name, f"an integer >= {low} or a range (low, high)", value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 
+from episodic.episodes.arguments import refuse
 from episodic.episodes.incremental import IncrementalEpisodes
 from episodic.episodes.indices import EpisodeIndices
 from episodic.episodes.sampler import BLOCK, EpisodeSampler
@@ -25,8 +26,8 @@ class EpisodeList:
     """
 
     def __init__(self, indices: list[EpisodeIndices]):
-        if not indices:
-            raise ValueError("a list of episodes must not be empty")
+        if not isinstance(indices, list) or not indices or not all(isinstance(i, EpisodeIndices) for i in indices):
+            refuse("episodes", "a list of EpisodeIndices, at least one", indices)
         self.episodes = len(indices)
         self._indices = indices
 

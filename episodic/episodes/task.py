@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from episodic.episodes.arguments import integer, refuse
 from episodic.episodes.indices import EpisodeIndices, shape_in_words
 
 
@@ -24,6 +25,8 @@ class Task:
       that have weights for each of these classes. None in evaluation.
     - `second_view`: the same task with its items under another draw of the augmentation, or None; in training, for learners that
       ask for it.
+
+    **Raises:** `ValueError` for parts of other types and shapes, and on the CPU for labels outside of their range.
 
     >>> task = Task(torch.rand(1, 5, 16), torch.arange(5)[None], torch.rand(1, 75, 16), n_way=5)
     >>> task
@@ -40,6 +43,25 @@ class Task:
     n_base: int = 0
     class_ids: Int64[Tensor, "episode way"] | None = None
     second_view: Task | None = None
+
+    def __post_init__(self):
+        n_way, n_base = integer("n_way", self.n_way, at_least=1), integer("n_base", self.n_base, at_least=0)
+        object.__setattr__(self, "n_way", n_way)
+        object.__setattr__(self, "n_base", n_base)
+        for name in ("support", "query", "unlabeled"):
+            items = getattr(self, name)
+            if items is None and name == "unlabeled":
+                continue
+            if not isinstance(items, Tensor) or items.ndim < 2:
+                refuse(name, "a tensor [episodes, items, ...]", items)
+            first, shape = self.support.shape, items.shape
+            if shape[0] != first[0] or shape[2:] != first[2:]:
+                refuse(name, f"of as many episodes and of items of the same shape as the support {list(first)}", items)
+        if n_way > self.support.shape[1]:
+            refuse("n_way", f"at most the number of support items, {self.support.shape[1]}", n_way)
+        _check_labels("support_y", self.support_y, self.support.shape[:2], n_way)
+        if self.class_ids is not None:
+            _check_labels("class_ids", self.class_ids, (len(self.support), n_way))
 
     def __repr__(self) -> str:
         return f"Task({self._in_words()})"
@@ -67,6 +89,8 @@ class Episode:
     - `class_ids [E, n_way]`: the data set's label behind each local label.
     - `unlabeled_y [E, U]` or None: labels of the unlabeled items, −1 for a distractor; for analysis only.
 
+    **Raises:** `ValueError` for parts of other types and shapes, and on the CPU for labels outside of their range.
+
     >>> task = Task(torch.rand(4, 5, 16), torch.arange(5).expand(4, 5), torch.rand(4, 75, 16), n_way=5)
     >>> query_y = torch.arange(5).repeat_interleave(15).expand(4, 75)
     >>> Episode(task, query_y, class_ids=torch.tensor([[8, 3, 1, 0, 2]]).expand(4, 5))
@@ -77,6 +101,16 @@ class Episode:
     query_y: Int64[Tensor, "episode query"]
     class_ids: Int64[Tensor, "episode way"]
     unlabeled_y: Int64[Tensor, "episode unlabeled"] | None = None
+
+    def __post_init__(self):
+        task = self.task
+        if not isinstance(task, Task):
+            refuse("task", "a Task", task)
+        _check_labels("query_y", self.query_y, task.query.shape[:2], task.n_way + task.n_base)
+        _check_labels("class_ids", self.class_ids, (len(task.support), task.n_way))
+        if self.unlabeled_y is not None:
+            shape = (len(task.support), 0 if task.unlabeled is None else task.unlabeled.shape[1])
+            _check_labels("unlabeled_y", self.unlabeled_y, shape)
 
     def __len__(self) -> int:
         return len(self.query_y)
@@ -112,6 +146,17 @@ class Episode:
     def as_tuple(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """`(support, support_y, query, query_y, class_ids)`, the order that easyfsl's users know."""
         return self.task.support, self.task.support_y, self.task.query, self.query_y, self.class_ids
+
+
+def _check_labels(name: str, labels: Tensor, shape: tuple[int, int], classes: int | None = None) -> None:
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != shape:
+        refuse(name, f"an int64 tensor {list(shape)}", labels)
+    seen = (
+        classes is not None and labels.device.type == "cpu" and labels.numel()
+    )  # a GPU would have to wait for the answer
+    if seen and labels.numpy().view(np.uint64).max() >= classes:  # a negative label reads as a large number
+        least, most = labels.aminmax()
+        raise ValueError(f"{name} must be in 0..{classes - 1}, got labels from {least} to {most}")
 
 
 def gather_episode(indices: EpisodeIndices, gather: Callable[[Tensor], Tensor], device: torch.device | str) -> Episode:

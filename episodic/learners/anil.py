@@ -7,7 +7,7 @@ import math
 from torch import nn
 
 from episodic.episodes.task import Task
-from episodic.learners.learner import AbstractMetricLearner
+from episodic.learners.learner import AbstractMetricLearner, embedding_shape
 from episodic.learners.maml import InnerLoop
 from episodic.learners.prediction import Prediction
 
@@ -55,7 +55,7 @@ class ANIL(AbstractMetricLearner):
         super().__init__()
         self.inner_loop = InnerLoop("anil", n_way, inner_lr, inner_steps, test_inner_steps, first_order)
         self.backbone = backbone
-        self.head = nn.Linear(math.prod(backbone.shape), n_way)
+        self.head = nn.Linear(math.prod(embedding_shape(backbone)), self.inner_loop.n_way)
         self.without_effect = self.inner_loop.without_effect()
 
     def classify(self, features: Task) -> Prediction:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from episodic.core.functional.implicit import implicit_gradient, minimize, to_float64
 from episodic.core.functional.prototypes import prototypes
 from episodic.core.regularizers.sse import label_swap_of
+from episodic.episodes.arguments import choice, integer, number
 from episodic.episodes.task import Task
 from episodic.learners.base_classifier import (
     append_bias,
@@ -19,8 +21,10 @@ from episodic.learners.base_classifier import (
     joint_cross_entropy,
     support_problem,
 )
-from episodic.learners.learner import AbstractMetricLearner, Capabilities
+from episodic.learners.learner import AbstractMetricLearner, Capabilities, embedding_shape
 from episodic.learners.prediction import Prediction
+
+Fast = Literal["logistic", "mlp"]
 
 
 class AttentionAttractor(AbstractMetricLearner):
@@ -77,22 +81,23 @@ class AttentionAttractor(AbstractMetricLearner):
         self,
         backbone: nn.Module,
         n_classes: int,
-        fast: str = "logistic",
+        fast: Fast = "logistic",
         hidden: int = 40,
         weight_decay: float = 1e-5,
         damping: float = 0.1,
         label_swap: nn.Module | None = None,
     ):
         super().__init__()
-        if fast not in ("logistic", "mlp"):
-            raise ValueError(f"fast must be 'logistic' or 'mlp', got {fast!r}")
-        dim = math.prod(backbone.shape)
+        fast = choice("fast", fast, Fast)
+        hidden, n_classes = integer("hidden", hidden, at_least=1), integer("n_classes", n_classes, at_least=1)
+        dim = math.prod(embedding_shape(backbone))
         self.backbone = backbone
         self.base = nn.Linear(dim, n_classes)
         for frozen in (*backbone.parameters(), *self.base.parameters()):
             frozen.requires_grad_(False)
         self.label_swap = label_swap_of(n_classes, label_swap)
-        self.weight_decay, self.damping = weight_decay, damping
+        self.weight_decay = number("weight_decay", weight_decay, at_least=0)
+        self.damping = number("damping", damping, at_least=0)
         precision = 0.1 if fast == "logistic" else 0.01
         self.linear = Attractor(dim, (dim + 1,), precision)
         self.output = self.layer = None

@@ -11,8 +11,9 @@ from torch.nn.functional import cross_entropy
 
 from episodic.core.functional.implicit import minimize, to_float64
 from episodic.core.regularizers.sse import label_swap_of
+from episodic.episodes.arguments import integer, number
 from episodic.episodes.task import Episode, Task
-from episodic.learners.learner import AbstractMetricLearner, Capabilities
+from episodic.learners.learner import AbstractMetricLearner, Capabilities, embedding_shape
 from episodic.learners.prediction import Prediction
 
 
@@ -48,11 +49,10 @@ class BaseClassifier(AbstractMetricLearner):
         self, backbone: nn.Module, n_classes: int, weight_decay: float = 1e-5, label_swap: nn.Module | None = None
     ):
         super().__init__()
-        if weight_decay <= 0:
-            raise ValueError(f"weight_decay must be positive, or the regression has no minimum, got {weight_decay}")
         self.backbone = backbone
-        self.base = nn.Linear(math.prod(backbone.shape), n_classes)
-        self.weight_decay = weight_decay
+        n_classes = integer("n_classes", n_classes, at_least=1)
+        self.base = nn.Linear(math.prod(embedding_shape(backbone)), n_classes)
+        self.weight_decay = number("weight_decay", weight_decay, above=0, note=", or the regression has no minimum")
         self.label_swap = label_swap_of(n_classes, label_swap)
 
     def classify(self, features: Task) -> Prediction:

@@ -9,6 +9,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from episodic.core.functional.prototypes import one_hot
 from episodic.core.regularizers.sse import label_swap_of
+from episodic.episodes.arguments import integer, number
 from episodic.episodes.task import Episode, Task
 from episodic.learners.learner import AbstractMetricLearner, Capabilities, map_shape
 from episodic.learners.prediction import Prediction
@@ -70,16 +71,15 @@ class CrossAttention(AbstractMetricLearner):
     ):
         super().__init__()
         channels, height, width = map_shape(backbone, "cross attention", positions=2)
-        if scale <= 0 or temperature <= 0:
-            raise ValueError(f"scale and temperature must be positive, got {scale} and {temperature}")
-        if not 0 <= candidates <= 1:
-            raise ValueError(f"candidates is a share of the queries, from 0 to 1, got {candidates}")
+        n_classes = integer("n_classes", n_classes, at_least=1)
+        self.scale = number("scale", scale, above=0)
+        self.nearest_weight = number("nearest_weight", nearest_weight, at_least=0)
+        self.candidates = number("candidates", candidates, at_least=0, at_most=1, note=", a share of the queries")
         self.backbone = backbone
-        self.attention = PairAttention(height * width, temperature)
+        self.attention = PairAttention(height * width, number("temperature", temperature, above=0))
         self.classifier = nn.Linear(channels, n_classes)
         self.label_swap = label_swap_of(n_classes, label_swap)
-        self.scale, self.nearest_weight, self.candidates = scale, nearest_weight, candidates
-        self.capabilities = Capabilities(transductive=candidates > 0)
+        self.capabilities = Capabilities(transductive=self.candidates > 0)
 
     def classify(self, features: Task) -> Prediction:
         support, query = features.support.flatten(3), features.query.flatten(3)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from episodic.episodes.arguments import refuse
 from episodic.episodes.task import Task
 from episodic.learners.prediction import Prediction
 
@@ -74,6 +75,22 @@ class AbstractLearner(nn.Module, abc.ABC):
         """Hook: called by training after each step of the optimizer. By default nothing happens."""
 
 
+def embedding_shape(backbone: nn.Module) -> tuple[int, ...]:
+    """The shape of a backbone's embeddings, which it says as `shape`. Learners with layers of their own need it.
+
+    **Raises:** `ValueError` for something else than a module, or a module that does not say it.
+
+    >>> embedding_shape(nn.Flatten())
+    Traceback (most recent call last):
+    ...
+    ValueError: backbone must be a module with the shape of its embeddings as its attribute shape, got a Flatten
+    """
+    shape = getattr(backbone, "shape", None)
+    if not isinstance(backbone, nn.Module) or shape is None:
+        refuse("backbone", "a module with the shape of its embeddings as its attribute shape", backbone)
+    return tuple(shape)
+
+
 def map_shape(backbone: nn.Module, learner: str, positions: int = 1) -> tuple[int, int, int]:
     """The shape of a backbone's maps, `(channels, height, width)`. Learners that look at positions of an image need maps.
 
@@ -87,7 +104,7 @@ def map_shape(backbone: nn.Module, learner: str, positions: int = 1) -> tuple[in
     >>> map_shape(backbone, "TPN")
     (64, 5, 5)
     """
-    shape = tuple(backbone.shape)
+    shape = embedding_shape(backbone)
     if len(shape) != 3 or shape[1] * shape[2] < positions:
         wanted = "maps [channels, height, width]" + f" of at least {positions} positions" * (positions > 1)
         raise ValueError(

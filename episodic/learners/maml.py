@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -12,11 +13,12 @@ from torch.nn.functional import cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from episodic._learn2learn import learn2learn_module
+from episodic.episodes.arguments import choice, flag, integer, number
 from episodic.episodes.task import Task
-from episodic.learners.learner import AbstractLearner, Capabilities
+from episodic.learners.learner import AbstractLearner, Capabilities, embedding_shape
 from episodic.learners.prediction import Prediction
 
-BATCH_NORMS = ("batch", "running")
+BatchNorm = Literal["batch", "running"]
 
 
 class MAML(AbstractLearner):
@@ -66,15 +68,13 @@ class MAML(AbstractLearner):
         inner_steps: int = 5,
         test_inner_steps: int = 10,
         first_order: bool = False,
-        batch_norm: str = "batch",
+        batch_norm: BatchNorm = "batch",
     ):
         super().__init__()
-        if batch_norm not in BATCH_NORMS:
-            raise ValueError(f"batch_norm must be one of {', '.join(BATCH_NORMS)}, got {batch_norm!r}")
         self.inner_loop = InnerLoop("maml", n_way, inner_lr, inner_steps, test_inner_steps, first_order)
         self.backbone = backbone
-        self.head = nn.Linear(math.prod(backbone.shape), n_way)
-        self.batch_norm = batch_norm
+        self.head = nn.Linear(math.prod(embedding_shape(backbone)), self.inner_loop.n_way)
+        self.batch_norm = choice("batch_norm", batch_norm, BatchNorm)
         has_norm = any(isinstance(module, _BatchNorm) for module in backbone.modules())
         self.capabilities = Capabilities(transductive=batch_norm == "batch" and has_norm)
         self.without_effect = self.inner_loop.without_effect()
@@ -96,16 +96,13 @@ class InnerLoop:
     """
 
     def __init__(self, name: str, n_way: int, lr: float, steps: int, test_steps: int, first_order: bool):
-        if not isinstance(n_way, int) or n_way < 2:
-            raise ValueError(f"learner={name} needs one number of ways for all tasks, at least 2, got n_way={n_way}")
-        if lr <= 0:
-            raise ValueError(f"inner_lr must be positive, got {lr}; inner_steps=0 turns the inner loop off")
-        for setting, count in (("inner_steps", steps), ("test_inner_steps", test_steps)):
-            if count < 0:
-                raise ValueError(f"{setting} must be at least 0, got {count}")
+        self.n_way = integer("n_way", n_way, at_least=2, note=f", the same for all tasks of learner={name}")
+        self.lr = number("inner_lr", lr, above=0, note=" (inner_steps=0 turns the inner loop off)")
+        self.steps = integer("inner_steps", steps, at_least=0)
+        self.test_steps = integer("test_inner_steps", test_steps, at_least=0)
+        self.first_order = flag("first_order", first_order)
         self.algorithm = learn2learn_module("algorithms", f"learner={name}").MAML
-        self.name, self.n_way, self.lr, self.first_order = name, n_way, lr, first_order
-        self.steps, self.test_steps = steps, test_steps
+        self.name = name
 
     def without_effect(self) -> dict[str, str]:
         """The settings that nothing reads with these numbers of steps, and why."""

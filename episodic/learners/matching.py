@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from episodic.core.distances.cosine import Cosine
 from episodic.core.distances.distance import AbstractDistance
+from episodic.episodes.arguments import flag, instance, integer, number
 from episodic.episodes.task import Task
-from episodic.learners.learner import AbstractMetricLearner
+from episodic.learners.learner import AbstractMetricLearner, embedding_shape
 from episodic.learners.prediction import Prediction
 
 
@@ -52,14 +53,12 @@ class Matching(AbstractMetricLearner):
         distance: AbstractDistance = Cosine(),
     ):
         super().__init__()
-        if scale <= 0:
-            raise ValueError(f"scale must be positive, got {scale}")
-        if steps < 1:
-            raise ValueError(f"steps of the attention LSTM must be at least 1, got {steps}")
-        self.backbone = backbone
-        self.scale = scale
-        self.context = FullContext(math.prod(backbone.shape), steps) if full_context else None
-        self.distance = distance
+        self.scale = number("scale", scale, above=0)
+        steps = integer("steps", steps, at_least=1)
+        full_context = flag("full_context", full_context)
+        self.backbone = instance("backbone", backbone, nn.Module)
+        self.context = FullContext(math.prod(embedding_shape(backbone)), steps) if full_context else None
+        self.distance = instance("distance", distance, AbstractDistance)
         self.without_effect = {} if full_context else {"steps": "only full_context=true has an attention LSTM"}
 
     def classify(self, features: Task) -> Prediction:

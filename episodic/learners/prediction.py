@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from episodic.episodes.arguments import refuse
 from episodic.episodes.task import Episode
 
 Loss = Callable[[Episode], Float[Tensor, " episode"]]  # called with the episode that was answered, with its labels
@@ -26,6 +27,8 @@ class Prediction:
     - `unlabeled`: `[E, U, n_way]` or None, how much each unlabeled item was taken for each class: 0 and more, in sum at most 1.
       For analysis.
 
+    **Raises:** `ValueError` for parts of other types.
+
     >>> import torch
     >>> from episodic import Prediction
     >>> Prediction(torch.tensor([[[2.0, 0.0]]])).logits.softmax(-1)
@@ -36,6 +39,17 @@ class Prediction:
     loss: Loss | None = None
     auxiliary_losses: dict[str, Loss] = dataclasses.field(default_factory=dict)
     unlabeled: Float[Tensor, "episode unlabeled way"] | None = None
+
+    def __post_init__(self):
+        for name in ("logits", "unlabeled"):
+            values = getattr(self, name)
+            fits = isinstance(values, Tensor) and values.is_floating_point() and values.ndim == 3
+            if not fits and not (values is None and name == "unlabeled"):
+                refuse(name, "a floating-point tensor of three axes", values)
+        if not (self.loss is None or callable(self.loss)):
+            refuse("loss", "a function of an episode", self.loss)
+        if not isinstance(self.auxiliary_losses, Mapping):
+            refuse("auxiliary_losses", "functions of an episode by name", self.auxiliary_losses)
 
     def own_loss(self, episode: Episode) -> Float[Tensor, " episode"]:
         """The learner's own loss, one number for each episode. If `loss` is None it is the cross-entropy of the logits.

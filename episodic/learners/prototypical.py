@@ -7,6 +7,7 @@ from torch import nn
 from episodic.core.distances.distance import AbstractDistance
 from episodic.core.distances.squared_euclidean import SquaredEuclidean
 from episodic.core.functional.prototypes import prototypes
+from episodic.episodes.arguments import instance, number
 from episodic.episodes.task import Task
 from episodic.learners.learner import AbstractMetricLearner
 from episodic.learners.prediction import Prediction
@@ -41,11 +42,9 @@ class Prototypical(AbstractMetricLearner):
 
     def __init__(self, backbone: nn.Module, temperature: float = 1.0, distance: AbstractDistance = SquaredEuclidean()):
         super().__init__()
-        if temperature <= 0:
-            raise ValueError(f"temperature must be positive, got {temperature}")
-        self.backbone = backbone
-        self.temperature = temperature
-        self.distance = distance
+        self.backbone = instance("backbone", backbone, nn.Module)
+        self.temperature = number("temperature", temperature, above=0)
+        self.distance = instance("distance", distance, AbstractDistance)
 
     def classify(self, features: Task) -> Prediction:
         support, query = features.support.flatten(2).float(), features.query.flatten(2).float()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -10,11 +11,12 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
 from episodic.core.functional.prototypes import one_hot
+from episodic.episodes.arguments import choice
 from episodic.episodes.task import Episode, Task
 from episodic.learners.learner import AbstractMetricLearner, map_shape
 from episodic.learners.prediction import Prediction
 
-LOSSES = ("squared_error", "cross_entropy")
+Loss = Literal["squared_error", "cross_entropy"]
 PAIRS = 2**10  # pairs of query and class that evaluation computes together
 
 
@@ -47,13 +49,11 @@ class Relation(AbstractMetricLearner):
     torch.Size([1, 4, 3])
     """
 
-    def __init__(self, backbone: nn.Module, loss: str = "squared_error"):
+    def __init__(self, backbone: nn.Module, loss: Loss = "squared_error"):
         super().__init__()
-        if loss not in LOSSES:
-            raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {loss!r}")
         self.backbone = backbone
         self.relation = RelationModule(*map_shape(backbone, "a Relation Network"))
-        self.loss = loss
+        self.loss = choice("loss", loss, Loss)
 
     def classify(self, features: Task) -> Prediction:
         member = one_hot(features.support_y, features.n_way).to(features.support.dtype)

@@ -9,6 +9,7 @@ from torch.nn.functional import cross_entropy, softplus
 
 from episodic.core.functional.graph import gaussian_affinities, keep_nearest, normalized, propagate
 from episodic.core.functional.prototypes import one_hot
+from episodic.episodes.arguments import integer, number
 from episodic.episodes.task import Episode, Task
 from episodic.learners.learner import AbstractMetricLearner, Capabilities, map_shape
 from episodic.learners.prediction import Prediction
@@ -47,14 +48,10 @@ class TPN(AbstractMetricLearner):
 
     def __init__(self, backbone: nn.Module, neighbors: int = 20, alpha: float = 0.99):
         super().__init__()
-        if neighbors < 1:
-            raise ValueError(f"neighbors, of which an item is its own first, must be at least 1, got {neighbors}")
-        if not 0 <= alpha < 1:
-            raise ValueError(f"alpha must be at least 0 (nothing spreads) and below 1, got {alpha}")
         self.backbone = backbone
         self.length_scale = LengthScale(*map_shape(backbone, "TPN"))
-        self.neighbors = neighbors
-        self.alpha = alpha
+        self.neighbors = integer("neighbors", neighbors, at_least=1, note=" (an item is its own first)")
+        self.alpha = number("alpha", alpha, at_least=0, below=1, note=" (0 spreads nothing)")
         self.without_effect = {} if alpha else {"neighbors": "alpha=0 spreads no label"}
 
     def classify(self, features: Task) -> Prediction:

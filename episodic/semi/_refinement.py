@@ -11,6 +11,7 @@ from torch import Tensor
 
 from episodic.core.distances.distance import AbstractDistance
 from episodic.core.functional.prototypes import one_hot
+from episodic.episodes.arguments import integer, number
 from episodic.episodes.task import Task
 from episodic.learners.learner import AbstractLearner
 from episodic.learners.prediction import Prediction
@@ -44,15 +45,9 @@ class AbstractRefinement(AbstractWrapper):
         detach: bool = False,
     ):
         super().__init__()
-        if not isinstance(steps, int) or steps < 0:
-            raise ValueError(
-                f"steps of the refinement must be an integer, at least 0 (the learner itself), got {steps!r}"
-            )
-        if temperature <= 0:
-            raise ValueError(f"temperature must be positive, got {temperature}")
         self.learner = check_metric_learner(learner, name)
-        self.steps = steps
-        self.temperature = temperature
+        self.steps = integer("steps", steps, at_least=0, note=" (0 is the learner itself)")
+        self.temperature = number("temperature", temperature, above=0)
         self.distance = check_distance(distance, name)
         self.detach = detach
         self.without_effect = {} if steps else {"temperature": ITSELF, "distance": ITSELF}

@@ -20,6 +20,7 @@ from episodic.core.functional.graph import (
     without_self_loops,
 )
 from episodic.core.functional.prototypes import one_hot
+from episodic.episodes.arguments import flag, integer, number
 from episodic.episodes.task import Task
 from episodic.learners.learner import AbstractLearner
 from episodic.learners.prediction import Prediction
@@ -89,25 +90,18 @@ class LabelPropagation(AbstractWrapper):
         distance: AbstractDistance = SquaredEuclidean(),
     ):
         super().__init__()
-        if not 0 <= alpha < 1:
-            raise ValueError(f"alpha must be at least 0 (the learner itself) and below 1, got {alpha}")
-        if not gamma > 0:
-            raise ValueError(f"gamma must be positive, got {gamma}")
-        for name, value in (("scale_neighbor", scale_neighbor), ("neighbors", neighbors)):
-            if not isinstance(value, int) or value < 0:
-                raise ValueError(f"{name} must be an integer, at least 0, got {value!r}")
         self.learner = check_metric_learner(learner, "label_propagation")
-        self.alpha = alpha
-        self.gamma = gamma
-        self.scale_neighbor = scale_neighbor
-        self.neighbors = neighbors
-        self.joint = self.works_without_unlabeled = transductive
+        self.alpha = alpha = number("alpha", alpha, at_least=0, below=1, note=" (0 is the learner itself)")
+        self.gamma = number("gamma", gamma, above=0)
+        self.scale_neighbor = integer("scale_neighbor", scale_neighbor, at_least=0)
+        self.neighbors = integer("neighbors", neighbors, at_least=0)
+        self.joint = self.works_without_unlabeled = transductive = flag("transductive", transductive)
         self.changes = {"uses_unlabeled": True, "incremental": False}
         self.keeps_own_loss = alpha == 0
         self.takes_embedding_alone = alpha > 0
         if transductive and alpha > 0:
             self.changes["transductive"] = True
-        self.clamp = clamp
+        self.clamp = flag("clamp", clamp)
         self.distance = check_distance(distance, "label_propagation")
         if alpha == 0:
             idle = ("gamma", "scale_neighbor", "neighbors", "transductive", "clamp", "distance")

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from episodic.core.distances.distance import AbstractDistance
 from episodic.core.distances.squared_euclidean import SquaredEuclidean
+from episodic.episodes.arguments import integer
 from episodic.learners.learner import AbstractLearner
 from episodic.semi._refinement import ITSELF, AbstractRefinement
 
@@ -54,11 +55,9 @@ class MaskedSoftKMeans(AbstractRefinement):
         distance: AbstractDistance = SquaredEuclidean(),
     ):
         super().__init__(learner, "masked_soft_kmeans", steps, temperature, distance)
-        if mask_power < 0:
-            raise ValueError(f"mask_power must be at least 0 (no mask), got {mask_power}")
         if steps == 0:
             self.without_effect["mask_power"] = ITSELF
-        self.mask_power = mask_power
+        self.mask_power = integer("mask_power", mask_power, at_least=0, note=" (0 is no mask)")
         self.mask = nn.Sequential(nn.Linear(5, 20), nn.Tanh(), nn.Linear(20, 2))
         for layer in (self.mask[0], self.mask[2]):  # near zero, so that beta and gamma start near 1
             nn.init.trunc_normal_(layer.weight, std=0.01, a=-0.02, b=0.02)

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from torch.nn.functional import kl_div, mse_loss
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from episodic.episodes.arguments import choice, integer, number
 from episodic.episodes.task import Task
 from episodic.learners.learner import AbstractLearner, AbstractMetricLearner
 from episodic.learners.prediction import Prediction
 from episodic.semi.wrapper import Wrapping
 
-CONSISTENCIES = ("mse", "kl")
+Consistency = Literal["mse", "kl"]
 
 
 class MeanTeacher(Wrapping, AbstractLearner):
@@ -66,25 +67,19 @@ class MeanTeacher(Wrapping, AbstractLearner):
         weight: float = 10.0,
         decay: float = 0.999,
         ramp_steps: int = 1000,
-        consistency: str = "mse",
+        consistency: Consistency = "mse",
     ):
         super().__init__()
-        if weight < 0 or ramp_steps < 0:
-            raise ValueError(f"weight and ramp_steps must be at least 0, got {weight} and {ramp_steps}")
-        if not 0 <= decay < 1:
-            raise ValueError(f"decay must be at least 0 (the teacher is the student) and below 1, got {decay}")
-        if consistency not in CONSISTENCIES:
-            raise ValueError(f"consistency must be one of {', '.join(CONSISTENCIES)}, got {consistency!r}")
         self.learner = learner
         self.teacher = copy.deepcopy(learner)  # with gradients, since MAML adapts its weights to each episode
         for module in self.teacher.modules():
             if isinstance(module, _BatchNorm):
                 module.momentum = 0.0  # its running statistics are averages of the student's, not its own
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
-        self.weight = weight
-        self.decay = decay
-        self.ramp_steps = ramp_steps
-        self.consistency = consistency
+        self.weight = number("weight", weight, at_least=0)
+        self.decay = number("decay", decay, at_least=0, below=1, note=" (0 makes the teacher the student)")
+        self.ramp_steps = integer("ramp_steps", ramp_steps, at_least=0)
+        self.consistency = choice("consistency", consistency, Consistency)
         if weight == 0:
             reason = "weight=0 leaves the consistency out"
             self.without_effect = {"ramp_steps": reason, "consistency": reason}
@@ -142,7 +137,7 @@ def mean_teacher(
     weight: float = 10.0,
     decay: float = 0.999,
     ramp_steps: int = 1000,
-    consistency: str = "mse",
+    consistency: Consistency = "mse",
 ) -> MeanTeacher:
     """The `MeanTeacher` of a learner, with the arguments of that class. It is itself a metric learner where the learner is one.
 

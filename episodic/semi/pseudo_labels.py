@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from episodic.episodes.arguments import flag, integer, number
 from episodic.episodes.task import Task
 from episodic.learners.base_classifier import BaseClassifier
 from episodic.learners.learner import AbstractLearner
@@ -76,27 +77,20 @@ class PseudoLabels(AbstractWrapper):
                 "semi=pseudo_labels trains a classifier of the training classes: it takes learner=base_classifier, got "
                 f"{type(learner).__name__}"
             )
-        if neighbors < 1 or gamma <= 0 or iterations < 1 or not 0 <= alpha < 1:
-            raise ValueError(
-                "need neighbors and iterations of at least 1, a positive gamma and alpha in [0, 1), got "
-                f"{neighbors}, {iterations}, {gamma} and {alpha}"
-            )
-        if not 1 <= labeled_per_batch < batch:
-            raise ValueError(f"labeled_per_batch must be at least 1 and below batch={batch}, got {labeled_per_batch}")
-        if refresh_every is not None and refresh_every < 1:
-            raise ValueError(f"refresh_every must be at least 1, or null for one pass, got {refresh_every}")
-        if unlabeled_weight < 0:
-            raise ValueError(f"unlabeled_weight must be at least 0 (labeled images alone), got {unlabeled_weight}")
         self.learner = learner
-        self.neighbors = neighbors
-        self.gamma = gamma
-        self.alpha = alpha
-        self.iterations = iterations
-        self.batch = batch
-        self.labeled_per_batch = labeled_per_batch
+        self.neighbors = integer("neighbors", neighbors, at_least=1)
+        self.gamma = number("gamma", gamma, above=0)
+        self.alpha = number("alpha", alpha, at_least=0, below=1)
+        self.iterations = integer("iterations", iterations, at_least=1)
+        self.batch = integer("batch", batch, at_least=2)
+        self.labeled_per_batch = integer(
+            "labeled_per_batch", labeled_per_batch, at_least=1, below=self.batch, note=" (batch)"
+        )
+        if refresh_every is not None:
+            refresh_every = integer("refresh_every", refresh_every, at_least=1, note=", or null for one pass")
         self.refresh_every = refresh_every
-        self.relative_weights = relative_weights
-        self.unlabeled_weight = unlabeled_weight
+        self.relative_weights = flag("relative_weights", relative_weights)
+        self.unlabeled_weight = number("unlabeled_weight", unlabeled_weight, at_least=0, note=" (labeled images alone)")
         idle = ("neighbors", "gamma", "iterations", "refresh_every", "relative_weights")
         if unlabeled_weight == 0:
             idle = (*idle, "alpha", "labeled_per_batch")

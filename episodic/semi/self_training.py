@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, pad
 
 from episodic.core.functional.prototypes import one_hot
+from episodic.episodes.arguments import flag, integer, number
 from episodic.episodes.task import Episode, Task
 from episodic.learners.learner import AbstractLearner
 from episodic.learners.prediction import Prediction
@@ -97,16 +98,17 @@ class SelfTraining(AbstractWrapper):
         weighting: bool = True,
     ):
         super().__init__()
-        for name, steps in (("stages", stages), ("retrain_steps", retrain_steps), ("finetune_steps", finetune_steps)):
-            if not isinstance(steps, int) or steps < 0:
-                raise ValueError(f"{name} must be an integer, at least 0, got {steps!r}")
-        if lr <= 0:
-            raise ValueError(f"lr must be positive, got {lr}")
-        if most_confident is not None and not 0 < most_confident <= 1:
-            raise ValueError(f"most_confident must be a share above 0, up to 1, or null for all, got {most_confident}")
-        if threshold is not None and not 0 <= threshold < 1:
-            raise ValueError(f"threshold must be a probability, at least 0 and below 1, or null, got {threshold}")
-        if weighting and stages and not retrain_steps:
+        self.stages = stages = integer("stages", stages, at_least=0)
+        self.retrain_steps = retrain_steps = integer("retrain_steps", retrain_steps, at_least=0)
+        self.finetune_steps = finetune_steps = integer("finetune_steps", finetune_steps, at_least=0)
+        self.lr = number("lr", lr, above=0)
+        if most_confident is not None:
+            most_confident = number(
+                "most_confident", most_confident, above=0, at_most=1, note=", a share, or null for all"
+            )
+        if threshold is not None:
+            threshold = number("threshold", threshold, at_least=0, below=1, note=", a probability, or null for none")
+        if flag("weighting", weighting) and stages and not retrain_steps:
             raise ValueError("weighting has nothing to weigh with retrain_steps=0; take weighting=false")
         self.learner = check_metric_learner(learner, "self_training")
         if learner.capabilities.transductive:
@@ -114,9 +116,7 @@ class SelfTraining(AbstractWrapper):
                 f"semi=self_training asks the learner about support and unlabeled items as if they were queries, which "
                 f"{type(learner).__name__} lets see each other: take an inductive learner, e.g. learner=prototypical"
             )
-        self.stages = stages
         self.keeps_own_loss = stages == 0  # else the learner gives logits, and nothing that it learns by
-        self.retrain_steps, self.finetune_steps, self.lr = retrain_steps, finetune_steps, lr
         self.most_confident, self.threshold = most_confident, threshold
         self.weighting = SoftWeighting(learner.backbone.shape) if weighting else None
         if stages == 0:

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from episodic.core.distances.distance import AbstractDistance
 from episodic.core.distances.squared_euclidean import SquaredEuclidean
+from episodic.episodes.arguments import flag
 from episodic.learners.learner import AbstractLearner
 from episodic.semi._refinement import ITSELF, AbstractRefinement
 
@@ -51,7 +52,8 @@ class SoftKMeans(AbstractRefinement):
         detach_assignments: bool = True,
         distance: AbstractDistance = SquaredEuclidean(),
     ):
-        super().__init__(learner, "soft_kmeans", steps, temperature, distance, detach=detach_assignments)
+        detach = flag("detach_assignments", detach_assignments)
+        super().__init__(learner, "soft_kmeans", steps, temperature, distance, detach=detach)
         if steps == 0:
             self.without_effect["detach_assignments"] = ITSELF
 

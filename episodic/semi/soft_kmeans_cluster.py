@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from episodic.core.distances.distance import AbstractDistance
 from episodic.core.distances.squared_euclidean import SquaredEuclidean
+from episodic.episodes.arguments import number
 from episodic.learners.learner import AbstractLearner
 from episodic.semi._refinement import ITSELF, AbstractRefinement
 
@@ -52,9 +53,7 @@ class SoftKMeansCluster(AbstractRefinement):
         distance: AbstractDistance = SquaredEuclidean(),
     ):
         super().__init__(learner, "soft_kmeans_cluster", steps, temperature, distance)
-        if radius <= 0:
-            raise ValueError(f"radius must be positive, got {radius}")
-        self.log_radius = nn.Parameter(torch.tensor(math.log(radius)))
+        self.log_radius = nn.Parameter(torch.tensor(math.log(number("radius", radius, above=0))))
         if steps == 0:
             self.without_effect["radius"] = ITSELF
 

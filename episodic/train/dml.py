@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int64
@@ -13,12 +13,13 @@ from torch import Tensor
 
 from episodic.core.functional.batches import density_gaps, frechet_gaps, greedy_coreset
 from episodic.core.functional.pairs import cosine, unit
+from episodic.episodes.arguments import choice
 from episodic.episodes.indices import EpisodeIndices
 from episodic.episodes.sampler import EpisodeSampler
 from episodic.run.embed import embed
 from episodic.train.procedure import AbstractProcedure
 
-SAMPLERS = ("balanced", "coreset", "density", "frechet")
+Sampler = Literal["balanced", "coreset", "density", "frechet"]
 
 
 @dataclasses.dataclass(eq=False)
@@ -134,12 +135,11 @@ class MetricTraining(AbstractBatches):
     **Raises:** `ValueError` for another sampler, or too few candidates.
     """
 
-    sampler: str = "balanced"
+    sampler: Sampler = "balanced"
     candidates: int = 8
 
     def prepare(self) -> None:
-        if self.sampler not in SAMPLERS:
-            raise ValueError(f"trainer.sampler must be one of {', '.join(SAMPLERS)}, got {self.sampler!r}")
+        choice("trainer.sampler", self.sampler, Sampler)
         chooses = self.sampler != "balanced"
         if chooses and self.candidates < 2:
             raise ValueError(f"trainer.candidates must be at least 2 to choose from, got {self.candidates}")

@@ -106,3 +106,11 @@ def test_queries_that_are_not_class_by_class_are_refused():
     mixed = np.concatenate([support, [first[0], second[0]], [second[0], first[0]], third])
     with pytest.raises(ValueError, match="give EpisodeSampler the labels"):
         EpisodeCollate(sampler)((VALUES[: len(mixed)], mixed))
+
+
+def test_two_short_episodes_are_not_read_as_a_long_one_with_unlabeled_items():
+    shape = {"n_way": 2, "n_shot": (1, 2), "n_query": (1, 2), "n_unlabeled": (0, 1), "n_distractors": (0, 2)}
+    for seed in range(60):
+        sampler = EpisodeSampler(LABELS[:48], **shape, episodes=256, episodes_per_batch=2, seed=seed)
+        for number in range(8):
+            assert same(collate(sampler, number), sampler.batch(number))

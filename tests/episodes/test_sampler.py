@@ -183,11 +183,13 @@ def test_ranges_are_drawn_a_block():
         (dict(n_shot=(3, 2)), "n_shot must be"),
         (dict(n_query=2, labeled=np.arange(80) < 40), "labeled"),
         (dict(n_query=2, episodes=0), "episodes must be an integer, at least 1"),
-        (dict(n_query=2, too_small="maybe"), "too_small"),
         (dict(n_query=2, rank=2, world_size=2), "rank must be"),
         (dict(n_query=2, episodes=7, world_size=2), "evenly"),
         (dict(n_query=2, n_way=(2, 3), episodes_per_batch=3), "divide 256"),
-        (dict(n_query=2, super_classes=[0] * 4), "super_classes has 4"),
+        (
+            dict(n_query=2, super_classes=[0] * 4),
+            r"super_classes has an entry for each of the labels 0\.\.3, but labels go from 0 to 9",
+        ),
     ],
 )
 def test_impossible_requests_are_refused_with_the_numbers(arguments, message):
@@ -304,16 +306,17 @@ def test_module_can_be_used_alone():
     import ast
     from pathlib import Path
 
+    import episodic.episodes.arguments
     import episodic.episodes.indices
     import episodic.episodes.sampler
 
     imported = set()
-    for module in (episodic.episodes.indices, episodic.episodes.sampler):
+    for module in (episodic.episodes.arguments, episodic.episodes.indices, episodic.episodes.sampler):
         tree = ast.parse(Path(module.__file__).read_text())
         imported |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
         imported |= {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
     ours = {name for name in imported if name.startswith("episodic")}
-    assert ours == {"episodic.episodes.indices"}, imported
+    assert ours == {"episodic.episodes.arguments", "episodic.episodes.indices"}, imported
 
 
 @pytest.mark.parametrize("split_pools", [False, True])

@@ -17,7 +17,7 @@ def test_a_list_gives_back_what_was_written_down():
     assert episodes.episodes == 20
     assert episodes[4:9].hash() == sampler[4:9].hash()
     assert repr(episodes) == "EpisodeList(20 episodes)"
-    with pytest.raises(ValueError, match="a list of episodes must not be empty"):
+    with pytest.raises(ValueError, match="episodes must be a list of EpisodeIndices, at least one, got \\[\\]"):
         EpisodeList([])
 
 

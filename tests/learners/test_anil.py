@@ -242,10 +242,10 @@ def test_a_task_of_another_number_of_ways_is_refused():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"n_way": 1}, "learner=anil needs one number of ways for all tasks, at least 2, got n_way=1"),
-        ({"inner_lr": -0.1}, "inner_lr must be positive, got -0.1"),
-        ({"inner_steps": -1}, "^inner_steps must be at least 0, got -1"),
-        ({"test_inner_steps": -2}, "test_inner_steps must be at least 0, got -2"),
+        ({"n_way": 1}, "n_way must be an integer, at least 2, the same for all tasks of learner=anil, got 1"),
+        ({"inner_lr": -0.1}, "inner_lr must be a number, above 0 .*, got -0.1"),
+        ({"inner_steps": -1}, "^inner_steps must be an integer, at least 0, got -1"),
+        ({"test_inner_steps": -2}, "test_inner_steps must be an integer, at least 0, got -2"),
     ],
 )
 def test_settings_are_checked(settings, message):

@@ -103,7 +103,7 @@ def test_it_answers_the_same_where_gradients_are_off():
 
 
 def test_wrong_settings_are_refused():
-    with pytest.raises(ValueError, match="weight_decay must be positive"):
+    with pytest.raises(ValueError, match="weight_decay must be a number, above 0"):
         base_classifier(weight_decay=0)
     with pytest.raises(ValueError, match="the task has 9 base classes, but the learner has 7"):
         base_classifier().classify(dataclasses.replace(random_task(), n_base=9))

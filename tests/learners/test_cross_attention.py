@@ -160,8 +160,8 @@ def test_training_reaches_every_weight():
     [
         ({"shape": (64,)}, r"of at least 2 positions, but .* \[64\]: take backbone\.output=map"),
         ({"shape": (64, 1, 1)}, r"of at least 2 positions, but .* \[64, 1, 1\]: take"),
-        ({"scale": 0}, "scale and temperature must be positive"),
-        ({"candidates": 35}, "candidates is a share of the queries"),
+        ({"scale": 0}, "scale must be a number, above 0, got 0"),
+        ({"candidates": 35}, "candidates must be a number, at least 0 and at most 1, a share of the queries, got 35"),
     ],
 )
 def test_settings_are_checked(settings, message):

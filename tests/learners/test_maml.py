@@ -84,7 +84,7 @@ def test_hand_computed_example(monkeypatch, steps, first_order, weight, slope):
     monkeypatch.setattr(maml, "cross_entropy", lambda outputs, _: outputs.square().mean())
     net = nn.Linear(1, 1, bias=False)
     nn.init.constant_(net.weight, 2.0)
-    task = Task(torch.ones(1, 1, 1), torch.zeros(1, 1, dtype=torch.long), torch.ones(1, 1, 1), n_way=2)
+    task = Task(torch.ones(1, 2, 1), torch.zeros(1, 2, dtype=torch.long), torch.ones(1, 1, 1), n_way=2)
     loop = InnerLoop("maml", 2, 0.1, steps, 0, first_order)
     adapted = loop.adapt_and_predict(net, task, training=True)
     (adapted - 1).square().sum().backward()
@@ -351,13 +351,14 @@ def test_a_task_of_another_number_of_ways_is_refused():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"n_way": 1}, "learner=maml needs one number of ways for all tasks, at least 2, got n_way=1"),
-        ({"inner_lr": 0.0}, "inner_lr must be positive, got 0"),
-        ({"inner_steps": -1}, "^inner_steps must be at least 0, got -1"),
-        ({"test_inner_steps": -2}, "test_inner_steps must be at least 0, got -2"),
+        ({"n_way": 1}, "n_way must be an integer, at least 2, the same for all tasks of learner=maml, got 1"),
+        ({"inner_lr": 0.0}, "inner_lr must be a number, above 0 .*, got 0"),
+        ({"inner_steps": -1}, "^inner_steps must be an integer, at least 0, got -1"),
+        ({"test_inner_steps": -2}, "test_inner_steps must be an integer, at least 0, got -2"),
         ({"batch_norm": "layer"}, "batch_norm must be one of batch, running, got 'layer'"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_settings_are_checked(settings, message):
     with pytest.raises(ValueError, match=message):
         MAML(mlp(), **{"n_way": 4, **settings})

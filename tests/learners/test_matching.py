@@ -77,7 +77,7 @@ def test_gradient_is_finite_where_a_class_is_far():
 
 
 def test_scale_must_be_positive():
-    with pytest.raises(ValueError, match="scale must be positive"):
+    with pytest.raises(ValueError, match="scale must be a number, above 0"):
         Matching(nn.Identity(), scale=-1)
 
 
@@ -151,5 +151,5 @@ def test_full_context_equals_an_explicit_loop():
 
 
 def test_steps_must_be_positive():
-    with pytest.raises(ValueError, match="steps of the attention LSTM must be at least 1"):
+    with pytest.raises(ValueError, match="steps must be an integer, at least 1"):
         Matching(Features(6), full_context=True, steps=0)

@@ -116,7 +116,7 @@ def test_maps_are_flattened_and_gradients_reach_support_and_query():
 
 
 def test_temperature_must_be_positive():
-    with pytest.raises(ValueError, match="temperature must be positive"):
+    with pytest.raises(ValueError, match="temperature must be a number, above 0"):
         Prototypical(nn.Identity(), temperature=0)
 
 

@@ -201,6 +201,7 @@ def test_in_training_batch_norm_sees_all_pairs_and_in_evaluation_none():
     assert not torch.allclose(learner.classify(alone).logits, learner.classify(task).logits[:, :1], atol=1e-3)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_needs_maps_and_a_known_loss():
     with pytest.raises(ValueError, match=r"looks at maps .*of shape \[64\]: take backbone\.output=map"):
         Relation(Conv4(1, 28))

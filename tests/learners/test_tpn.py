@@ -162,7 +162,7 @@ def test_needs_maps():
 
 @pytest.mark.parametrize(("setting", "value"), [("neighbors", 0), ("alpha", 1.0), ("alpha", -0.5)])
 def test_settings_are_checked(setting, value):
-    with pytest.raises(ValueError, match=f"{setting}.* must be at least"):
+    with pytest.raises(ValueError, match=f"{setting} must be .*, at least"):
         TPN(Features(*MAP), **{setting: value})
 
 

@@ -296,9 +296,9 @@ def test_unlabeled_items_are_learned_from_also_where_items_are_equal_or_far():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"alpha": 1.0}, r"alpha must be at least 0 \(the learner itself\) and below 1, got 1.0"),
-        ({"alpha": -0.1}, "alpha must be at least 0"),
-        ({"gamma": 0.0}, "gamma must be positive, got 0.0"),
+        ({"alpha": 1.0}, r"alpha must be a number, at least 0 and below 1 \(0 is the learner itself\), got 1.0"),
+        ({"alpha": -0.1}, "alpha must be a number, at least 0"),
+        ({"gamma": 0.0}, "gamma must be a number, above 0, got 0.0"),
         ({"scale_neighbor": -1}, "scale_neighbor must be an integer, at least 0, got -1"),
         ({"neighbors": -2}, "neighbors must be an integer, at least 0, got -2"),
     ],

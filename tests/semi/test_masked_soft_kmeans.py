@@ -80,7 +80,7 @@ def test_training_starts_near_one_and_moves_the_mask():
 
 
 def test_a_power_that_makes_no_sense():
-    with pytest.raises(ValueError, match="mask_power must be at least 0"):
+    with pytest.raises(ValueError, match="mask_power must be an integer, at least 0"):
         MaskedSoftKMeans(Prototypical(Features(1)), mask_power=-1)
 
 

@@ -256,11 +256,12 @@ def test_other_wrappers_go_around_the_teacher_in_evaluation():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"weight": -1}, "weight and ramp_steps must be at least 0"),
-        ({"decay": 1}, "decay must be at least 0"),
+        ({"weight": -1}, "weight must be a number, at least 0, got -1"),
+        ({"decay": 1}, "decay must be a number, at least 0 and below 1"),
         ({"consistency": "cosine"}, "one of mse, kl, got 'cosine'"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_settings_that_make_no_sense(settings, message):
     with pytest.raises(ValueError, match=message):
         mean_teacher(Prototypical(small_backbone()), **settings)

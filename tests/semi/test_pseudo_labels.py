@@ -81,14 +81,14 @@ def test_the_loss_by_hand():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"neighbors": 0}, "neighbors and iterations of at least 1"),
-        ({"iterations": 0}, "neighbors and iterations of at least 1"),
-        ({"gamma": 0}, "a positive gamma"),
-        ({"alpha": 1.0}, r"alpha in \[0, 1\)"),
-        ({"labeled_per_batch": 100}, "below batch=100, got 100"),
+        ({"neighbors": 0}, "neighbors must be an integer, at least 1"),
+        ({"iterations": 0}, "iterations must be an integer, at least 1"),
+        ({"gamma": 0}, "gamma must be a number, above 0"),
+        ({"alpha": 1.0}, "alpha must be a number, at least 0 and below 1"),
+        ({"labeled_per_batch": 100}, "below 100 .*batch.*, got 100"),
         ({"labeled_per_batch": 0}, "at least 1 and below"),
-        ({"refresh_every": 0}, "refresh_every must be at least 1"),
-        ({"unlabeled_weight": -1}, "unlabeled_weight must be at least 0"),
+        ({"refresh_every": 0}, "refresh_every must be an integer, at least 1"),
+        ({"unlabeled_weight": -1}, "unlabeled_weight must be a number, at least 0"),
     ],
 )
 def test_settings_that_make_no_sense(settings, message):

@@ -152,5 +152,5 @@ def test_settings_without_effect_have_none():
 
 
 def test_a_negative_number_of_steps_is_refused():
-    with pytest.raises(ValueError, match=r"steps of the refinement must be an integer, at least 0 .*, got -1"):
+    with pytest.raises(ValueError, match=r"steps must be an integer, at least 0 \(0 is the learner itself\), got -1"):
         Fixed(Prototypical(Features(6)), None, steps=-1)

@@ -336,9 +336,12 @@ def test_other_learners_start_it():
         ({"stages": -1}, "stages must be an integer, at least 0, got -1"),
         ({"retrain_steps": -3}, "retrain_steps .* got -3"),
         ({"finetune_steps": -2}, "finetune_steps .* got -2"),
-        ({"lr": 0}, "lr must be positive, got 0"),
-        ({"most_confident": 20}, "most_confident must be a share above 0, up to 1, or null for all, got 20"),
-        ({"threshold": 1.0}, "threshold must be a probability, .* got 1"),
+        ({"lr": 0}, "lr must be a number, above 0, got 0"),
+        (
+            {"most_confident": 20},
+            "most_confident must be a number, above 0 and at most 1, a share, or null for all, got 20",
+        ),
+        ({"threshold": 1.0}, "threshold must be a number, at least 0 and below 1, .* got 1"),
         ({"retrain_steps": 0}, "weighting has nothing to weigh"),
     ],
 )

@@ -89,7 +89,7 @@ def test_maps_stay_maps():
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"steps": -1}, "steps .* at least 0"), ({"temperature": 0}, "temperature must be positive")],
+    [({"steps": -1}, "steps .* at least 0"), ({"temperature": 0}, "temperature must be a number, above 0")],
 )
 def test_settings_that_make_no_sense(settings, message):
     with pytest.raises(ValueError, match=message):

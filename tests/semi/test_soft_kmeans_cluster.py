@@ -40,7 +40,7 @@ def test_the_radius_is_learned():
 
 
 def test_a_radius_that_makes_no_sense():
-    with pytest.raises(ValueError, match="radius must be positive, got 0"):
+    with pytest.raises(ValueError, match="radius must be a number, above 0, got 0"):
         SoftKMeansCluster(Prototypical(Features(1)), radius=0)
 
 

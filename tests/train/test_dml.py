@@ -141,6 +141,7 @@ def test_a_batch_is_chosen_by_the_embeddings_that_images_had_last(sampler):
     assert "bank" not in training.setup.learner.state_dict()
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_odd_settings_are_refused():
     with pytest.raises(ValueError, match="sampler must be one of balanced, coreset, density, frechet, got 'hard'"):
         batches_of(sampler="hard")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor
+
+Output = Literal["vector", "map"]
 
 
 def check_choice(argument: str, value: str, choices: Sequence[str]) -> None:

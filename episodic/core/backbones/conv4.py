@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import get_args
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from episodic.core.backbones._output import check_choice, check_images, check_input, embed, embedding_shape
+from episodic.core.backbones._output import Output, check_choice, check_images, check_input, embed, embedding_shape
 
 
 class Conv4(nn.Module):
@@ -51,12 +52,12 @@ class Conv4(nn.Module):
         image_size: int = 84,
         widths: Sequence[int] = (64, 64, 64, 64),
         bias: bool = True,
-        output: str = "vector",
+        output: Output = "vector",
         pools: int | None = None,
         unpadded: int = 0,
     ) -> None:
         super().__init__()
-        check_choice("output", output, ("vector", "map"))
+        check_choice("output", output, get_args(Output))
         if len(widths) == 0 or min(widths) < 1:
             raise ValueError(f"widths must hold a positive number of channels for each block, got {list(widths)}")
         for name, count in (("pools", pools), ("unpadded", unpadded)):

@@ -7,6 +7,7 @@ import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal, get_args
 from urllib.error import URLError
 
 import torch
@@ -16,6 +17,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from episodic.core.backbones._output import check_choice, check_images
 
+Source = Literal["torchvision", "timm"]
+Pooling = Literal["avg", "avg_max"]
 FILES = (".pth", ".pt", ".safetensors")
 AUXILIARY = ("aux1", "aux2", "AuxLogits")  # classifiers on earlier layers of GoogLeNet and Inception v3
 # DenseNets were once saved with `norm.1` for what is `norm1` now; torchvision's own files still are.
@@ -61,16 +64,16 @@ class Pretrained(nn.Module):
     def __init__(
         self,
         name: str,
-        source: str = "torchvision",
+        source: Source = "torchvision",
         in_channels: int = 3,
         image_size: int = 224,
         weights: str | None = "default",
-        pooling: str = "avg",
+        pooling: Pooling = "avg",
         frozen_batch_norm: bool = False,
     ) -> None:
         super().__init__()
-        check_choice("source", source, ("torchvision", "timm"))
-        check_choice("pooling", pooling, ("avg", "avg_max"))
+        check_choice("source", source, get_args(Source))
+        check_choice("pooling", pooling, get_args(Pooling))
         if in_channels not in (1, 3):
             raise ValueError(f"in_channels must be 3 (color) or 1 (gray), as the network sees three, got {in_channels}")
         file = Path(weights).expanduser() if weights is not None and weights.endswith(FILES) else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -16,6 +18,8 @@ from episodic.core.backbones._output import (
     embedding_shape,
 )
 
+Variant = Literal["metaoptnet", "can"]
+Output = Literal["vector", "flatten", "map"]
 WIDTHS = {"metaoptnet": (64, 160, 320, 640), "can": (64, 128, 256, 512)}
 
 
@@ -114,13 +118,13 @@ class ResNet12(nn.Module):
         self,
         in_channels: int = 3,
         image_size: int = 84,
-        variant: str = "metaoptnet",
+        variant: Variant = "metaoptnet",
         drop_rate: float = 0.1,
-        output: str = "vector",
+        output: Output = "vector",
     ) -> None:
         super().__init__()
-        check_choice("variant", variant, tuple(WIDTHS))
-        check_choice("output", output, ("vector", "flatten", "map"))
+        check_choice("variant", variant, get_args(Variant))
+        check_choice("output", output, get_args(Output))
         check_rate("drop_rate", drop_rate)
         pools = variant == "metaoptnet"
         check_input("ResNet12", in_channels, image_size, smallest=16 if pools else 1)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from episodic.core.backbones._output import check_choice, check_images, check_input, embed, embedding_shape
+from episodic.core.backbones._output import Output, check_choice, check_images, check_input, embed, embedding_shape
 
+Variant = Literal["feat", "closerlook"]
 WIDTHS = (64, 128, 256, 512)
 
 
@@ -45,11 +48,11 @@ class ResNet18(nn.Module):
     shape: tuple[int, ...]
 
     def __init__(
-        self, in_channels: int = 3, image_size: int = 84, variant: str = "feat", output: str = "vector"
+        self, in_channels: int = 3, image_size: int = 84, variant: Variant = "feat", output: Output = "vector"
     ) -> None:
         super().__init__()
-        check_choice("variant", variant, ("feat", "closerlook"))
-        check_choice("output", output, ("vector", "map"))
+        check_choice("variant", variant, get_args(Variant))
+        check_choice("output", output, get_args(Output))
         check_input("ResNet18", in_channels, image_size)
         self.in_channels, self.image_size = in_channels, image_size
         self.output = "average" if output == "vector" else "map"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from episodic.core.backbones._output import (
+    Output,
     check_choice,
     check_images,
     check_input,
@@ -14,6 +17,7 @@ from episodic.core.backbones._output import (
     embedding_shape,
 )
 
+Variant = Literal["feat", "s2m2"]
 WIDTHS = (160, 320, 640)
 BLOCKS = 4  # (28 - 4) / 6 of them in each group
 
@@ -57,13 +61,13 @@ class WRN28_10(nn.Module):
         self,
         in_channels: int = 3,
         image_size: int = 84,
-        variant: str = "feat",
+        variant: Variant = "feat",
         drop_rate: float = 0.5,
-        output: str = "vector",
+        output: Output = "vector",
     ) -> None:
         super().__init__()
-        check_choice("variant", variant, ("feat", "s2m2"))
-        check_choice("output", output, ("vector", "map"))
+        check_choice("variant", variant, get_args(Variant))
+        check_choice("output", output, get_args(Output))
         check_rate("drop_rate", drop_rate)
         check_input("WRN28_10", in_channels, image_size)
         self.in_channels, self.image_size = in_channels, image_size

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from jaxtyping import Float
 from torch import Tensor
 
@@ -9,8 +11,9 @@ from episodic.core.distances.distance import AbstractDistance
 from episodic.core.distances.euclidean import Euclidean
 from episodic.core.functional.pairs import mean_where
 from episodic.core.losses.loss import AbstractPairLoss, Pairs
+from episodic.episodes.arguments import choice
 
-VARIANTS = ("hinge", "squared", "xbm")
+Variant = Literal["hinge", "squared", "xbm"]
 
 
 class Contrastive(AbstractPairLoss):
@@ -40,16 +43,14 @@ class Contrastive(AbstractPairLoss):
         self,
         positive_margin: float = 0.0,
         negative_margin: float = 1.0,
-        variant: str = "hinge",
+        variant: Variant = "hinge",
         distance: AbstractDistance = Euclidean(),
         normalize: bool = True,
     ):
         super().__init__(distance, normalize)
-        if variant not in VARIANTS:
-            raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {variant!r}")
         self.positive_margin = positive_margin
         self.negative_margin = negative_margin
-        self.variant = variant
+        self.variant = choice("variant", variant, Variant)
         if variant == "xbm":
             self.without_effect["positive_margin"] = "the variant xbm has none (loss.contrastive.variant=xbm)"
 

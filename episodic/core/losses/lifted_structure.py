@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -10,8 +12,9 @@ from episodic.core.distances.distance import AbstractDistance
 from episodic.core.distances.euclidean import Euclidean
 from episodic.core.functional.pairs import masked_logsumexp, mean_where
 from episodic.core.losses.loss import AbstractPairLoss, Pairs
+from episodic.episodes.arguments import choice
 
-VARIANTS = ("pairs", "generalized")
+Variant = Literal["pairs", "generalized"]
 
 
 class LiftedStructure(AbstractPairLoss):
@@ -45,15 +48,13 @@ class LiftedStructure(AbstractPairLoss):
     def __init__(
         self,
         margin: float = 1.0,
-        variant: str = "pairs",
+        variant: Variant = "pairs",
         distance: AbstractDistance = Euclidean(),
         normalize: bool = True,
     ):
         super().__init__(distance, normalize)
-        if variant not in VARIANTS:
-            raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {variant!r}")
         self.margin = margin
-        self.variant = variant
+        self.variant = choice("variant", variant, Variant)
 
     def of_pairs(self, pairs: Pairs) -> Float[Tensor, ""]:
         matrix, positive, negative = pairs.matrix, pairs.positive, pairs.negative

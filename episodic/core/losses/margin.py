@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from episodic.core.distances.distance import AbstractDistance
 from episodic.core.distances.euclidean import Euclidean
 from episodic.core.losses.loss import AbstractPairLoss, Pairs
-from episodic.core.losses.miners import make_miner
+from episodic.core.losses.miners import Chosen, make_miner
 
 
 class Margin(AbstractPairLoss):
@@ -44,7 +44,7 @@ class Margin(AbstractPairLoss):
         self,
         alpha: float = 0.2,
         beta: float = 1.2,
-        triplets: str = "distance_weighted",
+        triplets: Chosen = "distance_weighted",
         learn_beta: bool = False,
         n_classes: int | None = None,
         nu: float = 0.0,

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial, wraps
 from math import inf
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from episodic.core.distances.distance import AbstractDistance
 from episodic.core.distances.euclidean import Euclidean
+from episodic.episodes.arguments import choice
 
 NEAREST = 0.5  # in distance-weighted sampling, nearer negatives have the weight of this distance
 FARTHEST = 1.4  # and none at this distance or farther is drawn: there the margin loss has no gradient
@@ -243,7 +245,12 @@ MINERS = {
 }
 
 
-def make_miner(triplets: str, distance: AbstractDistance, normalize: bool, dim: int | None, rho: float) -> Miner | None:
+Chosen = Literal["all", "hard", "semi_hard", "soft_hard", "distance_weighted"]
+
+
+def make_miner(
+    triplets: Chosen, distance: AbstractDistance, normalize: bool, dim: int | None, rho: float
+) -> Miner | None:
     """The miner that a loss's settings ask for. It is None where the loss takes all triplets.
 
     **Arguments:** `triplets`: "all" or one of `MINERS`. `distance`: how embeddings compare. `normalize`: whether embeddings
@@ -254,8 +261,7 @@ def make_miner(triplets: str, distance: AbstractDistance, normalize: bool, dim: 
     >>> make_miner("hard", Euclidean(), normalize=True, dim=None, rho=0.0) is batch_hard
     True
     """
-    if triplets not in ("all", *MINERS):
-        raise ValueError(f"triplets must be one of all, {', '.join(MINERS)}, got {triplets!r}")
+    choice("triplets", triplets, Chosen)
     if not 0 <= rho <= 1:
         raise ValueError(f"rho must be a probability, got {rho}")
     if triplets == "all":

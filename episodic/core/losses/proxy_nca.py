@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
@@ -9,8 +11,9 @@ from torch.nn.functional import cross_entropy
 
 from episodic.core.functional.pairs import cosine, masked_logsumexp, masks
 from episodic.core.losses.loss import AbstractProxyLoss
+from episodic.episodes.arguments import choice
 
-VARIANTS = ("original", "probability")
+Variant = Literal["original", "probability"]
 
 
 class ProxyNCA(AbstractProxyLoss):
@@ -42,19 +45,17 @@ class ProxyNCA(AbstractProxyLoss):
         self,
         dim: int,
         n_classes: int,
-        variant: str = "original",
+        variant: Variant = "original",
         scale: float = 9.0,
         label_swap: nn.Module | None = None,
     ):
         super().__init__(n_classes, label_swap)
         self.dim = dim
-        if variant not in VARIANTS:
-            raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {variant!r}")
         if scale <= 0:
             raise ValueError(f"scale must be positive, got {scale}")
         if variant == "original" and n_classes < 2:
             raise ValueError(f"the original variant compares with other classes and needs at least 2, got {n_classes}")
-        self.variant = variant
+        self.variant = choice("variant", variant, Variant)
         self.scale = scale
         self.proxies = nn.Parameter(torch.randn(n_classes, dim) / dim**0.5)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -11,7 +12,9 @@ from torch import Tensor
 from episodic.core.distances.distance import AbstractDistance
 from episodic.core.distances.euclidean import Euclidean
 from episodic.core.losses.loss import AbstractPairLoss, Batch, Pairs
+from episodic.episodes.arguments import choice
 
+Variant = Literal["cvpr", "tpami"]
 IMBALANCE = {"cvpr": 1.0, "tpami": 0.5}
 
 
@@ -50,7 +53,7 @@ class RankedList(AbstractPairLoss):
         margin: float = 0.4,
         temperature: float = 10.0,
         positive_temperature: float = 0.0,
-        variant: str = "cvpr",
+        variant: Variant = "cvpr",
         imbalance: float | None = None,
         detach_weights: bool = True,
         gallery_grad: bool = False,
@@ -58,9 +61,7 @@ class RankedList(AbstractPairLoss):
         normalize: bool = True,
     ):
         super().__init__(distance, normalize)
-        if variant not in IMBALANCE:
-            raise ValueError(f"variant must be one of {', '.join(IMBALANCE)}, got {variant!r}")
-        self.imbalance = IMBALANCE[variant] if imbalance is None else imbalance
+        self.imbalance = IMBALANCE[choice("variant", variant, Variant)] if imbalance is None else imbalance
         if self.imbalance < 0 or (variant == "tpami" and self.imbalance > 1):
             raise ValueError(
                 f"imbalance must be at least 0, and at most 1 in the variant tpami, got {imbalance} in the variant {variant}"

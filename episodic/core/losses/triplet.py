@@ -14,7 +14,7 @@ from episodic.core.distances.distance import AbstractDistance
 from episodic.core.distances.squared_euclidean import SquaredEuclidean
 from episodic.core.functional.pairs import mean_where
 from episodic.core.losses.loss import AbstractPairLoss, Pairs
-from episodic.core.losses.miners import make_miner
+from episodic.core.losses.miners import Chosen, make_miner
 
 LARGEST = 2**23  # triplets computed at a time in the smooth loss of all triplets
 
@@ -49,7 +49,7 @@ class Triplet(AbstractPairLoss):
     def __init__(
         self,
         margin: float = 0.2,
-        triplets: str = "semi_hard",
+        triplets: Chosen = "semi_hard",
         smooth: bool = False,
         distance: AbstractDistance = SquaredEuclidean(),
         normalize: bool = True,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 import numpy as np
 import torch
 
 from episodic.data.store import ImageStore
+from episodic.episodes.arguments import choice, integer
 
 
 def restricted(store: ImageStore, seen: np.ndarray) -> ImageStore:
@@ -29,10 +31,9 @@ def fold_of(store: ImageStore, split: str, fold: int, folds: int) -> ImageStore:
     **Raises:** `ValueError` for a fold that does not exist, or more folds than classes.
     """
     classes = len(store.class_names)
-    if not 2 <= folds <= classes:
-        raise ValueError(f"task.folds must be between 2 and the number of training classes, {classes}; got {folds}")
-    if not 0 <= fold < folds:
-        raise ValueError(f"task.fold must be in 0..{folds - 1} for task.folds={folds}, got {fold}")
+    choice("split", split, Literal["train", "val"])
+    folds = integer("task.folds", folds, at_least=2, below=classes + 1, note=f", of {classes} training classes")
+    fold = integer("task.fold", fold, at_least=0, below=folds, note=", task.folds")
     inside = np.arange(classes) * folds // classes == fold
     wanted = inside if split == "val" else ~inside
     kept = np.flatnonzero(wanted)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
+from episodic.episodes.arguments import integer, integers, number
+
 
 def labeled_mask(labels: Sequence[int] | np.ndarray | Tensor, fraction: float, seed: int) -> np.ndarray:
     """Which items keep their label, as booleans `[N]`: `int(fraction * n)` of the `n` items of each class, chosen at random.
@@ -31,11 +33,8 @@ def labeled_mask(labels: Sequence[int] | np.ndarray | Tensor, fraction: float, s
     >>> labeled_mask([0] * 5 + [1] * 5, fraction=0.4, seed=0).reshape(2, 5).sum(axis=1)
     array([2, 2])
     """
-    if not 0 < fraction <= 1:
-        raise ValueError(f"the labeled fraction must be above 0 and at most 1, got {fraction}")
-    labels = np.asarray(labels)
-    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or (labels < 0).any():
-        raise ValueError(f"labels must be a flat list of integers from 0, got {labels.dtype} of shape {labels.shape}")
+    fraction = number("fraction", fraction, above=0, at_most=1)
+    seed, labels = integer("seed", seed), integers("labels", labels, at_least=0)
     mask = np.zeros(len(labels), dtype=bool)
     order = np.argsort(labels, kind="stable")
     values, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)

@@ -9,6 +9,7 @@ import torch
 
 from episodic.data.labels.fraction import labeled_mask
 from episodic.data.store import ImageStore
+from episodic.episodes.arguments import integers, number
 
 
 def held_out_masks(labels: np.ndarray, fraction: float) -> dict[str, np.ndarray]:
@@ -20,15 +21,15 @@ def held_out_masks(labels: np.ndarray, fraction: float) -> dict[str, np.ndarray]
     >>> {name: int(mask.sum()) for name, mask in held_out_masks(np.repeat([0, 1], 10), fraction=0.4).items()}
     {'train': 12, 'val': 4, 'test': 4}
     """
-    if not 0 < fraction < 1:
-        raise ValueError(f"task.held_out must be above 0 and below 1 in an incremental task, got {fraction}")
+    fraction = number("task.held_out", fraction, above=0, below=1, note=" in an incremental task")
+    labels = integers("labels", labels, at_least=0)
     train = labeled_mask(labels, 1 - fraction, seed=0)
     rest = np.flatnonzero(~train)
     val = np.zeros_like(train)
     val[rest[labeled_mask(labels[rest], 0.5, seed=0)]] = True
     masks = {"train": train, "val": val, "test": ~train & ~val}
     for name, mask in masks.items():
-        if np.bincount(labels[mask], minlength=labels.max() + 1).min() == 0:
+        if np.bincount(labels[mask], minlength=labels.max(initial=0) + 1).min() == 0:
             raise ValueError(f"task.held_out={fraction} leaves a training class without images for {name}")
     return masks
 

@@ -6,13 +6,14 @@ import hashlib
 import os
 import re
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from episodic._learn2learn import learn2learn_module
 from episodic.data.cache import ImageFile, decode_parallel, files_stamp
-from episodic.data.dataset import AbstractDataset, data_dir
+from episodic.data.dataset import AbstractDataset, Corrupt, data_dir
 from episodic.data.image import decode_image
 from episodic.data.sources.archives import unpacked
 from episodic.data.sources.tables import (
@@ -25,8 +26,9 @@ from episodic.data.sources.tables import (
     make_listing,
 )
 from episodic.data.store import Listing
+from episodic.episodes.arguments import choice, flag, integer
 
-SPLIT_NAMES = ("closerlook", "feat", "triantafillou")
+SplitName = Literal["closerlook", "feat", "triantafillou"]
 FOLDERS = ("", "cub", "CUB", "cubirds200")
 ARCHIVE, MD5 = "CUB_200_2011.tgz", "97eceeb196236b17998738112f37df78"
 LAYOUT = """\
@@ -80,18 +82,16 @@ class CUB(AbstractDataset):
     def __init__(
         self,
         root: str | os.PathLike | None = None,
-        split_name: str = "closerlook",
+        split_name: SplitName = "closerlook",
         image_size: int = 84,
         download: bool = False,
-        corrupt: str = "error",
+        corrupt: Corrupt = "error",
     ):
-        if split_name not in SPLIT_NAMES:
-            raise ValueError(f"split_name must be one of {', '.join(SPLIT_NAMES)}, got {split_name!r}")
         self._root = data_dir(root)
-        self._download = download  # underscored: where the files come from does not decide the images
-        self.split_name = split_name
-        self.image_size = image_size
-        self.corrupt = corrupt
+        self._download = flag("download", download)  # underscored: where the files come from does not decide the images
+        self.split_name = choice("split_name", split_name, SplitName)
+        self.image_size = integer("image_size", image_size, at_least=1)
+        self.corrupt = choice("corrupt", corrupt, Corrupt)
 
     def listing(self, split: str) -> Listing:
         folder = self._find()

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from episodic.data.cache import ImageFile, decode_parallel, files_stamp
-from episodic.data.dataset import SPLITS, AbstractDataset
-from episodic.data.image import decode_image
+from episodic.data.dataset import SPLITS, AbstractDataset, Corrupt
+from episodic.data.image import Channels, Resize, decode_image
 from episodic.data.sources.tables import (
     COLUMNS,
     IMAGENET_MEAN,
@@ -25,6 +25,7 @@ from episodic.data.sources.tables import (
     read_csv,
 )
 from episodic.data.store import Listing
+from episodic.episodes.arguments import choice, file_path, integer, numbers, refuse
 
 # The names of A Closer Look at Few-shot Classification.
 JSON_NAMES = {"train": "base.json", "val": "val.json", "test": "novel.json"}
@@ -82,28 +83,24 @@ class Folder(AbstractDataset):
         self,
         path: str | os.PathLike,
         image_size: int = 84,
-        channels: int = 3,
-        resize: str = "crop",
+        channels: Channels = 3,
+        resize: Resize = "crop",
         fractions: Sequence[float] = (0.64, 0.16, 0.2),
         seed: int = 0,
-        corrupt: str = "error",
+        corrupt: Corrupt = "error",
     ):
-        if channels not in (1, 3):
-            raise ValueError(f"channels must be 1 or 3, got {channels}")
-        if resize not in ("crop", "squash"):
-            raise ValueError(f"resize must be 'crop' or 'squash', got {resize!r}")
-        if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
-            raise ValueError(f"fractions must be three positive numbers that add up to 1, got {list(fractions)}")
-        self._path = Path(os.path.abspath(Path(path).expanduser()))
+        self._fractions = numbers("fractions", fractions)  # underscored: these choose images, they do not change one
+        self._seed = integer("seed", seed)
+        if len(self._fractions) != 3 or min(self._fractions) <= 0 or abs(sum(self._fractions) - 1) > 1e-6:
+            refuse("fractions", "three positive numbers that add up to 1", list(self._fractions))
+        self._path = Path(os.path.abspath(file_path("path", path)))
         self.name = self._path.name or "folder"
-        self.image_size = image_size
-        self.channels = channels
-        self.resize = resize
-        self.corrupt = corrupt
-        self.mean = IMAGENET_MEAN if channels == 3 else (0.449,)
-        self.std = IMAGENET_STD if channels == 3 else (0.226,)
-        self._fractions = tuple(fractions)  # underscored: these choose images, they do not change one
-        self._seed = seed
+        self.image_size = integer("image_size", image_size, at_least=1)
+        self.channels = choice("channels", channels, Channels)
+        self.resize = choice("resize", resize, Resize)
+        self.corrupt = choice("corrupt", corrupt, Corrupt)
+        self.mean = IMAGENET_MEAN if self.channels == 3 else (0.449,)
+        self.std = IMAGENET_STD if self.channels == 3 else (0.226,)
 
     @property
     def split_name(self) -> str:

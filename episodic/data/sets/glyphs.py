@@ -22,6 +22,7 @@ from tqdm import tqdm
 from episodic.data.cache import ImageFile
 from episodic.data.dataset import AbstractDataset
 from episodic.data.store import Listing, digest
+from episodic.episodes.arguments import integer
 
 # Latin is most of the letters, so it is trained on; the others make 64/16/20% as nearly as six scripts can.
 SCRIPTS = {"train": ("LATIN",), "val": ("GREEK", "LAO"), "test": ("CYRILLIC", "GEORGIAN", "ARMENIAN")}
@@ -78,11 +79,9 @@ class Glyphs(AbstractDataset):
     corrupt = "error"
 
     def __init__(self, image_size: int = 28, drawings: int = 20, seed: int = 0):
-        if image_size < 8 or drawings < 1:
-            raise ValueError(f"need image_size >= 8 and drawings >= 1, got {image_size} and {drawings}")
-        self.image_size = image_size
-        self.drawings = drawings
-        self.seed = seed
+        self.image_size = integer("image_size", image_size, at_least=8)
+        self.drawings = integer("drawings", drawings, at_least=1)
+        self.seed = integer("seed", seed)
 
     def listing(self, split: str) -> Listing:
         chosen = [letter for letter in letters() if _script(letter) in SCRIPTS[split]]

@@ -17,11 +17,12 @@ from PIL import Image
 
 from episodic._learn2learn import learn2learn_module
 from episodic.data.cache import ImageFile, cache_dir, decode_parallel, files_stamp
-from episodic.data.dataset import AbstractDataset, data_dir
+from episodic.data.dataset import AbstractDataset, Corrupt, data_dir
 from episodic.data.image import decode_image
 from episodic.data.sources.restricted_pickle import load_arrays
 from episodic.data.sources.tables import COLUMNS, class_lists
 from episodic.data.store import Listing, digest
+from episodic.episodes.arguments import choice, flag, integer
 
 FOLDERS = ("miniimagenet", "mini-imagenet", "miniImageNet", "mini_imagenet")
 CACHES = {"train": ("train",), "val": ("val", "validation"), "test": ("test",)}  # of Ren et al.; learn2learn
@@ -71,12 +72,12 @@ class MiniImageNet(AbstractDataset):
         root: str | os.PathLike | None = None,
         image_size: int = 84,
         download: bool = False,
-        corrupt: str = "error",
+        corrupt: Corrupt = "error",
     ):
         self._root = data_dir(root)
-        self._download = download  # underscored: where the files come from does not decide the images
-        self.image_size = image_size
-        self.corrupt = corrupt
+        self._download = flag("download", download)  # underscored: where the files come from does not decide the images
+        self.image_size = integer("image_size", image_size, at_least=1)
+        self.corrupt = choice("corrupt", corrupt, Corrupt)
 
     def listing(self, split: str) -> Listing:
         folders = [self._root / name for name in FOLDERS if (self._root / name).is_dir()]

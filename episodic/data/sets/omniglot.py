@@ -10,15 +10,18 @@ import threading
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from episodic.data.cache import ImageFile, decode_parallel, files_stamp
-from episodic.data.dataset import AbstractDataset, data_dir, find_root
+from episodic.data.dataset import AbstractDataset, Corrupt, data_dir, find_root
 from episodic.data.image import decode_image
 from episodic.data.sources.tables import class_lists
 from episodic.data.store import Listing, digest
+from episodic.episodes.arguments import choice, flag, integer
 
+SplitName = Literal["vinyals", "lake"]
 MOST_BYTES = 1 << 20  # of a drawing in a zip file; those of the release have a few hundred
 FOLDERS = ("omniglot", "omniglot-py")  # the latter is torchvision's
 LAYOUT = """\
@@ -72,20 +75,18 @@ class Omniglot(AbstractDataset):
     def __init__(
         self,
         root: str | os.PathLike | None = None,
-        split_name: str = "vinyals",
+        split_name: SplitName = "vinyals",
         image_size: int = 28,
         rotations: bool = True,
         download: bool = False,
-        corrupt: str = "error",
+        corrupt: Corrupt = "error",
     ):
-        if split_name not in ("vinyals", "lake"):
-            raise ValueError(f"split_name of omniglot must be 'vinyals' or 'lake', got {split_name!r}")
         self._root = data_dir(root)
-        self._download = download  # underscored: where the files come from does not decide the images
-        self.split_name = split_name
-        self.image_size = image_size
-        self.rotations = rotations
-        self.corrupt = corrupt
+        self._download = flag("download", download)  # underscored: where the files come from does not decide the images
+        self.split_name = choice("split_name", split_name, SplitName)
+        self.image_size = integer("image_size", image_size, at_least=1)
+        self.rotations = flag("rotations", rotations)
+        self.corrupt = choice("corrupt", corrupt, Corrupt)
 
     def listing(self, split: str) -> Listing:
         wanted = characters(self.split_name, split)

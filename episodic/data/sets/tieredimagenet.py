@@ -14,7 +14,7 @@ from PIL import Image
 
 from episodic._learn2learn import learn2learn_module
 from episodic.data.cache import ImageFile, decode_parallel, files_stamp
-from episodic.data.dataset import AbstractDataset, data_dir
+from episodic.data.dataset import AbstractDataset, Corrupt, data_dir
 from episodic.data.image import decode_image
 from episodic.data.sources.archives import ArchiveFilter
 from episodic.data.sources.restricted_pickle import load_arrays
@@ -30,6 +30,7 @@ from episodic.data.sources.tables import (
     read_csv,
 )
 from episodic.data.store import Listing
+from episodic.episodes.arguments import choice, flag, integer
 
 FOLDERS = ("tieredimagenet", "tiered-imagenet", "tieredImageNet", "tiered_imagenet")
 LAYOUT = """\
@@ -80,12 +81,12 @@ class TieredImageNet(AbstractDataset):
         root: str | os.PathLike | None = None,
         image_size: int = 84,
         download: bool = False,
-        corrupt: str = "error",
+        corrupt: Corrupt = "error",
     ):
         self._root = data_dir(root)
-        self._download = download  # underscored: where the files come from does not decide the images
-        self.image_size = image_size
-        self.corrupt = corrupt
+        self._download = flag("download", download)  # underscored: where the files come from does not decide the images
+        self.image_size = integer("image_size", image_size, at_least=1)
+        self.corrupt = choice("corrupt", corrupt, Corrupt)
 
     def listing(self, split: str) -> Listing:
         listing = self._find(split)

@@ -11,12 +11,13 @@ import numpy as np
 from PIL import Image
 
 from episodic.data.cache import ImageFile, decode_parallel, files_stamp
-from episodic.data.dataset import AbstractDataset, data_dir
+from episodic.data.dataset import AbstractDataset, Corrupt, data_dir
 from episodic.data.image import decode_image
 from episodic.data.sources.archives import unpacked
 from episodic.data.sources.restricted_pickle import load_arrays
 from episodic.data.sources.tables import Row, check_classes, class_folders, folder_rows, make_listing
 from episodic.data.store import Listing
+from episodic.episodes.arguments import choice, flag, integer
 
 FOLDERS = ("cifar100", "cifarfs", "cifar-fs", "CIFAR-FS", "fc100", "FC100")
 PICKLES = ("train", "test", "meta")
@@ -40,12 +41,12 @@ class AbstractCIFAR100(AbstractDataset):
         root: str | os.PathLike | None = None,
         image_size: int = 32,
         download: bool = False,
-        corrupt: str = "error",
+        corrupt: Corrupt = "error",
     ):
         self._root = data_dir(root)
-        self._download = download  # underscored: where the files come from does not decide the images
-        self.image_size = image_size
-        self.corrupt = corrupt
+        self._download = flag("download", download)  # underscored: where the files come from does not decide the images
+        self.image_size = integer("image_size", image_size, at_least=1)
+        self.corrupt = choice("corrupt", corrupt, Corrupt)
 
     @abc.abstractmethod
     def classes(self, split: str) -> dict[str, str]:

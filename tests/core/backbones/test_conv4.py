@@ -131,6 +131,7 @@ def test_trains_under_bfloat16_autocast():
         ({"widths": (64, 0)}, "widths must hold a positive number"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_bad_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         Conv4(**arguments)

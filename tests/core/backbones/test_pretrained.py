@@ -229,6 +229,7 @@ def test_weights_of_the_library_are_asked_for_by_name(monkeypatch):
         ({"name": "vgg11", "pooling": "avg_max"}, "vgg11 has no average over all pixels"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_bad_arguments_are_refused(settings, message):
     with torch.device("meta"), pytest.raises(ValueError, match=message):
         make(**settings)

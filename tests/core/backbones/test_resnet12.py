@@ -225,6 +225,7 @@ def test_the_first_training_call_of_a_network_drops_little_and_counts():
         ({"drop_rate": -0.1}, "drop_rate must be at least 0"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_bad_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         meta(**arguments)

@@ -75,6 +75,7 @@ def test_convolutions_start_from_kaiming_fan_out_in_channels_last_bfloat16_too()
         ({"in_channels": 0}, "in_channels must be at least 1"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_bad_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         meta(**arguments)

@@ -111,6 +111,7 @@ def test_trains_in_channels_last_under_bfloat16_autocast():
         ({"drop_rate": 1.0}, "drop_rate must be at least 0"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_bad_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         meta(**arguments)

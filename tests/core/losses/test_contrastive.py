@@ -45,6 +45,7 @@ def test_length_matters_only_where_it_is_kept():
     assert not torch.allclose(raw(7 * embeddings, labels), raw(embeddings, labels))
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_odd_settings_are_refused():
     with pytest.raises(ValueError, match="variant must be one of hinge, squared, xbm, got 'cubic'"):
         Contrastive(variant="cubic")

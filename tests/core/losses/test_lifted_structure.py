@@ -95,6 +95,7 @@ def test_a_positive_pair_without_negatives_costs_nothing():
     assert gradient.isfinite().all()
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_odd_settings_are_refused():
     with pytest.raises(ValueError, match="variant must be one of pairs, generalized, got 'triplets'"):
         LiftedStructure(variant="triplets")

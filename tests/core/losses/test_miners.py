@@ -264,6 +264,7 @@ def test_settings_make_a_miner():
         (("distance_weighted", Dot(), True, 16, 0.0), r"distance=Dot\(\)"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_odd_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         make_miner(*settings)

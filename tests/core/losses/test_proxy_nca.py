@@ -81,6 +81,7 @@ def test_the_label_is_exchanged_for_positives_and_negatives_in_training_only():
         assert torch.equal(exchanging.eval()(embeddings, labels), plain(embeddings, labels))
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_odd_settings_and_labels_are_refused():
     with pytest.raises(ValueError, match="variant must be one of original, probability, got 'nca'"):
         ProxyNCA(16, 5, variant="nca")

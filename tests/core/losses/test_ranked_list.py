@@ -97,6 +97,7 @@ def test_references_learn_only_if_asked(gallery_grad):
     assert (references.grad is not None) == gallery_grad
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_odd_settings_are_refused():
     with pytest.raises(ValueError, match=r"variant must be one of cvpr, tpami, got 'eccv'"):
         RankedList(variant="eccv")

@@ -181,6 +181,7 @@ def test_rho_pushes_positives_apart():
     check_equal(Triplet(1.5, rho=1.0), pushed, embeddings, labels)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_odd_settings_are_refused():
     with pytest.raises(ValueError, match=r"triplets must be one of all, hard, semi_hard, .*, got 'easy'"):
         Triplet(triplets="easy")

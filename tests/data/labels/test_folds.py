@@ -41,7 +41,12 @@ def test_a_fold_and_the_others_are_the_training_classes():
 
 
 @pytest.mark.parametrize(
-    ("fold", "folds", "message"), [(0, 1, "between 2 and"), (0, 9, "classes, 8; got 9"), (4, 4, r"in 0\.\.3")]
+    ("fold", "folds", "message"),
+    [
+        (0, 1, "task.folds must be an integer, at least 2 and below 9, of 8 training classes, got 1"),
+        (0, 9, "of 8 training classes, got 9"),
+        (4, 4, "task.fold must be an integer, at least 0 and below 4, task.folds, got 4"),
+    ],
 )
 def test_a_fold_that_does_not_exist_is_refused(fold, folds, message):
     with pytest.raises(ValueError, match=message):

@@ -18,7 +18,7 @@ def test_masks_share_out_every_class():
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.1])
 def test_a_fraction_must_be_between_0_and_1(fraction):
-    with pytest.raises(ValueError, match=r"task\.held_out must be above 0 and below 1"):
+    with pytest.raises(ValueError, match=r"task\.held_out must be a number, above 0 and below 1"):
         held_out_masks(np.zeros(10, int), fraction)
 
 

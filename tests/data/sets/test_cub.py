@@ -2,13 +2,14 @@ import itertools
 import sys
 import tarfile
 import types
+import typing
 
 import pytest
 from PIL import Image
 
 from episodic.data.dataset import SPLITS
 from episodic.data.sets import cub
-from episodic.data.sets.cub import CUB, SPLIT_NAMES, class_ids
+from episodic.data.sets.cub import CUB, SplitName, class_ids
 
 # Species with fewer than 60 images in CUB-200-2011.
 FEWER = {
@@ -133,7 +134,7 @@ def test_archive(tmp_path):
     assert ids(CUB(tmp_path).store("val")) == class_ids("closerlook", "val")
 
 
-@pytest.mark.parametrize("split_name", SPLIT_NAMES)
+@pytest.mark.parametrize("split_name", typing.get_args(SplitName))
 def test_corrupt_images(tmp_path, split_name):
     folder = write(tmp_path)
     n = class_ids(split_name, "val")[3]
@@ -151,6 +152,7 @@ def test_hidden_files_are_no_images(tmp_path):
     assert len(CUB(tmp_path).store("val")) == 50
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_unknown_split_and_nothing_there(tmp_path):
     with pytest.raises(ValueError, match="must be one of closerlook, feat, triantafillou, got 'random'"):
         CUB(tmp_path, "random")

@@ -178,10 +178,11 @@ def test_nothing_there(birds, tmp_path):
         read(birds, "val")
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_settings_are_checked_at_once():
-    with pytest.raises(ValueError, match="channels must be 1 or 3, got 2"):
+    with pytest.raises(ValueError, match="channels must be one of 1, 3, got 2"):
         read("anywhere", channels=2)
-    with pytest.raises(ValueError, match="resize must be 'crop' or 'squash', got 'stretch'"):
+    with pytest.raises(ValueError, match="resize must be one of crop, squash, got 'stretch'"):
         read("anywhere", resize="stretch")
     for fractions in ((0.8, 0.2), (0.8, 0.2, 0.0), (0.8, 0.2, 0.2)):
         with pytest.raises(ValueError, match="three positive numbers that add up to 1"):
