@@ -33,12 +33,10 @@ def answered(name, line, place):
     assert code == 2, said
     assert said.startswith((f"episodic.{name}: ", "usage: "))
     assert "Traceback" not in said
-    text = said.partition("Expected one of")[0].partition("one of these layouts")[
-        0
-    ]  # the layouts of a data set take a line each
+    text = re.split("Expected one of|one of these layouts", said)[0]  # the layouts of a data set take a line each
     assert len(text.splitlines()) <= 3 or text.startswith("usage: ")
-    words = {word for option in line.split() for word in re.split(r"[=.\[\],]", option) if len(word) > 1}
-    assert not words or any(word in said for word in words), said
+    words = {word for option in line.split() for word in re.split(r"[=.\[\],]", option) if word} | {"which"}
+    assert any(word in said for word in words), said
     assert files(place) == before
 
 

@@ -43,6 +43,8 @@ def build_parts(cfg: DictConfig) -> Parts:
     check_task(cfg.task)
     hardware = Hardware.choose(cfg.device, cfg.precision)
     dataset = make(cfg.task.dataset, **trust)
+    if dataset.channels != cfg.task.channels:
+        raise ConfigError(f"task.channels={cfg.task.channels}, but images of {dataset.name} have {dataset.channels}")
     torch.manual_seed(cfg.seed)
     given = {"label_swap": build_label_swap(cfg, dataset)} if "label_swap" in arguments_of(cfg.learner, **trust) else {}
     learner = build_learner(cfg, build_backbone(cfg, **trust), given, **trust)

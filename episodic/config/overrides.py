@@ -50,6 +50,8 @@ def check_overrides(name: str, overrides: list[str]) -> None:
             raise ConfigError(
                 f"{override.input_line} would take an option away; every option has a value, so give another one"
             )
+        if not override.key_or_group:
+            raise ConfigError(f"cannot read {override.input_line!r}; options are written as name=value")
     for override in chosen:
         _check_choice(override, options[override.key_or_group.split("@")[0]], name)
     try:
@@ -58,9 +60,11 @@ def check_overrides(name: str, overrides: list[str]) -> None:
             key = override.key_or_group
             if override not in chosen and not key.startswith("hydra") and not override.is_add():
                 check_key(base, key)
-        compose_config(name, [o.input_line for o in parsed if not o.is_sweep_override()])
+        cfg = compose_config(name, [o.input_line for o in parsed if not o.is_sweep_override()])
+        OmegaConf.to_container(cfg, resolve=True)  # so that references that lead nowhere are told here
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(str(error).splitlines()[0]) from None
+        refer = [o.input_line for o in parsed if "${" in (o.input_line or "")]
+        raise ConfigError(": ".join([*refer, str(error).splitlines()[0]])) from None
 
 
 def in_full(argument: str, name: str = "train") -> str:

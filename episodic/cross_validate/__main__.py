@@ -59,6 +59,8 @@ def main(cfg: DictConfig) -> None:
     choices, overrides = dict(hydra.runtime.choices), list(hydra.overrides.task)
     if cfg.repeats < 1:
         raise ConfigError(f"repeats must be at least 1, got {cfg.repeats}")
+    if cfg.task.folds < 2:
+        raise ConfigError(f"task.folds must be at least 2, got {cfg.task.folds}")
     if cfg.task.fold is not None:
         raise ConfigError("cross-validation trains on every fold in turn, so task.fold cannot be given")
     if not issubclass(target_of(cfg.learner, allow_any_target=cfg.allow_any_target), AbstractMetricLearner):

@@ -64,6 +64,7 @@ class Session(Journal):
         self.scored = {s.split: (s, self._episodes(s, "test", cfg.episodes)) for s in (self.val_store, self.test_store)}
         self.wrappers, self.losses = "+".join(cfg.semi), "+".join(cfg.loss)
         self.state: dict[str, Any] = {"step": 0, "best": None, "seconds": 0.0}
+        self.begun = "" if cfg.resume else load_initial(cfg, self.learner)
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
@@ -85,7 +86,7 @@ class Session(Journal):
                     )
                 ended = done == procedure.steps
                 self.begun = f"all {done} steps are done, scored again" if ended else f"from step {done}"
-            else:
+            elif cfg.resume:  # it was stopped before its first checkpoint
                 self.begun = load_initial(cfg, self.learner)
             self.run.write_config(cfg, self.options)  # from here on the folder is that of this training
             self.began = time.perf_counter() - self.state["seconds"]
