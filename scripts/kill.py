@@ -53,7 +53,7 @@ KINDS = {
 }  # fmt: skip
 INT, TERM, HUP = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 GENTLE = [[INT], [TERM], [HUP], [INT, TERM], [TERM, HUP]]
-CODES = {0, 129, 130, 143, -1, -2, -15}  # of the gentle ones; below 0 where the process had not yet begun to listen
+CODES = {129, 130, 143, -1, -2, -15}  # of the gentle ones; below 0 where the process had not yet begun to listen
 SAVED = [f"{kind}/{part}.safetensors" for kind in ("last", "best") for part in ("model", "trainer", "optimizer")]
 
 
@@ -123,7 +123,7 @@ def killed(process: int, signals: list[int], draw: random.Random, length: float,
     for number in signals:
         os.kill(process, number)
         time.sleep(0.02 * (len(signals) > 1))
-    return ended(process)
+    return ended(process) or None  # 0: it ended by itself in between
 
 
 def stamp(path: Path) -> int:

@@ -11,6 +11,7 @@ import torch
 
 from episodic.assemble.load import load_parts
 from episodic.run.embed import embeddings_of
+from episodic.run.lock import WriterLock
 from episodic.run.run import Run
 from tests.command import run_command
 
@@ -56,6 +57,12 @@ def test_cross_validation_scores_models_alone_and_together(place, monkeypatch):
     again = run(place, *options)
     assert "step      4  validation" not in again  # nothing was trained again
     assert json.loads((place / "folds" / "cross_validation.json").read_text()) == record
+    environment = {"EPISODIC_CACHE": str(place / "cache")}
+    code, single, err = run_command("train", "resume=true", "run=folds/0-1", cwd=place, environment=environment)
+    assert code == 0, err
+    assert "all 4 steps are done, scored again" in single, "a fold is a run as others are"
+    with WriterLock(place / "folds"):
+        assert "folds is in use: process" in run(place, *options, code=2)
 
 
 def nearest_are_right(runs):
