@@ -20,10 +20,10 @@ DEEPEST = 16  # mappings and lists inside each other; a run's configuration has 
 REFERENCE = re.compile(r"\$\{(?:oc\.select:([\w.]+),[\w.+-]+|([\w.]+))\}")
 
 
-def read_tree(path: Path) -> Any:
-    """What the YAML file `path` holds, as mappings, lists, texts and numbers.
+def read_tree(path: Path) -> dict[Any, Any]:
+    """The mapping that the YAML file `path` holds, with mappings, lists, texts and numbers in it.
 
-    **Raises:** `FileNotFoundError` where there is none; `ConfigError` for a file that is no plain YAML.
+    **Raises:** `FileNotFoundError` where there is none; `ConfigError` for a file that is no plain YAML, or holds something else.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -40,10 +40,9 @@ def read_tree(path: Path) -> Any:
     try:
         text = data.decode()
         _check_plain(text)
-        loaded = OmegaConf.load(io.StringIO(text)) if text.strip() else None
+        return OmegaConf.to_container(OmegaConf.load(io.StringIO(text)))
     except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from None
-    return OmegaConf.to_container(loaded) if OmegaConf.is_config(loaded) else loaded
 
 
 def stored_config(tree: Any, source: object) -> DictConfig:
@@ -73,14 +72,17 @@ def stored_config(tree: Any, source: object) -> DictConfig:
 
 def _check_plain(text: str) -> None:
     """Refuse what YAML has beyond plain data, before anything is built. Anchors can make a few bytes expand to gigabytes."""
-    depth = 0
+    depth, root = 0, None
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        root = root or (event if isinstance(event, yaml.NodeEvent) else None)
         if getattr(event, "anchor", None) or getattr(event, "tag", None):
             raise ValueError(f"line {event.start_mark.line + 1} has a tag, an anchor or an alias")
         starts, ends = (yaml.MappingStartEvent, yaml.SequenceStartEvent), (yaml.MappingEndEvent, yaml.SequenceEndEvent)
         depth += isinstance(event, starts) - isinstance(event, ends)
         if depth > DEEPEST:
             raise ValueError(f"line {event.start_mark.line + 1} is more than {DEEPEST} levels deep")
+    if not isinstance(root, yaml.MappingStartEvent):
+        raise ValueError("it holds no mapping of names to values")
 
 
 def _walk(tree: Any, source: object) -> Iterator[tuple[tuple[str, ...], Any]]:

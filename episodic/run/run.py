@@ -153,12 +153,7 @@ class Run:
             why = "it has no config.yaml" if self.folder.is_dir() else kind
             told = f"{why}. python -m episodic.train run={self.folder} makes one"
             raise FileNotFoundError(f"{self.folder} is no run: {told}")
-        tree = read_tree(path)
-        if not isinstance(tree, dict):
-            raise ConfigError(
-                f"{self.folder} is no run: its config.yaml is no mapping, so episodic.train did not write it"
-            )
-        return tree
+        return read_tree(path)
 
     def save(self, kind: str, learner: torch.nn.Module, trainer: Stateful, state: dict[str, Any]) -> None:
         """Write the checkpoint `kind`, `"last"` or `"best"`: the learner, the training procedure, and `state`.
