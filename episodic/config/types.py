@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from episodic.config.compose import ConfigError, groups
 from episodic.config.help import INNER, options_of
 from episodic.config.instantiate import known_targets, target_of
-from episodic.config.overrides import SEVERAL
+from episodic.config.overrides import SEVERAL, TAKE_SAVED
 from episodic.config.settings import COMMANDS, Part, Task
 
 WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "text", type(None): "null"}
@@ -38,7 +38,8 @@ def check_types(cfg: DictConfig, command: str | None = "train", *, allow_any_tar
     episodic.config.compose.ConfigError: seed must be an integer, got 1.5
     """
     tree = OmegaConf.to_container(cfg)
-    _check_parts(tree, "")
+    # A command on a run has no part of its own where the run has one.
+    _check_parts({key: value for key, value in tree.items() if value is not None or command not in TAKE_SAVED}, "")
     hints = {} if command is None else typing.get_type_hints(COMMANDS[command]) | {"task": Task}
     for place, value, hint in _typed(tree, hints, "", allow_any_target is True):
         # What a reference stands for has a type itself.
@@ -129,11 +130,7 @@ def _check_parts(tree: Mapping, place: str) -> None:
         here = f"{place}.{key}".lstrip(".")
         several = key in SEVERAL and isinstance(value, Mapping) and bool(value)
         whole = all(_is_part(each) for each in value.values()) if several else _is_part(value) or key == "task"
-        if (
-            key in (INNER if place else groups())
-            and not (whole and isinstance(value, Mapping))
-            and (place or value is not None)
-        ):
+        if key in (INNER if place else groups()) and not (whole and isinstance(value, Mapping)):
             raise ConfigError(f"{here} must be a choice of {key} ({', '.join(options_of(key))}), got {written(value)}")
         if isinstance(value, Mapping):
             _check_parts(value, here)

@@ -1,4 +1,4 @@
-"""Whatever an option, a value or a file holds, it is taken as what it says or refused by a `ConfigError`, never by another error."""
+"""Whatever an option, a value or a file holds is taken as what it says, or refused by a `ConfigError`, and by no other error."""
 
 import copy
 import math

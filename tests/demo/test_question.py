@@ -21,7 +21,7 @@ CLASSES = question()["classes"]
         ({"queries": [{"name": "a"}]}, 422, "not what the page sends"),
         ({"queries": [picture(b"")] * 495}, 413, "at most 500 pictures at once, got 501"),
         ({"unlabeled": [picture(b"")] * 495}, 413, "at most 500 pictures at once, got 507"),
-        ({"abstain": 2}, 422, "abstain must be None, 'auto' or a probability"),
+        ({"abstain": 2}, 422, "abstain must be a number, at least 0 and at most 1"),
         ({"classes": [c | {"pictures": c["pictures"][:1]} for c in CLASSES], "abstain": "auto"}, 422, "leaves out"),
     ],
 )
