@@ -17,7 +17,7 @@ from episodic.config.compose import ConfigError, groups
 from episodic.config.help import INNER, options_of
 from episodic.config.instantiate import known_targets, target_of
 from episodic.config.overrides import SEVERAL, TAKE_SAVED
-from episodic.config.settings import COMMANDS, Part, Task
+from episodic.config.settings import COMMANDS, Part, Shape, Task
 
 WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "text", type(None): "null"}
 MANY = {int: "integers", float: "numbers", str: "texts"}
@@ -115,7 +115,7 @@ def _typed(tree: Mapping, hints: Mapping[str, Any], place: str, trusted: bool) -
             raise ConfigError(f"{here} would have no effect here: nothing reads it")
         elif isinstance(value, Mapping) and "_target_" in value:
             yield from _typed(value, _hints_of(value, trusted), here, trusted)
-        elif isinstance(value, Mapping) and not is_part:
+        elif isinstance(value, Mapping) and not is_part and hint in (None, Task, Shape):
             yield from _typed(value, typing.get_type_hints(hint) if hint else {}, here, trusted)
         elif hint is not None:
             yield here, value, hint
