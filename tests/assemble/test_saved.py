@@ -1,11 +1,13 @@
 """A saved file answers as the classifier did that wrote it, and a damaged or another one is refused."""
 
+import json
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from sklearn.base import clone
 from sklearn.datasets import load_digits
@@ -80,3 +82,82 @@ def test_a_damaged_or_foreign_file_is_refused(tmp_path):
         FewShotClassifier.load(whole)
     with pytest.raises(FileNotFoundError, match="there is no file"):
         FewShotClassifier.load(tmp_path / "gone.safetensors")
+
+
+def pets(path):
+    """A saved file of features, as its facts and its tensors."""
+    FewShotClassifier(device="cpu").fit([[0.0, 0.0], [1.0, 1.0], [0.0, 1.0]], ["cat", "dog", "cat"]).save(path)
+    with safe_open(path, framework="pt") as file:
+        [(key, facts)] = file.metadata().items()
+        return key, json.loads(facts), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+WRONG_FACTS = [
+    {"classes_": ["V9", ["a", "b"]]},
+    {"classes_": ["O", [["a"], "b"]]},
+    {"classes_": ["<U3", ["a"]]},
+    {"classes_": ["<i8", ["a", "b"]]},
+    {"classes_": 3},
+    {"names_": "abc"},
+    {"names_": ["a"]},
+    {"names_": [1, 2, 3]},
+    {"left_out_": "many"},
+    {"threshold_": "high"},
+    {"threshold_": None},
+    {"settings": {}},
+    {"settings": {"invert": 1, "abstain": None, "max_error": 0.1, "precision": "fp32"}},
+    {"form": {"size": -3}},
+    {"form": {"colors": 3}},
+    {"form": 3},
+    {"config": 3},
+    {"config": {"learner": {"_args_": [1]}}},
+    {"config": "DEEP"},
+    {"classes_": "DEEP"},
+]
+WRONG_TENSORS = [
+    {"support": torch.zeros(3, 2, dtype=torch.float64)},
+    {"support": torch.zeros(3)},
+    {"support": torch.full((3, 2), torch.nan)},
+    {"support_y": torch.tensor([0, 1, 7])},
+    {"support_y": torch.tensor([0, 1, -1])},
+    {"support_y": torch.tensor([0, 0, 0])},
+    {"support_y": torch.tensor([0.0, 1.0, 0.0])},
+    {"support_y": torch.tensor([0, 1])},
+    {"origin": torch.full((2,), torch.inf)},
+    {"origin": torch.zeros(5)},
+    {"unlabeled": torch.zeros(2, 7)},
+]
+
+
+@pytest.mark.parametrize("changes", WRONG_FACTS, ids=lambda changes: str(changes)[:40])
+def test_facts_that_were_never_written_are_refused(tmp_path, changes):
+    key, facts, tensors = pets(tmp_path / "f.safetensors")
+    written = json.dumps(facts | changes).replace('"DEEP"', "[" * 3000 + "]" * 3000)
+    save_file(tensors, tmp_path / "f.safetensors", {key: written})
+    with pytest.raises(ValueError, match="is no whole file") as refused:
+        FewShotClassifier.load(tmp_path / "f.safetensors")
+    assert len(str(refused.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["config", "form", "classes_", "settings", "threshold_"])
+def test_a_fact_that_is_missing_is_told(tmp_path, name):
+    key, facts, tensors = pets(tmp_path / "f.safetensors")
+    del facts[name]
+    save_file(tensors, tmp_path / "f.safetensors", {key: json.dumps(facts)})
+    with pytest.raises(ValueError, match="is no whole file"):
+        FewShotClassifier.load(tmp_path / "f.safetensors")
+
+
+@pytest.mark.parametrize("changes", WRONG_TENSORS, ids=lambda changes: " ".join(changes))
+def test_examples_that_were_never_written_are_refused(tmp_path, changes):
+    key, facts, tensors = pets(tmp_path / "f.safetensors")
+    save_file(tensors | changes, tmp_path / "f.safetensors", {key: json.dumps(facts)})
+    with pytest.raises(ValueError, match="is no whole file"):
+        FewShotClassifier.load(tmp_path / "f.safetensors")
+
+
+def test_a_width_of_names_that_the_file_only_states_takes_no_memory(tmp_path):
+    key, facts, tensors = pets(tmp_path / "f.safetensors")
+    facts["classes_"][0] = "<U1000000000"
+    save_file(tensors, tmp_path / "f.safetensors", {key: json.dumps(facts)})
+    assert FewShotClassifier.load(tmp_path / "f.safetensors").classes_.dtype.str == "<U3"
