@@ -23,6 +23,7 @@ from episodic.assemble.saved import PREFIX, read_saved, saved_settings, write_sa
 from episodic.core.distances.cosine import Cosine
 from episodic.core.distances.euclidean import Euclidean
 from episodic.core.distances.squared_euclidean import SquaredEuclidean
+from episodic.core.functional.finite import why_not_finite
 from episodic.data.augment import Normalize
 from episodic.data.image import PictureForm, as_pictures
 from episodic.data.store import ImageStore
@@ -285,7 +286,10 @@ class Predictor:
         """Logits `[q, n_way]`, and for each query the nearest support item and its similarity, as in `Answer`."""
         logits = self._ask(self._seen[None], self._support_y[None], query[None])[0].cpu()
         if not logits.isfinite().all():
-            raise ValueError("the learner's answers are no finite numbers: scale the features, or look at the weights")
+            why = why_not_finite(self._learner)
+            raise ValueError(
+                f"the learner's answers are no finite numbers: scale the features, or mend the weights ({why})"
+            )
         if not self._metric:
             return logits, None, None
         items, shown = query.flatten(1), self._seen.flatten(1)

@@ -67,7 +67,9 @@ def _guarded(name: str, function: Callable, *arguments: Any) -> None:
     except (ValueError, ArithmeticError, OSError, ImportError) as error:
         if os.environ.get("EPISODIC_TRACEBACK"):
             raise
-        reason = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.filename else str(error)
+        reason = str(error)
+        if isinstance(error, OSError) and error.strerror:
+            reason = error.strerror + (f": {error.filename}" if error.filename else "")
         shown = printable(reason, keep="\n")
         print(f"episodic.{name}: {shown}", file=sys.stderr)
         raise SystemExit(2) from None
