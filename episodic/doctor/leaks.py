@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -43,8 +42,7 @@ def check_run(cfg: DictConfig, stores: dict[str, ImageStore]) -> Iterator[Findin
 def _shared_classes(
     cfg: DictConfig, folder: str, saved: DictConfig, stores: dict[str, ImageStore]
 ) -> Iterator[Finding]:
-    metrics = Path(folder) / "metrics.json"
-    recorded = json.loads(metrics.read_text()).get("train/class_hash") if metrics.is_file() else None
+    recorded = Run(Path(folder)).metrics().get("train/class_hash")
     try:
         names = training_classes(cfg, saved)
     except (FileNotFoundError, ValueError) as error:

@@ -9,6 +9,7 @@ import numpy as np
 from omegaconf import DictConfig
 
 from episodic.assemble.task import build_sampler
+from episodic.config.types import fits
 from episodic.data.store import ImageStore
 from episodic.episodes.indices import EpisodeIndices
 from episodic.episodes.sampler import BLOCK
@@ -86,7 +87,9 @@ def read_manifest(path: Path, store: ImageStore) -> EpisodeList:
         try:
             header, *lines = (json.loads(line) for line in file)
             names, wanted, classes = header["items"], header["episodes"], header["classes"]
-        except (ValueError, KeyError, TypeError) as error:
+            if not (fits(names, list[str]) and fits(classes, list[str]) and fits(wanted, int)):
+                raise TypeError("its first line has no names of items and classes, or no number of episodes")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"{path} is no episode manifest, or is damaged ({error})") from None
     if len(lines) != wanted:
         raise ValueError(f"{path} should hold {wanted} episodes, but has {len(lines)}")
@@ -102,11 +105,11 @@ def read_manifest(path: Path, store: ImageStore) -> EpisodeList:
     class_of = np.array([class_place[name] for name in classes], dtype=np.int64)
     try:
         episodes = EpisodeList([_episode(line, items, class_of) for line in lines])
-    except (IndexError, KeyError, TypeError, ValueError) as error:
+    except (IndexError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{path} holds an episode that cannot be read ({error!r})") from None
     same_place = np.array_equal(items, np.arange(len(items))) and np.array_equal(class_of, np.arange(len(class_of)))
-    if same_place and episodes_hash(episodes) != header["episodes_hash"]:
-        raise ValueError(f"{path} was changed: its episodes do not have the hash {header['episodes_hash']}")
+    if same_place and episodes_hash(episodes) != header.get("episodes_hash"):
+        raise ValueError(f"{path} was changed: its episodes do not have the hash {header.get('episodes_hash')}")
     return episodes
 
 
@@ -115,6 +118,8 @@ def _episode(line: dict, items: np.ndarray, class_of: np.ndarray) -> EpisodeIndi
     for role in ROLES:
         groups = line[role] + ([line["distractors"]] if role == "unlabeled" else [])
         flat = np.array([i for group in groups for i in group], dtype=np.int64)
+        if (flat < 0).any():
+            raise IndexError(f"the item {flat.min()}")
         y = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
         arrays[role] = items[flat][None]
         arrays[f"{role}_y"] = np.where(y == len(line["classes"]), -1, y)[None]

@@ -77,7 +77,7 @@ def main(cfg: DictConfig) -> None:
             store=store,
             measured=measured,
             curves=read_curves(Path(cfg.run)),
-            protocols=protocols(Run(Path(cfg.run)).config()),
+            protocols=protocols(Run(Path(cfg.run)).config(), allow_any_target=cfg.allow_any_target),
             plane=plane_of(parts, store, measured[name]),
             command=shlex.join(["python", "-m", "episodic.report", *map(unquoted, HydraConfig.get().overrides.task)]),
             made={

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -33,7 +31,7 @@ def caution(cfg: DictConfig, store: ImageStore) -> str:
     return " ".join(said)
 
 
-def protocols(saved: DictConfig) -> dict[str, str]:
+def protocols(saved: DictConfig, *, allow_any_target: bool = False) -> dict[str, str]:
     """The episodes that the accuracies in the training curves are measured on, in words, for each tag.
 
     A training procedure that draws no episodes says itself what its accuracy is of (`accuracy_of`).
@@ -41,13 +39,14 @@ def protocols(saved: DictConfig) -> dict[str, str]:
     shape = episode_shape(saved.task)
     shapes = (shape | episode_shape(saved.task.train), shape)
     trained, validated = (protocol(each, False).split(",")[0] for each in shapes)
-    of_procedure = target_of(saved.trainer).accuracy_of
+    of_procedure = target_of(saved.trainer, allow_any_target=allow_any_target).accuracy_of
     return {"train/accuracy": of_procedure or trained, "val/accuracy": validated}
 
 
 def facts(cfg: DictConfig, parts: Parts) -> dict[str, str]:
     """The facts about a run by name. Learner and wrapper are those that were measured, which may differ from the trained ones."""
-    saved, metrics = Run(Path(cfg.run)).config(), saved_metrics(Path(cfg.run))
+    saved, metrics = Run(Path(cfg.run)).config(), Run(Path(cfg.run)).metrics()
+    done = metrics.get("steps")
     best = f", the best of step {metrics['best_step']:,}" if isinstance(metrics.get("best_step"), int) else ""
     found = {
         "run": str(cfg.run),
@@ -57,7 +56,7 @@ def facts(cfg: DictConfig, parts: Parts) -> dict[str, str]:
         "trained by": f"{describe(saved.trainer)}; losses: {'+'.join(saved.get('loss', {})) or 'cross_entropy'}",
         "wrapper": ", ".join(describe(node) for name, node in cfg.semi.items() if name != "supervised") or "none",
         "began from": saved.init_from or "",
-        "steps": f"{metrics.get('steps', saved.trainer.steps):,}{best}",
+        "steps": f"{done if isinstance(done, int) else saved.trainer.steps:,}{best}",
         "seed": f"{saved.seed} (training), {cfg.seed} (episodes)",
         "trained on": str(metrics.get("hardware", "")),
         "measured on": parts.hardware.describe(),
@@ -71,7 +70,7 @@ def facts(cfg: DictConfig, parts: Parts) -> dict[str, str]:
 
 def summary(cfg: DictConfig, folder: str) -> str:
     """Task, learner, wrappers and backbone in a few words. Learner and wrappers are those of `cfg`, the rest is that of the run."""
-    saved, metrics = Run(Path(folder)).config(), saved_metrics(Path(folder))
+    saved, metrics = Run(Path(folder)).config(), Run(Path(folder)).metrics()
     wrappers = "".join(f" + {name}" for name in cfg.semi if name != "supervised")
     task = metrics.get("task") or saved.task.dataset._target_.split(".")[-1]
     return f"{task}: {class_name(cfg.learner)}{wrappers} on {class_name(saved.backbone)}"
@@ -86,12 +85,3 @@ def describe(node: DictConfig) -> str:
     plain = OmegaConf.to_container(node, resolve=True)
     settings = [f"{name}={value}" for name, value in plain.items() if not name.startswith("_")]
     return f"{class_name(node)}({', '.join(settings)})"
-
-
-def saved_metrics(folder: Path) -> dict[str, Any]:
-    """The content of `metrics.json`, which training writes at its end; empty where there is none."""
-    try:
-        found = json.loads((folder / "metrics.json").read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -196,6 +196,14 @@ class Run:
         """Whether the run has a checkpoint `kind`, `"last"` or `"best"`."""
         return has_checkpoint(self.folder / kind)
 
+    def metrics(self) -> dict[str, Any]:
+        """The content of `metrics.json`, which training writes at its end; empty where there is none that can be read."""
+        try:
+            found = json.loads((self.folder / "metrics.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
     def write_metrics(self, metrics: dict[str, Any], name: str = "metrics.json") -> None:
         """Write `metrics` to the JSON file `name`, with the versions of Python and of the packages that made them."""
         # Asked of the installed packages, since importing torchvision takes seconds.

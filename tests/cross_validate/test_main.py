@@ -84,7 +84,7 @@ def nearest_are_right(runs):
         (["task.fold=1"], "every fold in turn, so task.fold cannot be given"),
         (["resume=true"], "resume would have no effect here: cross-validation goes on by itself"),
         (["repeats=0"], "repeats must be at least 1, got 0"),
-        (["task.folds=17"], "task.folds must be between 2 and the number of training classes, 16; got 17"),
+        (["task.folds=17"], "task.folds must be an integer, at least 2 and below 17"),
     ],
 )
 def test_cross_validation_that_cannot_be_is_refused(place, options, message):

@@ -49,11 +49,26 @@ def test_items_are_matched_by_name_when_the_store_is_in_another_order(written):
     assert np.array_equal(order[theirs.unlabeled], ours.unlabeled)
 
 
+def edited(line, **changes):
+    return json.dumps(json.loads(line) | changes) + "\n"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda lines: lines[:-1], "should hold 300 episodes, but has 299"),
         (lambda lines: ["not json\n"], "is no episode manifest"),
+        (lambda lines: [], "is no episode manifest"),
+        (lambda lines: ["[" * 100_000], "is no episode manifest"),
+        (lambda lines: ["3\n"], "is no episode manifest"),
+        (lambda lines: [edited(lines[0], items=3), *lines[1:]], "is no episode manifest"),
+        (lambda lines: [edited(lines[0], classes=[["a"]]), *lines[1:]], "is no episode manifest"),
+        (lambda lines: [edited(lines[0], episodes="300"), *lines[1:]], "is no episode manifest"),
+        (lambda lines: [edited(lines[0], episodes_hash=None), *lines[1:]], "was changed"),
+        (lambda lines: [*lines[:-1], edited(lines[-1], query=[[-1]])], "cannot be read"),
+        (lambda lines: [*lines[:-1], edited(lines[-1], query=[[10**30]])], "cannot be read"),
+        (lambda lines: [*lines[:-1], edited(lines[-1], query=3)], "cannot be read"),
+        (lambda lines: [*lines[:-1], "3\n"], "cannot be read"),
         (lambda lines: ['{"a": 1}\n', *lines[1:]], "is no episode manifest"),
         (lambda lines: [*lines[:-1], lines[-1][: len(lines[-1]) // 2]], "damaged"),
         (lambda lines: [lines[0], lines[2], *lines[2:]], "was changed"),

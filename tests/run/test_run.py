@@ -206,6 +206,15 @@ def test_metrics_name_the_versions(tmp_path):
     assert set(written["versions"]) == {"torch", "torchvision", "numpy", "episodic", "python"}
 
 
+@pytest.mark.parametrize("text", ["", "[1]", "{", "[" * 100_000, None])
+def test_metrics_that_cannot_be_read_are_none(tmp_path, text):
+    if text is not None:
+        (tmp_path / "metrics.json").write_text(text)
+    assert Run(tmp_path).metrics() == {}
+    Run(tmp_path).write_metrics({"accuracy": 0.5})
+    assert Run(tmp_path).metrics()["accuracy"] == 0.5
+
+
 def test_a_folder_without_a_configuration_is_no_run(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"is no run: it has no config\.yaml"):
         Run(tmp_path).config()

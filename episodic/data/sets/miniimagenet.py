@@ -157,13 +157,26 @@ def _from_pickle(folder: Path, split: str) -> Listing | None:
     # A pickle must be read as a whole (0.8 GB for train), so the classes of its rows are stored in the cache.
     stamp = files_stamp([path])
     index = cache_dir() / "pickles" / f"{digest(str(path.resolve()), stamp)}.json"
-    if not index.is_file():
+    rows = _read_index(index)
+    if rows is None:
+        rows = _arrays(path)[1]
         index.parent.mkdir(parents=True, exist_ok=True)
         building = index.with_suffix(f".{os.getpid()}")
-        building.write_text(json.dumps(_arrays(path)[1]))
+        text = json.dumps(rows)
+        building.write_text(json.dumps({"rows": rows, "checksum": digest(text)}))
         os.replace(building, index)
-    found = [(name, f"{path.name}#{row:05}", (path, row)) for name, row in json.loads(index.read_text())]
+    found = [(name, f"{path.name}#{row:05}", (path, row)) for name, row in rows]
     return _listing(path, split, found, stamp)
+
+
+def _read_index(path: Path) -> list[tuple[str, int]] | None:
+    """The class and the row of each image, from the cache; None where they are not there, or are damaged."""
+    try:
+        stored = json.loads(path.read_text())
+        whole = digest(json.dumps(stored["rows"])) == stored["checksum"]
+        return [(name, row) for name, row in stored["rows"]] if whole else None
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return None
 
 
 def _arrays(path: Path) -> tuple[np.ndarray, list[tuple[str, int]]]:

@@ -134,7 +134,7 @@ def json_rows(path: Path) -> list[tuple[str, str, str]]:
         names, images, labels = (table[key] for key in ("label_names", "image_names", "image_labels"))
         numbered = dict(enumerate(names))  # no list: its index -1 would be valid
         pairs = [(numbered[label], image) for label, image in zip(labels, images, strict=True)]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{path}: expected label_names, image_names and, for each image, an index into label_names in image_labels "
             f"({type(error).__name__}: {error})"

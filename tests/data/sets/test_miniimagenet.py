@@ -103,6 +103,29 @@ LAYOUTS = [
 ]
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: "",
+        lambda text: text[: len(text) // 2],
+        lambda text: "\0" * len(text),
+        lambda text: "[]",
+        lambda text: "[" * 100_000,
+        lambda text: text.replace("0]", "1]", 1),
+    ],
+)
+def test_the_index_of_a_pickle_heals(tmp_path, monkeypatch, damage):
+    monkeypatch.setenv("EPISODIC_CACHE", str(tmp_path / "cache"))
+    by_cache_pickle(tmp_path / "miniimagenet")
+    whole = MiniImageNet(tmp_path).listing("val")
+    [index] = (tmp_path / "cache" / "pickles").glob("*.json")
+    text = index.read_text()
+    assert damage(text) != text
+    index.write_text(damage(text))
+    assert MiniImageNet(tmp_path).listing("val") == whole
+    assert index.read_text() == text
+
+
 def test_the_classes_are_100():
     assert {split: len(CLASSES[split]) for split in ("train", "val", "test")} == {"train": 64, "val": 16, "test": 20}
     assert len({name for split in ("train", "val", "test") for name in CLASSES[split]}) == 100
