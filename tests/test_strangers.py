@@ -190,3 +190,46 @@ def test_trust_is_the_users_word(run, tmp_path):
         FewShotClassifier.load(tmp_path / "f.safetensors", device="cpu")
     again = FewShotClassifier.load(tmp_path / "f.safetensors", device="cpu", allow_any_target=True)
     assert again.predict(images[QUERY]).shape == QUERY.shape
+
+
+@pytest.fixture(scope="module")
+def named(tmp_path_factory):
+    """Pictures whose names of classes and files would change what a terminal shows, and a run trained on them."""
+    place = tmp_path_factory.mktemp("named")
+    for c in range(12):
+        folder = place / "pictures" / f"{c:02}\x1b[2J\u202ecba"
+        folder.mkdir(parents=True)
+        for i in range(4):
+            Image.new("L", (16, 16), 20 * c + i).save(folder / f"{i}\x1b]0;title\x07.png")
+    options = ["task.dataset.path=pictures", "task.channels=1", "task.image_size=16", "task.n_way=2", "task.n_query=1"]
+    small = ["backbone.widths=[4,4]", "augment=none", "trainer.steps=1", "trainer.validation_episodes=2", "episodes=20"]
+    cache = {"EPISODIC_CACHE": str(place / "cache")}
+    code, _, said = run_command(
+        "train", "task=folder_5w1s", *options, *small, "device=cpu", "run=run", cwd=place, environment=cache
+    )
+    assert code == 0, said
+    return place, cache
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "codes"),
+    [
+        ("doctor", ["data=pictures", "task.image_size=16"], (0, 1)),
+        ("evaluate", ["run=run", "audit=true", "episodes=20", "task.n_way=2"], (0,)),
+        ("predict", ["run=run", "support=pictures", "query=pictures/0*"], (0,)),
+        ("predict", ["run=run", "support=pictures", "query=pictures/00*", "abstain=0.9"], (0,)),
+        ("report", ["run=run", "episodes=20"], (0,)),
+        ("evaluate", ["run=\x1b[2J"], (2,)),
+        ("train", ["task=folder_5w1s", "task.dataset.path=\x1b[2J\u202e"], (2,)),
+    ],
+)
+def test_names_of_a_stranger_change_no_terminal_and_no_report(named, command, options, codes):
+    place, cache = named
+    options = [f"query={next(place.glob(o[6:])).relative_to(place)}" if o.startswith("query=") else o for o in options]
+    code, out, said = run_command(command, *options, cwd=place, environment=cache)
+    assert code in codes, said
+    shown = out + said
+    if command == "report":
+        shown += (place / "run" / "report" / "report.html").read_text()
+        assert "\\x1b[2J\\u202ecba" in shown
+    assert not {"\x1b", "\u202e", "\x07"} & set(shown)

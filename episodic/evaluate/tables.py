@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from episodic.config.terminal import printable
 from episodic.data.store import ImageStore
 from episodic.evaluate.clustering import Clustering
 from episodic.evaluate.intervals import Interval, mean_interval, paired_interval
@@ -142,7 +143,7 @@ def class_range(interval: Interval | None) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Rows as text, in columns that line up under a ruled header.
+    """Rows as text, in columns that line up under a ruled header. Characters that could not be seen are escaped.
 
     >>> print(table(["name", "%"], [["a", "63.60"], ["bcdef", "7"]]))
     name   %
@@ -150,6 +151,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     a      63.60
     bcdef  7
     """
+    header, *rows = [[printable(cell) for cell in cells] for cells in (header, *rows)]
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:

@@ -14,6 +14,12 @@ def test_columns_line_up_under_a_rule():
     assert lines == ["name         value", "-----------  -----", "a            1", "longer name  22"]
 
 
+def test_names_that_change_a_terminal_stay_in_their_column():
+    lines = table(["class", "%"], [["a\x1b[2Jb", "1"], ["gnp\u202e", "2"], ["two\nlines", "3"]]).split("\n")
+    assert [line[12:].strip() for line in lines] == ["%", "-", "1", "2", "3"]
+    assert lines[2].startswith("a\\x1b[2Jb")
+
+
 def test_intervals_are_shown_in_percent():
     assert percent(Interval(0.636, 0.0029, 0.0029)) == "63.60 ± 0.29"
     assert class_range(Interval(0.6, 0.011, 0.061)) == "58.9 to 66.1"
