@@ -39,7 +39,9 @@ def test_rows_are_exchanged_along_the_graph_of_super_classes_or_of_a_file(config
         build_parts(config("learner=base_classifier", "sse=graph"))
     cfg = config("sse=graph")
     parts = build_parts(config())
-    store = dataclasses.replace(parts.dataset.store("train"), super_classes=torch.arange(cfg.task.train_classes) // 3)
+    above = torch.arange(cfg.task.train_classes) // 3
+    names = tuple(map(str, range(int(above.max()) + 1)))
+    store = dataclasses.replace(parts.dataset.store("train"), super_classes=above, super_class_names=names)
     monkeypatch.setattr(parts.dataset, "store", lambda split: store)
     graph = build_label_swap(cfg, parts.dataset)
     assert graph.degrees[:3].tolist() == [2, 2, 2]

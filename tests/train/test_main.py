@@ -63,8 +63,8 @@ def run(place, name, *arguments, code=0):
     ("arguments", "code", "said"),
     [
         (["run=real", "trainer.steps=2"], 0, "3-way 1-shot, 3 queries a class, inductive; best of step 2"),
-        (["episodes=abc"], 2, "episodes must be an integer, at least 1, got 'abc'"),
-        (["trainer.steps=many"], 2, "trainer.steps must be a number"),
+        (["episodes=abc"], 2, "episodes must be an integer, got 'abc'"),
+        (["trainer.steps=many"], 2, "trainer.steps must be an integer, got 'many'"),
     ],
 )
 def test_the_command_is_a_module_that_runs(place, arguments, code, said):
@@ -244,7 +244,7 @@ def test_resuming_a_finished_run_trains_no_further(place, trained):
         (["device=cuda:9"], "device=cuda:9 is not on this machine"),
         (["device=gpu"], "device must be auto, cpu, cuda"),
         (["precision=fp8"], "precision must be auto, fp32 or bf16"),
-        (["task.n_way=five"], "task.n_way must be an integer or a range"),
+        (["task.n_way=five"], "task.n_way must be an integer or a list of 2 integers, got 'five'"),
         (["task.within_super_class=true"], "pictures has no super-classes"),
         (["backbone.image_size=84"], "built for images"),
         (["task.dataset.image_size=84"], "task.dataset.image_size=84, but the task has 16: set task.image_size alone"),
@@ -252,7 +252,7 @@ def test_resuming_a_finished_run_trains_no_further(place, trained):
         (["task.dataset.path=nowhere"], "nowhere is no folder"),
         (["task.dataset.path=???"], "task.dataset.path must be given"),
         (["task.n_way=5", "run=not_begun"], "an episode needs 5 classes .* the labels have 4"),
-        (["learner._target_=os.system"], "may be built"),
+        (["learner._target_=os.system"], "wants to build os.system, which is no learner"),
         (["optimizer.lr=1e30", "trainer.steps=40"], "the loss is .* at step .*The last good checkpoint is step"),
     ],
 )

@@ -118,7 +118,7 @@ def test_what_cannot_be_written_is_told_with_what_helps(options, tmp_path, monke
 
     def fail(path, content):
         count.append(path)
-        if len(count) > 8:  # those of `best` and `last` at step 2
+        if len(count) > 10:  # those of `best` and `last` at step 2
             raise OSError(number, os.strerror(number), str(path))
         write(path, content)
 
