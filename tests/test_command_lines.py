@@ -36,7 +36,7 @@ def answered(name, line, place):
     text = re.split("Expected one of|one of these layouts", said)[0]  # the layouts of a data set take a line each
     assert len(text.splitlines()) <= 3 or text.startswith("usage: ")
     words = {word for option in line.split() for word in re.split(r"[=.\[\],]", option) if word} | {"which"}
-    assert any(word in said for word in words), said
+    assert any(word.lower() in said.lower() for word in words), said
     assert files(place) == before
 
 
