@@ -24,13 +24,7 @@ from episodic.data.image import PictureForm
 from episodic.run.files import write_atomically
 
 KEY = "episodic.assemble.saved.3"  # where the metadata are found; its number changes when their meaning does
-FACTS = {
-    "form": dict | None,
-    "names_": list[str] | None,
-    "left_out_": int,
-    "classes_": list,
-    "settings": dict,
-}
+FACTS = {"form": dict | None, "names_": list[str] | None, "left_out_": int, "classes_": list, "settings": dict}
 SETTINGS = {"invert": bool, "abstain": float | str | None, "max_error": float, "precision": str}
 NAMES = re.compile(r"[<>|=]?(b1|[iuf][1248]|U\d+|O)")  # the dtypes of class names
 PREFIX = "weights."  # of the names of the learner's weights, beside which the file has the support

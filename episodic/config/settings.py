@@ -140,20 +140,9 @@ class Part:
     edges: str | None
 
 
-PARTS = (
-    "task",
-    "backbone",
-    "head",
-    "learner",
-    "semi",
-    "loss",
-    "memory",
-    "sse",
-    "augment",
-    "optimizer",
-    "schedule",
-    "trainer",
-)
+# The parts that every run has.
+PARTS = ("task", "backbone", "head", "learner", "semi", "loss", "memory", "sse", "augment", "optimizer", "schedule")
+PARTS += ("trainer",)
 
 COMMANDS = {
     "train": Train,

@@ -18,9 +18,8 @@ from episodic.data.store import digest
 # The largest archive that a data set has here holds 12 GB (tieredImageNet), the one of most files about 12,000 (CUB).
 MOST_BYTES = 32 << 30
 MOST_FILES = 1_000_000
-_HEADERS = (
-    1 << 20
-)  # bytes that come before the content of a file: real ones take 512, or a few thousand for a long name
+# Bytes that come before the content of a file: real ones take 512, or a few thousand for a long name.
+_HEADERS = 1 << 20
 
 
 def unpacked(archive: Path) -> Path:
