@@ -70,8 +70,6 @@ class Run:
         **Raises:** `ConfigError` where the folder holds a run already and `cfg.resume` is not set, where the run to resume is not
         there, has no configuration or had other settings, and where another process trains there.
         """
-        if not isinstance(cfg.resume, bool):
-            raise ConfigError(f"resume must be true or false, got {cfg.resume!r}")
         folder = _new_folder(Path("runs") / name) if cfg.run is None else Path(cfg.run)
         if cfg.resume:
             Run(folder).check_can_be_resumed()

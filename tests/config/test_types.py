@@ -13,7 +13,7 @@ from episodic.config.types import check_types, fits, words, written
 
 WRONG = {
     "seed": ["abc", 1.5, True, None, [1], float("nan"), "", {"a": 1}],
-    "resume": ["maybe", 1, None, "true"],
+    "resume": ["maybe", "no", "yes", "true", 1, None],
     "run": [3, True, ["a"], ""],
     "episodes": ["abc", 1.5, True, None],
     "precision": ["fp64", 16, None],
