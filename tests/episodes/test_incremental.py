@@ -120,7 +120,7 @@ def test_evaluation_scores_new_and_base_queries_apart():
     backbone, plain = Conv4(in_channels=1, image_size=16, widths=(8, 8, 8, 8)), Normalize([0.5], [0.25])
     learner = BaseClassifier(backbone, n_classes=N_BASE, weight_decay=0.01)
     exact = Hardware.choose("cpu", "fp32")
-    episodes = IncrementalEpisodes(labels, N_BASE, 3, 1, 4, 5, 2, episodes=40)
+    episodes = IncrementalEpisodes(labels, N_BASE, 3, 1, 4, 5, 2, episodes=80)
     result = evaluate(learner, store, episodes, plain, exact)
     # 12 queries of new classes, 10 of base classes
     joint = (12 * result.details["novel"] + 10 * result.details["base"]) / 22

@@ -63,8 +63,8 @@ def run(place, name, *arguments, code=0):
     ("arguments", "code", "said"),
     [
         (["run=real", "trainer.steps=2"], 0, "3-way 1-shot, 3 queries a class, inductive; best of step 2"),
-        (["episodes=abc"], 2, "episodes must be an integer, at least 1, got 'abc'"),
-        (["trainer.steps=many"], 2, "trainer.steps must be a number"),
+        (["episodes=abc"], 2, "episodes must be an integer, got 'abc'"),
+        (["trainer.steps=many"], 2, "trainer.steps must be an integer, got 'many'"),
     ],
 )
 def test_the_command_is_a_module_that_runs(place, arguments, code, said):
