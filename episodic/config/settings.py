@@ -140,10 +140,6 @@ class Part:
     edges: str | None
 
 
-# The parts that every run has.
-PARTS = ("task", "backbone", "head", "learner", "semi", "loss", "memory", "sse", "augment", "optimizer", "schedule")
-PARTS += ("trainer",)
-
 COMMANDS = {
     "train": Train,
     "cross_validate": CrossValidate,

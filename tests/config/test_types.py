@@ -7,8 +7,8 @@ from typing import Literal
 import pytest
 from omegaconf import OmegaConf
 
-from episodic.config.compose import ConfigError, compose_config, groups
-from episodic.config.help import INNER, options_of
+from episodic.config.compose import INNER, ConfigError, compose_config, groups
+from episodic.config.help import options_of
 from episodic.config.types import check_types, fits, words, written
 
 WRONG = {
