@@ -49,8 +49,8 @@ def make(node: DictConfig, *arguments: Any, allow_any_target: bool = False, **ke
     **Raises:** `ConfigError` for a target that is not allowed, and for arguments that are missing or that the target does not take;
     what the target raises.
 
-    >>> make(OmegaConf.create({"_target_": "episodic.train.schedule.Step", "every": 10}))
-    Step(every=10, gamma=0.5)
+    >>> make(OmegaConf.create({"_target_": "episodic.train.schedule.Step", "every": 10})).every
+    10
     >>> make(OmegaConf.create({"_target_": "os.system", "command": "ls"}))
     Traceback (most recent call last):
     ...
