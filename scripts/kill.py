@@ -135,7 +135,7 @@ def command(run: Path, options: list[str]) -> list[str]:
     return ["resume=true", f"run={run.name}"] if (run / "config.yaml").exists() else [*options, f"run={run.name}"]
 
 
-def torment(name: str, options: list[str], kills: int, draw: random.Random, place: Path) -> Tally:
+def kill_trainings(name: str, options: list[str], kills: int, draw: random.Random, place: Path) -> Tally:
     """Kill trainings of one kind `kills` times, end each of them, and compare it with an undisturbed one."""
     tally, stem = Tally(), name.replace(" ", "_")
     log, whole = f"{stem}.log", place / f"{stem}-whole"
@@ -199,7 +199,9 @@ def main() -> None:
         tallies = {}
         for number, name in enumerate(arguments.only):
             draw, options = random.Random(f"{arguments.seed} {number}"), [*SMALL, *KINDS[name]]
-            tallies[name] = torment(name, [*options, f"trainer.steps={arguments.steps}"], arguments.kills, draw, place)
+            tallies[name] = kill_trainings(
+                name, [*options, f"trainer.steps={arguments.steps}"], arguments.kills, draw, place
+            )
             print(name, dataclasses.asdict(tallies[name]), flush=True)
     header = ["training", "kills", "in saves", "by other signals", "resumed", "runs", "equal"]
     print(table(header, [[name, *map(str, dataclasses.astuple(tally)[:-1])] for name, tally in tallies.items()]))

@@ -111,7 +111,11 @@ def test_load_says_what_is_no_run(run, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"is a file, and a run is a folder"):
         load(tmp_path / "file")
-    for text, reason in (("a: [", "cannot be read"), ("a: 1", "has no task"), ("[1]", "it holds no mapping")):
+    for text, reason in (
+        ("a: [", "cannot be read"),
+        ("a: 1", "has no augment, backbone"),
+        ("[1]", "it holds no mapping"),
+    ):
         (tmp_path / "config.yaml").write_text(text)
         with pytest.raises(ConfigError, match=reason):
             load(tmp_path)

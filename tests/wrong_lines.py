@@ -111,6 +111,7 @@ task.train_classes=0
 task.train=3
 task.train.n_way=abc
 task.train.n_shot=0
+task.n_shot=few
 task.dataset=3
 task.dataset.drawings=abc
 task.dataset.drawings=0

@@ -365,7 +365,8 @@ def _names(y: Any) -> np.ndarray:
     array = flat_array(y)
     kind = "" if array is None else array.dtype.kind
     whole = kind == "f" and (array == np.round(array)).all() and np.isfinite(array).all()
-    if not ((kind in "Uiub" and kind) or whole or (kind == "O" and all(isinstance(name, str) for name in array))):
+    texts = kind == "O" and all(isinstance(name, str) for name in array)
+    if not (kind in ("U", "i", "u", "b") or whole or texts):
         refuse("y", "a flat list of names, strings or integers", y)
     return array
 

@@ -24,13 +24,7 @@ from episodic.data.image import PictureForm
 from episodic.run.files import write_atomically
 
 KEY = "episodic.assemble.saved.3"  # where the metadata are found; its number changes when their meaning does
-FACTS = {
-    "form": dict | None,
-    "names_": list[str] | None,
-    "left_out_": int,
-    "classes_": list,
-    "settings": dict,
-}
+FACTS = {"form": dict | None, "names_": list[str] | None, "left_out_": int, "classes_": list, "settings": dict}
 SETTINGS = {"invert": bool, "abstain": float | str | None, "max_error": float, "precision": str}
 NAMES = re.compile(r"[<>|=]?(b1|[iuf][1248]|U\d+|O)")  # the dtypes of class names
 PREFIX = "weights."  # of the names of the learner's weights, beside which the file has the support
@@ -54,7 +48,7 @@ def write_saved(path: str | os.PathLike, facts: Mapping[str, Any], tensors: Mapp
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Saved:
-    """What a file of `Predictor.save` holds, found to be whole.
+    """What a file of `Predictor.save` holds. Every part of it was checked.
 
     - `config`: of the learner. `form`: of its pictures, None for features. `settings`: as in `Predictor`, by name.
     - `classes`: their names. `names`: those of the examples, None where they had none. `threshold`, `left_out`: as in `Predictor`.
@@ -105,9 +99,16 @@ def _checked(facts: dict[str, Any], tensors: dict[str, Tensor], path: object) ->
     form = facts["form"] and PictureForm(**facts["form"])
     if tensors:
         _check_support(tensors, form, len(classes), facts["names_"])
-    config = stored_config(facts["config"], path)
-    kept = facts["names_"], facts["threshold_"], facts["left_out_"]
-    return Saved(config, form, settings, classes, *kept, tensors)
+    return Saved(
+        config=stored_config(facts["config"], path),
+        form=form,
+        settings=settings,
+        classes=classes,
+        names=facts["names_"],
+        threshold=facts["threshold_"],
+        left_out=facts["left_out_"],
+        tensors=tensors,
+    )
 
 
 def _check_support(tensors: dict[str, Tensor], form: PictureForm | None, n_way: int, names: list[str] | None) -> None:

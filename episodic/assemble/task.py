@@ -108,7 +108,7 @@ def build_sampler(
         )
     if task.within_super_class and store.super_classes is None:
         raise ConfigError(f"{store.dataset} has no super-classes, so task.within_super_class=true cannot be had")
-    counts = {name: value if isinstance(value := shape[name], int) else _range(name, value) for name in SHAPE}
+    counts = {name: value if isinstance(value := shape[name], int) else tuple(value) for name in SHAPE}
     return EpisodeSampler(
         store.labels.numpy(),
         **counts,
@@ -184,11 +184,3 @@ def load_split(dataset: AbstractDataset, task: DictConfig, split: str) -> ImageS
                 store = dataclasses.replace(store, split=split, split_name=f"{store.split_name}, {candidate}")
             return store
     raise first
-
-
-def _range(name: str, value: object) -> tuple[int, int]:
-    try:
-        low, high = value
-        return int(low), int(high)
-    except (TypeError, ValueError):
-        raise ConfigError(f"task.{name} must be an integer or a range [low,high], got {value!r}") from None

@@ -9,6 +9,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
+INNER = ("dataset", "distance")  # groups that are chosen inside a part
+
 
 class ConfigError(ValueError):
     """A command line or a configuration cannot be used. The message is for the user."""
@@ -33,6 +35,15 @@ def groups() -> tuple[str, ...]:
     True
     """
     return tuple(sorted(path.name for path in conf_dir().iterdir() if path.is_dir()))
+
+
+def part_groups() -> list[str]:
+    """The groups of which every run has a choice: all but those inside a part, and experiments, which are choices of other groups.
+
+    >>> {"learner", "distance", "experiment"} & {*part_groups()}
+    {'learner'}
+    """
+    return [group for group in groups() if group not in (*INNER, "experiment")]
 
 
 def compose_config(name: str, overrides: list[str]) -> DictConfig:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from episodic.config.compose import conf_dir
 
-INNER = ("dataset", "distance")  # groups that are chosen inside a part
 OPTION = re.compile(r"^  - (?:override )?(\w+): *(\S+) *(?:# *(.*))?$")
 SETTING = re.compile(r"^(\w+): *(.*?) *(?:# *(.*))?$")
 

@@ -15,8 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from episodic.config.compose import ConfigError, compose_config, conf_dir, groups
-from episodic.config.help import INNER
+from episodic.config.compose import INNER, ConfigError, compose_config, conf_dir, groups
 from episodic.config.paths import quoted_arguments
 
 SEVERAL = ("loss", "semi")  # groups of which several may be chosen, as loss=[a,b]

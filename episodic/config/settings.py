@@ -140,21 +140,6 @@ class Part:
     edges: str | None
 
 
-PARTS = (
-    "task",
-    "backbone",
-    "head",
-    "learner",
-    "semi",
-    "loss",
-    "memory",
-    "sse",
-    "augment",
-    "optimizer",
-    "schedule",
-    "trainer",
-)
-
 COMMANDS = {
     "train": Train,
     "cross_validate": CrossValidate,

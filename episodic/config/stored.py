@@ -48,8 +48,8 @@ def read_tree(path: Path) -> dict[Any, Any]:
 def stored_config(tree: Any, source: object) -> DictConfig:
     """The plain tree of mappings, lists, texts and numbers that a file held, as a configuration.
 
-    A value may stand for another one, as `${task.n_way}` does. It must be a single value or a list that is there. What asks for
-    anything else, such as the environment, is refused, and so is trust: `allow_any_target` is what the user says, never a file.
+    A value may stand for another one of the same tree, as `${task.n_way}` does: for a single value or a list. References to
+    anything else, such as the environment, are refused. `allow_any_target` is left out, since only the user can give trust.
 
     **Arguments:** `source`: where it comes from, for messages.
 
@@ -107,20 +107,23 @@ def _walk(tree: Any, source: object) -> Iterator[tuple[tuple[str, ...], Any]]:
 
 def _check_reference(tree: dict[str, Any], place: tuple[str, ...], value: str, source: object) -> None:
     """Refuse a reference in another form, to a part, from inside a list, to nothing, or round in a circle."""
-    seen, found, parent = set(), value, _at(tree, place[:-1])
+    told, seen, found = f"{source}: {'.'.join(place)} is {value!r}", set(), value
+    in_list = isinstance(_at(tree, place[:-1]), list)
     while isinstance(found, str) and "${" in found:
         form = REFERENCE.fullmatch(found)
-        name = form and (form[1] or form[2])
-        found = name and _at(tree, name.split("."))
-        missing_is_fine = form is not None and form[1] is not None
-        if name in seen or isinstance(parent, list) or isinstance(found, dict) or (found is None and not form):
-            raise ConfigError(f"{source}: {'.'.join(place)} is {value!r}, which is no reference to another value of it")
-        if found is _ABSENT and not missing_is_fine:
-            raise ConfigError(f"{source}: {'.'.join(place)} is {value!r}, and there is no {name}")
+        if form is None or in_list:
+            raise ConfigError(f"{told}, which is no reference to another value of it")
+        with_default, plain = form.groups()
+        name = with_default or plain
+        found = _at(tree, name.split("."))
+        if name in seen or isinstance(found, dict):
+            raise ConfigError(f"{told}, which is no reference to another value of it")
+        if found is _ABSENT and plain:
+            raise ConfigError(f"{told}, and there is no {name}")
         seen.add(name)
 
 
-_ABSENT = object()
+_ABSENT = object()  # None is a value
 
 
 def _at(tree: Any, place: Any) -> Any:

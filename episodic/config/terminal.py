@@ -6,13 +6,8 @@ import io
 import unicodedata
 from typing import Any
 
-HIDDEN = (
-    "Cc",
-    "Cf",
-    "Cs",
-    "Zl",
-    "Zp",
-)  # control, format (as the direction of text), halves of characters, line separators
+# Categories of Unicode: control, format (as the direction of text), halves of characters, line and paragraph separators.
+HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 JOINERS = "\u200c\u200d"  # format characters that scripts and emoji need
 
 

@@ -13,8 +13,8 @@ from typing import Any, Literal, Union
 
 from omegaconf import DictConfig, OmegaConf
 
-from episodic.config.compose import ConfigError, groups
-from episodic.config.help import INNER, options_of
+from episodic.config.compose import INNER, ConfigError, groups
+from episodic.config.help import options_of
 from episodic.config.instantiate import known_targets, target_of
 from episodic.config.overrides import SEVERAL, TAKE_SAVED
 from episodic.config.settings import COMMANDS, Part, Shape, Task
@@ -25,7 +25,7 @@ MANY = {int: "integers", float: "numbers", str: "texts"}
 
 def check_types(cfg: DictConfig, command: str | None = "train", *, allow_any_target: bool = False) -> None:
     """Refuse values of another type than their settings have: text in the place of a number, a number in the place of a list, NaN.
-    `true` is no integer, and 1.0 is none either.
+    Neither `true` nor 1.0 is an integer.
 
     **Arguments:** `command` (default `"train"`): whose settings the configuration has; None where it has parts alone.
     `allow_any_target` (default false): as for `make`; classes that may not be built are not asked for types.

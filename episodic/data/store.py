@@ -139,7 +139,7 @@ def digest(*parts: str) -> str:
 
 
 def _check_tensor(name: str, value: object, dtype: torch.dtype, form: str, axes: int) -> None:
-    want = f"{name} must be a tensor {str(dtype).removeprefix('torch.')} {form}"
+    want = f"{name} must be a tensor of {str(dtype).removeprefix('torch.')} {form}"
     if not isinstance(value, Tensor):
         raise TypeError(f"{want}, got {type(value).__name__}")
     if value.dtype != dtype or value.ndim != axes:

@@ -95,7 +95,9 @@ def flag(name: str, value: Any) -> bool:
 
 
 def choice(name: str, value: Any, choices: Any) -> Any:
-    """One of some strings or integers, which the `Literal` that annotates the argument lists.
+    """One of some strings or integers.
+
+    **Arguments:** `choices`: the `Literal` that annotates the argument, or a sequence where they are known only at run time.
 
     **Raises:** `ValueError` for everything else.
 
@@ -104,7 +106,7 @@ def choice(name: str, value: Any, choices: Any) -> Any:
     ...
     ValueError: resize must be one of crop, squash, got 'stretch'
     """
-    options, plain = typing.get_args(choices), _plain(value)
+    options, plain = typing.get_args(choices) or choices, _plain(value)
     for option in options:
         if type(plain) is type(option) and plain == option:
             return option
@@ -166,7 +168,7 @@ def numbers(name: str, value: Any, *, above: float = -math.inf) -> tuple[float, 
 
 
 def strings(name: str, value: Any) -> tuple[str, ...]:
-    """A tuple of strings, of which none is empty. Lists and tuples are taken.
+    """A tuple of strings that are not empty. Lists and tuples are taken.
 
     **Raises:** `ValueError` for anything else, also for a single string.
 
@@ -179,8 +181,8 @@ def strings(name: str, value: Any) -> tuple[str, ...]:
 
 
 def flat_array(value: Any) -> np.ndarray | None:
-    """A value as an array of one axis, of any type, or None where it is no such thing. Nested lists are found out by their first
-    item, so that no data set is loaded.
+    """A value as an array of one axis, of any type; None where it is something else. Whether a list is nested is told by its first
+    item alone, so that no data set is loaded.
 
     >>> flat_array(("cat", "dog")).dtype.kind, flat_array([[1, 2], [3]])
     ('U', None)

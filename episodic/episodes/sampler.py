@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from episodic.episodes.arguments import booleans, choice, flag, integer, integers, refuse
+from episodic.episodes.arguments import LARGEST, booleans, choice, flag, integer, integers, refuse
 from episodic.episodes.indices import EpisodeIndices
 
 BLOCK = 256  # episodes that share one stream of random numbers; part of what (seed, epoch, i) means, so never change it
@@ -104,7 +104,9 @@ class EpisodeSampler(Sampler[list[int]]):
         # No super().__init__(): torch's signature of it changed, and its body holds nothing.
         given = (n_way, n_shot, n_query, n_unlabeled, n_distractors)
         self.shape = _ranges(dict(zip(LEAST, given, strict=True)))
-        self.episodes = episodes = integer("episodes", episodes, at_least=1, below=2**63)
+        self.episodes = episodes = integer("episodes", episodes, at_least=1)
+        if episodes > LARGEST:  # that `len` can say
+            refuse("episodes", f"at most {LARGEST:,}", episodes)
         self.episodes_per_batch = episodes_per_batch = integer("episodes_per_batch", episodes_per_batch, at_least=1)
         self.seed, self.epoch = integer("seed", seed), integer("epoch", epoch)
         self.imbalanced = flag("imbalanced", imbalanced)

@@ -151,10 +151,10 @@ class Episode:
 def _check_labels(name: str, labels: Tensor, shape: tuple[int, int], classes: int | None = None) -> None:
     if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != shape:
         refuse(name, f"an int64 tensor {list(shape)}", labels)
-    seen = (
-        classes is not None and labels.device.type == "cpu" and labels.numel()
-    )  # a GPU would have to wait for the answer
-    if seen and labels.numpy().view(np.uint64).max() >= classes:  # a negative label reads as a large number
+    # To look at labels on a GPU would mean to wait for it.
+    if classes is None or labels.device.type != "cpu" or not labels.numel():
+        return
+    if labels.numpy().view(np.uint64).max() >= classes:  # a negative label reads as a large number
         least, most = labels.aminmax()
         raise ValueError(f"{name} must be in 0..{classes - 1}, got labels from {least} to {most}")
 

@@ -61,7 +61,7 @@ class WriterLock:
 
     def __exit__(self, *exception: object) -> None:
         if self._is_there():
-            with contextlib.suppress(OSError):  # a folder that can no longer be written has been told of
+            with contextlib.suppress(OSError):  # where the folder can no longer be written, that was told before
                 (self.folder / WRITER).unlink(missing_ok=True)
         self._lock.release()
 

@@ -16,8 +16,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from episodic import __version__
-from episodic.config.compose import ConfigError
-from episodic.config.settings import PARTS
+from episodic.config.compose import ConfigError, part_groups
 from episodic.config.stored import read_tree, stored_config
 from episodic.config.types import check_types
 from episodic.run.checkpoint import has_checkpoint, load_checkpoint, load_weights, save_checkpoint
@@ -25,7 +24,7 @@ from episodic.run.files import write_atomically
 from episodic.run.lock import WriterLock
 
 FREE = ("resume", "run", "episodes", "device", "data_dir", "allow_any_target")  # what a resumed run may change
-LINKLESS = ("last", "best", "last-previous", "best-previous")  # checkpoints, which must be folders themselves
+CHECKPOINTS = ("last", "best", "last-previous", "best-previous")
 OPTIONS = "options"  # beside the settings in `config.yaml`: the options of the command line that made them
 
 
@@ -70,8 +69,6 @@ class Run:
         **Raises:** `ConfigError` where the folder holds a run already and `cfg.resume` is not set, where the run to resume is not
         there, has no configuration or had other settings, and where another process trains there.
         """
-        if not isinstance(cfg.resume, bool):
-            raise ConfigError(f"resume must be true or false, got {cfg.resume!r}")
         folder = _new_folder(Path("runs") / name) if cfg.run is None else Path(cfg.run)
         if cfg.resume:
             Run(folder).check_can_be_resumed()
@@ -88,7 +85,10 @@ class Run:
             yield run
 
     def check_can_be_resumed(self) -> None:
-        """**Raises:** `ConfigError` where the folder holds no run, or its configuration is lost."""
+        """Make sure that there is a run whose settings are known.
+
+        **Raises:** `ConfigError` where the folder holds no run, or its configuration is lost.
+        """
         if (self.folder / "config.yaml").is_file():
             return
         if self.has("last") or self.has("best"):
@@ -99,9 +99,9 @@ class Run:
         raise ConfigError(f"{self.folder} holds no run to go on with: leave resume=true out to start one there")
 
     def _refuse_links(self) -> None:
-        """A checkpoint is put in place by renaming its folder, and a renamed link would lead two names to one folder."""
+        """Refuse checkpoints that are links. Saving renames them, and then two names would lead to one folder."""
         for path in self.folder.iterdir():
-            if path.name in LINKLESS and path.is_symlink():
+            if path.name in CHECKPOINTS and path.is_symlink():
                 raise ConfigError(f"{path} is a link, and training replaces it: put the folder itself in its place")
 
     def write_config(self, cfg: DictConfig, options: Sequence[str]) -> None:
@@ -120,8 +120,8 @@ class Run:
         **Raises:** `FileNotFoundError` where the folder is no run; `ConfigError` where its `config.yaml` is damaged or another.
         """
         tree = self._tree()
-        if missing := [part for part in PARTS if part not in tree]:
-            told = f"its config.yaml has no {missing[0]}, so episodic.train did not write it"
+        if missing := [part for part in part_groups() if part not in tree]:
+            told = f"its config.yaml has no {', '.join(missing)}, so episodic.train did not write it"
             raise ConfigError(f"{self.folder} is no run: {told}")
         tree.pop(OPTIONS, None)
         source = self.folder / "config.yaml"

@@ -86,9 +86,8 @@ def _other_choices(saved: dict[str, str], given: dict[str, str]) -> list[str]:
     for name in chosen:
         now = OverridesParser.create().parse_override(f"{name}={given[name]}").value()
         place = name.partition("@")[2] or name
-        was = (
-            choices[name] if name in choices else list(OmegaConf.select(cfg, place, default=[]))
-        )  # of several: their names
+        # Where several are chosen, Hydra does not say which; their settings stand under their names.
+        was = choices[name] if name in choices else list(OmegaConf.select(cfg, place, default=[]))
         if _listed(was) != _listed(now):
             differ.append(f"{name} was {_shown(was)}, now {_shown(now)}")
     return differ

@@ -21,10 +21,9 @@ def test_learners_that_know_no_base_classes_refuse_an_incremental_task(config):
         build_parts(config(*INCREMENTAL))
 
 
-@pytest.mark.parametrize("seed", ["x", -1, 1.5, "null"])
-def test_a_seed_that_is_no_integer_is_refused_by_its_name(config, seed):
-    with pytest.raises(ConfigError, match="seed must be an integer, at least 0, got"):
-        build_parts(config(f"seed={seed}"))
+def test_a_seed_below_0_is_refused_by_its_name(config):
+    with pytest.raises(ConfigError, match="seed must be at least 0, got -1"):
+        build_parts(config("seed=-1"))
 
 
 @pytest.mark.parametrize("learner", ["base_classifier", "cross_attention", "attention_attractor"])
@@ -39,9 +38,9 @@ def test_rows_are_exchanged_along_the_graph_of_super_classes_or_of_a_file(config
         build_parts(config("learner=base_classifier", "sse=graph"))
     cfg = config("sse=graph")
     parts = build_parts(config())
-    above = torch.arange(cfg.task.train_classes) // 3
-    names = tuple(map(str, range(int(above.max()) + 1)))
-    store = dataclasses.replace(parts.dataset.store("train"), super_classes=above, super_class_names=names)
+    threes = torch.arange(cfg.task.train_classes) // 3
+    names = tuple(f"group {i}" for i in range(threes.max() + 1))
+    store = dataclasses.replace(parts.dataset.store("train"), super_classes=threes, super_class_names=names)
     monkeypatch.setattr(parts.dataset, "store", lambda split: store)
     graph = build_label_swap(cfg, parts.dataset)
     assert graph.degrees[:3].tolist() == [2, 2, 2]

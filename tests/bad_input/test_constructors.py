@@ -1,4 +1,4 @@
-"""Every argument of every learner, wrapper, data set and sampler, given the values that its annotation rules out."""
+"""Every argument of learners, wrappers, data sets, samplers and backbones, given the values that its annotation rules out."""
 
 import functools
 import inspect
@@ -14,6 +14,8 @@ import torch
 from episodic import EpisodeSampler, IncrementalEpisodes
 from episodic.config.compose import conf_dir
 from episodic.core.backbones.conv4 import Conv4
+from episodic.core.backbones.resnet12 import ResNet12
+from episodic.core.backbones.resnet18 import ResNet18
 from episodic.data.augment import Augment
 from episodic.data.image import PictureForm
 from episodic.data.sets.cifarfs import CIFARFS
@@ -58,6 +60,7 @@ NEEDED = [
     ((SoftKMeans, SoftKMeansCluster, MaskedSoftKMeans, LabelPropagation, SelfTraining, mean_teacher), LEARNER),
     ((PseudoLabels,), {"learner": lambda: BaseClassifier(VECTORS(), 4)}),
     ((CIFARFS, CUB, FC100, Glyphs, MiniImageNet, Omniglot, TieredImageNet, Augment, PictureForm), {}),
+    ((Conv4, ResNet12, ResNet18), {}),
     ((Folder,), {"path": lambda: "."}),
     ((EpisodeSampler,), {"labels": lambda: LABELS, "n_way": lambda: 3, "n_query": lambda: 2}),
     ((IncrementalEpisodes,), {"labels": lambda: LABELS} | {name: lambda: 2 for name in NUMBERS}),

@@ -2,9 +2,9 @@ import inspect
 
 import pytest
 from hydra.utils import get_object
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
-from episodic.config.compose import compose_config, conf_dir
+from episodic.config.compose import compose_config, conf_dir, part_groups
 from episodic.config.instantiate import make
 
 GROUPS = sorted(p.name for p in conf_dir().iterdir() if p.is_dir())
@@ -70,3 +70,8 @@ def test_all_tasks_are_a_data_set_and_a_shape():
     for path in (conf_dir() / "task").glob("[!_]*.yaml"):
         defaults = OmegaConf.load(path).defaults
         assert all(isinstance(name, str) and name.startswith("_") for name in defaults), path
+
+
+def test_a_training_has_a_choice_of_every_group_of_parts():
+    cfg = compose_config("train", [])
+    assert set(part_groups()) == {key for key in cfg if isinstance(OmegaConf.select(cfg, key), DictConfig)}

@@ -3,11 +3,10 @@
 import typing
 
 import pytest
-from omegaconf import DictConfig, OmegaConf
 
 from episodic.assemble.model_choice import with_parts
 from episodic.config.compose import compose_config, groups
-from episodic.config.settings import COMMANDS, PARTS, Shape, Task
+from episodic.config.settings import COMMANDS, Shape, Task
 
 GIVEN = {
     "cross_validate": ["run=x"],
@@ -29,8 +28,3 @@ def test_settings_of_a_task_equal_its_yaml():
     task = compose_config("train", ["task=glyphs_5w1s"]).task
     assert set(task) - {"dataset"} == set(typing.get_type_hints(Task))
     assert set(task.train) == set(typing.get_type_hints(Shape))
-
-
-def test_a_training_is_made_of_all_groups_that_its_yaml_chooses_from():
-    cfg = compose_config("train", [])
-    assert set(PARTS) == {key for key in cfg if isinstance(OmegaConf.select(cfg, key), DictConfig)}

@@ -7,13 +7,13 @@ from typing import Literal
 import pytest
 from omegaconf import OmegaConf
 
-from episodic.config.compose import ConfigError, compose_config, groups
-from episodic.config.help import INNER, options_of
+from episodic.config.compose import INNER, ConfigError, compose_config, groups
+from episodic.config.help import options_of
 from episodic.config.types import check_types, fits, words, written
 
 WRONG = {
     "seed": ["abc", 1.5, True, None, [1], float("nan"), "", {"a": 1}],
-    "resume": ["maybe", 1, None, "true"],
+    "resume": ["maybe", "no", "yes", "true", 1, None],
     "run": [3, True, ["a"], ""],
     "episodes": ["abc", 1.5, True, None],
     "precision": ["fp64", 16, None],

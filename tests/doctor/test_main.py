@@ -47,7 +47,6 @@ def test_a_split_that_another_stands_in_for_is_said_and_not_taken_for_a_leak(bir
         (["out=nowhere/report.csv"], "in a folder that is there, got nowhere/report.csv"),
         (["run=nowhere"], "nowhere is no run"),
         (["task.dataset.corrupt=hide"], "task.dataset.corrupt must be error or skip, got 'hide'"),
-        (["task.n_shot=few"], "task.n_shot must be an integer or a range"),
         (["task.within_super_class=true"], "has no super-classes"),
     ],
 )

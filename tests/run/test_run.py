@@ -74,12 +74,6 @@ def test_there_is_nothing_to_resume_where_no_run_is(tmp_path):
     assert not (tmp_path / "none").exists()
 
 
-@pytest.mark.parametrize("value", ["no", "yes", "true", 1, None])
-def test_resume_is_true_or_false_and_nothing_else(tmp_path, value):
-    with pytest.raises(ConfigError, match=f"resume must be true or false, got {value!r}"):
-        opened(config(run=str(tmp_path / "r"), resume=value))
-
-
 def test_one_writer_and_any_readers(tmp_path):
     cfg = config(run=str(tmp_path / "r"))
     with Run.open(cfg, "name") as run:

@@ -252,7 +252,7 @@ def test_resuming_a_finished_run_trains_no_further(place, trained):
         (["task.dataset.path=nowhere"], "nowhere is no folder"),
         (["task.dataset.path=???"], "task.dataset.path must be given"),
         (["task.n_way=5", "run=not_begun"], "an episode needs 5 classes .* the labels have 4"),
-        (["learner._target_=os.system"], "wants to build os.system, which is no learner"),
+        (["learner._target_=os.system"], "wants to build os.system, which is no learner of this package"),
         (["optimizer.lr=1e30", "trainer.steps=40"], "the loss is .* at step .*The last good checkpoint is step"),
     ],
 )

@@ -46,6 +46,16 @@ def test_training_from_python_returns_what_the_record_says(options, tmp_path, ca
     assert "folder_5w1s: prototypical on conv4" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "option",
+    ["seed=1.5", "resume=no", "task.n_shot=few", "trainer.steps=1.5", "optimizer.lr=abc", "backbone.widths=64"],
+)
+def test_from_python_too_a_setting_of_another_type_is_refused_by_its_name(options, tmp_path, option):
+    with pytest.raises(ConfigError, match=f"^{option.partition('=')[0]} must be"):
+        episodic.train.train(*options, option, "run=r")
+    assert not (tmp_path / "r").exists()
+
+
 def test_losses_are_kept_beside_the_learner_and_counted_among_the_parameters(options, tmp_path, capsys):
     metrics = episodic.train.train(*options, *BATCHES, "trainer.steps=2", "run=r")
     said = capsys.readouterr().out

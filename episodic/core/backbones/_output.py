@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor
 
+from episodic.episodes.arguments import integer
+
 Output = Literal["vector", "map"]
 
 
-def check_choice(argument: str, value: str, choices: Sequence[str]) -> None:
-    """Refuse a `value` that is none of `choices`."""
-    if value not in choices:
-        raise ValueError(f"{argument} must be one of {', '.join(map(repr, choices))}, got {value!r}")
-
-
-def check_rate(argument: str, value: float) -> None:
-    """Refuse a drop rate outside `[0, 1)`."""
-    if not 0 <= value < 1:
-        raise ValueError(f"{argument} must be at least 0 (drop nothing) and below 1, got {value}")
-
-
-def check_input(backbone: str, in_channels: int, image_size: int, smallest: int = 1) -> None:
-    """Refuse images that `backbone` cannot be built for: no channels, or fewer than `smallest` pixels a side."""
-    if in_channels < 1:
-        raise ValueError(f"in_channels must be at least 1 (3 for color, 1 for gray images), got {in_channels}")
+def checked_input(backbone: str, in_channels: int, image_size: int, smallest: int = 1) -> tuple[int, int]:
+    """`in_channels` and `image_size`. Images that `backbone` cannot be built for are refused: those without channels, or of fewer
+    than `smallest` pixels a side.
+    """
+    in_channels = integer("in_channels", in_channels, at_least=1, note=" (3 for color, 1 for gray images)")
+    image_size = integer("image_size", image_size)
     if image_size < smallest:
         raise ValueError(
             f"{backbone} needs image_size of at least {smallest}, or its pooling leaves nothing, got {image_size}; "
             "resize the images or take a backbone that pools less"
         )
+    return in_channels, image_size
 
 
 def check_images(images: Float[Tensor, "item channels height width"], in_channels: int, image_size: int) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import get_args
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from episodic.core.backbones._output import Output, check_choice, check_images, check_input, embed, embedding_shape
+from episodic.core.backbones._output import Output, check_images, checked_input, embed, embedding_shape
+from episodic.episodes.arguments import choice, flag, integer, integers, refuse
 
 
 class Conv4(nn.Module):
@@ -57,17 +57,18 @@ class Conv4(nn.Module):
         unpadded: int = 0,
     ) -> None:
         super().__init__()
-        check_choice("output", output, get_args(Output))
-        if len(widths) == 0 or min(widths) < 1:
-            raise ValueError(f"widths must hold a positive number of channels for each block, got {list(widths)}")
-        for name, count in (("pools", pools), ("unpadded", unpadded)):
-            if count is not None and not 0 <= count <= len(widths):
-                raise ValueError(f"{name} must be a number of the {len(widths)} blocks, got {count}")
+        output = choice("output", output, Output)
+        widths, bias = integers("widths", widths, at_least=1).tolist(), flag("bias", bias)
+        if not widths:
+            refuse("widths", "a number of channels for each block, at least one", widths)
+        blocks = {"at_least": 0, "below": len(widths) + 1, "note": f" ({len(widths)} blocks)"}
+        pools = None if pools is None else integer("pools", pools, **blocks)
+        unpadded = integer("unpadded", unpadded, **blocks)
         sure = pools if pools is not None else len(widths) if output == "vector" else 0
         smallest = 1
         for block in reversed(range(len(widths))):
             smallest = smallest * (2 if block < sure else 1) + 2 * (block < unpadded)
-        check_input("Conv4", in_channels, image_size, smallest=smallest)
+        in_channels, image_size = checked_input("Conv4", in_channels, image_size, smallest=smallest)
         self.in_channels, self.image_size = in_channels, image_size
         self.output = "flatten" if output == "vector" else "map"
         self.blocks, side = nn.Sequential(), image_size

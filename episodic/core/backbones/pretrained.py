@@ -7,7 +7,7 @@ import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 from urllib.error import URLError
 
 import torch
@@ -15,7 +15,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from episodic.core.backbones._output import check_choice, check_images
+from episodic.core.backbones._output import check_images
+from episodic.episodes.arguments import choice
 
 Source = Literal["torchvision", "timm"]
 Pooling = Literal["avg", "avg_max"]
@@ -72,8 +73,8 @@ class Pretrained(nn.Module):
         frozen_batch_norm: bool = False,
     ) -> None:
         super().__init__()
-        check_choice("source", source, get_args(Source))
-        check_choice("pooling", pooling, get_args(Pooling))
+        choice("source", source, Source)
+        choice("pooling", pooling, Pooling)
         if in_channels not in (1, 3):
             raise ValueError(f"in_channels must be 3 (color) or 1 (gray), as the network sees three, got {in_channels}")
         file = Path(weights).expanduser() if weights is not None and weights.endswith(FILES) else None
@@ -150,7 +151,7 @@ def _torchvision(name: str, weights: str | None, pooling: str) -> tuple[nn.Modul
         raise ValueError(f"torchvision has no classifier {name!r}; it has {near} and others")
     if weights is not None:
         names = tuple(models.get_model_weights(name).__members__)
-        check_choice(f"weights of {name}, unless a file ({', '.join(FILES)}),", weights.upper(), names)
+        choice(f"weights of {name}, unless a file ({', '.join(FILES)}),", weights.upper(), names)
     from_tensorflow = name in ("googlenet", "inception_v3")
     more = {"init_weights": weights is None} if from_tensorflow else {}
     network = models.get_model(name, weights=weights and weights.upper(), **more)
@@ -209,7 +210,7 @@ def _timm(name: str, weights: str | None, pooling: str) -> tuple[nn.Module, tupl
         near = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=4))
         raise ValueError(f"timm has no model {name!r}; near it: {near or 'nothing'}")
     if weights is not None:
-        check_choice(f"weights of timm, unless a file ({', '.join(FILES)}),", weights, ("default",))
+        choice(f"weights of timm, unless a file ({', '.join(FILES)}),", weights, ("default",))
     network = timm.create_model(name, pretrained=weights is not None, num_classes=0)
     classifier = network.pretrained_cfg.get("classifier") or ()
     if pooling == "avg_max":

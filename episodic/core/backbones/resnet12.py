@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -10,13 +10,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from episodic.core.backbones._output import (
-    check_choice,
     check_images,
-    check_input,
-    check_rate,
+    checked_input,
     embed,
     embedding_shape,
 )
+from episodic.episodes.arguments import choice, number
 
 Variant = Literal["metaoptnet", "can"]
 Output = Literal["vector", "flatten", "map"]
@@ -123,11 +122,11 @@ class ResNet12(nn.Module):
         output: Output = "vector",
     ) -> None:
         super().__init__()
-        check_choice("variant", variant, get_args(Variant))
-        check_choice("output", output, get_args(Output))
-        check_rate("drop_rate", drop_rate)
+        variant = choice("variant", variant, Variant)
+        output = choice("output", output, Output)
+        drop_rate = number("drop_rate", drop_rate, at_least=0, below=1, note=" (0 drops nothing)")
         pools = variant == "metaoptnet"
-        check_input("ResNet12", in_channels, image_size, smallest=16 if pools else 1)
+        in_channels, image_size = checked_input("ResNet12", in_channels, image_size, smallest=16 if pools else 1)
         self.in_channels, self.image_size = in_channels, image_size
         self.output = "average" if output == "vector" else output
         widths = WIDTHS[variant]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from episodic.core.backbones._output import Output, check_choice, check_images, check_input, embed, embedding_shape
+from episodic.core.backbones._output import Output, check_images, checked_input, embed, embedding_shape
+from episodic.episodes.arguments import choice
 
 Variant = Literal["feat", "closerlook"]
 WIDTHS = (64, 128, 256, 512)
@@ -51,9 +52,9 @@ class ResNet18(nn.Module):
         self, in_channels: int = 3, image_size: int = 84, variant: Variant = "feat", output: Output = "vector"
     ) -> None:
         super().__init__()
-        check_choice("variant", variant, get_args(Variant))
-        check_choice("output", output, get_args(Output))
-        check_input("ResNet18", in_channels, image_size)
+        variant = choice("variant", variant, Variant)
+        output = choice("output", output, Output)
+        in_channels, image_size = checked_input("ResNet18", in_channels, image_size)
         self.in_channels, self.image_size = in_channels, image_size
         self.output = "average" if output == "vector" else "map"
         reduction = 8 if variant == "feat" else 32

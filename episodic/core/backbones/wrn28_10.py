@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from episodic.core.backbones._output import (
     Output,
-    check_choice,
     check_images,
-    check_input,
-    check_rate,
+    checked_input,
     embed,
     embedding_shape,
 )
+from episodic.episodes.arguments import choice, number
 
 Variant = Literal["feat", "s2m2"]
 WIDTHS = (160, 320, 640)
@@ -66,10 +65,10 @@ class WRN28_10(nn.Module):
         output: Output = "vector",
     ) -> None:
         super().__init__()
-        check_choice("variant", variant, get_args(Variant))
-        check_choice("output", output, get_args(Output))
-        check_rate("drop_rate", drop_rate)
-        check_input("WRN28_10", in_channels, image_size)
+        variant = choice("variant", variant, Variant)
+        output = choice("output", output, Output)
+        drop_rate = number("drop_rate", drop_rate, at_least=0, below=1, note=" (0 drops nothing)")
+        in_channels, image_size = checked_input("WRN28_10", in_channels, image_size)
         self.in_channels, self.image_size = in_channels, image_size
         self.output = "average" if output == "vector" else "map"
         self.shape = embedding_shape(WIDTHS[-1], -(-image_size // 4), self.output)

@@ -29,8 +29,7 @@ class AbstractLoss(nn.Module, abc.ABC):
 
     **Attributes:**
 
-    - `n_classes`, `dim`: what the loss was made for; None where it takes any labels, and any embeddings.
-
+    - `n_classes`, `dim`: the numbers of classes and coordinates that the loss was made for; None where it takes any.
     - `needs_trainer`: the training procedure whose batches the loss is made for; empty where any batch will do.
     - `without_effect`: settings that do nothing with the other settings as they are, each with the reason. A run that sets one of
       them is refused.

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import io
 import os
-import shutil
 import tarfile
-import tempfile
 import zlib
 from pathlib import Path
 
 from episodic.data.cache import cache_dir, files_stamp
+from episodic.data.folders import new_folder, put_in_place
 from episodic.data.store import digest
 
 # The largest archive that a data set has here holds 12 GB (tieredImageNet), the one of most files about 12,000 (CUB).
 MOST_BYTES = 32 << 30
 MOST_FILES = 1_000_000
-_HEADERS = (
-    1 << 20
-)  # bytes that come before the content of a file: real ones take 512, or a few thousand for a long name
+# Bytes that come before the content of a file: real ones take 512, or a few thousand for a long name.
+_HEADERS = 1 << 20
 
 
 def unpacked(archive: Path) -> Path:
@@ -32,24 +29,19 @@ def unpacked(archive: Path) -> Path:
     folder = cache_dir() / "unpacked" / f"{stem}-{digest(str(archive.resolve()), files_stamp([archive]))}"
     if folder.is_dir():
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    building = tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-")
-    try:
-        _unpack(archive, building)
-        # Another process may have finished meanwhile: its files are the same.
-        with contextlib.suppress(OSError):
-            os.rename(building, folder)
-    except tarfile.FilterError as error:
-        raise ValueError(
-            f"{archive} cannot be unpacked: {error}. No data set needs that: delete it and get it from another place."
-        ) from None
-    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, FileExistsError, NotADirectoryError) as error:
-        reason = str(error).partition(":")[0]
-        raise ValueError(
-            f"{archive} cannot be unpacked ({reason}): it is damaged or cut short. Delete it and get it again."
-        ) from None
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+    with new_folder(folder) as building:
+        try:
+            _unpack(archive, str(building))
+        except tarfile.FilterError as error:
+            raise ValueError(
+                f"{archive} cannot be unpacked: {error}. No data set needs that: delete it and get it from another place."
+            ) from None
+        except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, FileExistsError, NotADirectoryError) as error:
+            reason = str(error).partition(":")[0]
+            raise ValueError(
+                f"{archive} cannot be unpacked ({reason}): it is damaged or cut short. Delete it and get it again."
+            ) from None
+        put_in_place(building, folder, folder.is_dir)
     return folder
 
 

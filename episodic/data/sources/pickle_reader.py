@@ -63,18 +63,22 @@ class PickleReader:
             raise ValueError(f"it ends with {len(self._stack)} values and {len(self._marks)} open lists")
         return self._stack.pop()
 
-    def take(self, n: int) -> bytes:
-        """The next `n` bytes."""
+    def check_length(self, n: int) -> None:
+        """Refuses a length that the file states and does not have."""
         if not 0 <= n <= self._size:
             raise EOFError(f"it states {n:,} bytes and has {self._size:,}")
+
+    def take(self, n: int) -> bytes:
+        """The next `n` bytes."""
+        self.check_length(n)
         data = self._file.read(n)
         if len(data) < n:
             raise EOFError("it ends too early")
         return data
 
-    def take_into(self, n: int) -> bytearray:
-        if n > self._size:
-            raise EOFError(f"it states {n:,} bytes and has {self._size:,}")
+    def take_bytearray(self, n: int) -> bytearray:
+        """The next `n` bytes, in memory that can be changed."""
+        self.check_length(n)
         data = bytearray(n)
         if self._file.readinto(data) < n:
             raise EOFError("it ends too early")
@@ -170,7 +174,7 @@ class PickleReader:
 
     def function(self, module: str, name: str) -> None:
         if (module, name) not in FUNCTIONS:
-            raise NotPlainError(f"it asks for {ascii(f'{module}.{name}')[1:81].removesuffix(chr(39))}")
+            raise NotPlainError(f"it asks for {ascii(f'{module}.{name}')[:80]}")
         self.push(FUNCTIONS[module, name])
 
     def stacked_function(self) -> None:
@@ -225,12 +229,10 @@ def _fixed(layout: str) -> Step:
     return lambda reader: reader.push(unpack(reader.take(size))[0])
 
 
-def _sized(layout: str, make: Callable[[bytes], Any] | None = None) -> Step:
+def _sized(layout: str, make: Callable[[bytes], Any] = bytes) -> Step:
     """Bytes after their length; `make` makes the value of them."""
     number = struct.Struct(layout)
     size, unpack = number.size, number.unpack
-    if make is None:
-        return lambda reader: reader.push(reader.take(unpack(reader.take(size))[0]))
     return lambda reader: reader.push(make(reader.take(unpack(reader.take(size))[0])))
 
 
@@ -274,14 +276,9 @@ def _check_protocol(reader: PickleReader, protocol: int) -> None:
         raise ValueError(f"it is of protocol {protocol}; those up to {pickle.HIGHEST_PROTOCOL} are known")
 
 
-def _check_frame(reader: PickleReader, length: int) -> None:
-    if length > reader._size:
-        raise EOFError(f"it states {length:,} bytes and has {reader._size:,}")
-
-
 _STEPS: dict[bytes, Step] = {
     pickle.PROTO: _at("<B", _check_protocol),
-    pickle.FRAME: _at("<Q", _check_frame),
+    pickle.FRAME: _at("<Q", PickleReader.check_length),
     pickle.NONE: _constant(None),
     pickle.NEWTRUE: _constant(True),
     pickle.NEWFALSE: _constant(False),
@@ -296,7 +293,7 @@ _STEPS: dict[bytes, Step] = {
     pickle.SHORT_BINBYTES: _sized("<B"),
     pickle.BINBYTES: _sized("<I"),
     pickle.BINBYTES8: _sized("<Q"),
-    pickle.BYTEARRAY8: _at("<Q", lambda reader, n: reader.push(reader.take_into(n))),
+    pickle.BYTEARRAY8: _at("<Q", lambda reader, n: reader.push(reader.take_bytearray(n))),
     pickle.SHORT_BINSTRING: _sized("<B", _latin1),
     pickle.BINSTRING: _sized("<i", _latin1),
     pickle.STRING: lambda reader: reader.push(_quoted(reader.line())),

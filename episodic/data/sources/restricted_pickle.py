@@ -19,7 +19,7 @@ _LEAVES = (str, bytes, bytearray, int, float, type(None), np.generic)
 
 def load_arrays(path: str | os.PathLike) -> Any:
     """Reads a pickle of plain data without running what is in it. Plain data are NumPy arrays and scalars in dicts, lists and
-    tuples, with str, bytes, numbers.
+    tuples, with strings, bytes and numbers.
 
     A pickle is a program: `pickle.load` runs whatever function the file names. Few-shot data sets are published as
     pickles (miniImageNet, tieredImageNet, CIFAR-100), so this reads the data and nothing else: no function or class of
@@ -61,8 +61,9 @@ def load_arrays(path: str | os.PathLike) -> Any:
 
 
 def _check_tree(value: Any, most: int) -> None:
-    """Refuses what those who walk through it would never leave: a list in itself, or one list in many places, whose entries and
-    bytes are more than `most` when each place is counted."""
+    """Refuses what would take forever to walk through: a list that holds itself, or a list in so many places that its entries and
+    bytes, counted at each place, are more than `most`.
+    """
     level, size = [value], 1
     for _ in range(_DEEPEST + 1):
         for kind in set(map(type, level)):

@@ -66,7 +66,7 @@ def test_a_map_of_a_small_image_stays_a_map(arguments, map_shape):
 
 def test_pools_and_unpadded_are_numbers_of_blocks_and_leave_a_pixel():
     for name in ("pools", "unpadded"):
-        with pytest.raises(ValueError, match=f"{name} must be a number of the 4 blocks, got 5"):
+        with pytest.raises(ValueError, match=rf"{name} must be .* below 5 \(4 blocks\), got 5"):
             Conv4(**{name: 5})
     with pytest.raises(ValueError, match="image_size of at least 10"):
         Conv4(image_size=9, output="map", pools=2, unpadded=2)
@@ -124,11 +124,12 @@ def test_trains_under_bfloat16_autocast():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"output": "flat"}, "output must be one of 'vector', 'map', got 'flat'"),
+        ({"output": "flat"}, "output must be one of vector, map, got 'flat'"),
         ({"image_size": 15}, "image_size of at least 16.*got 15"),
-        ({"in_channels": 0}, "in_channels must be at least 1"),
-        ({"widths": ()}, "widths must hold a positive number"),
-        ({"widths": (64, 0)}, "widths must hold a positive number"),
+        ({"in_channels": 0}, "in_channels must be an integer, at least 1"),
+        ({"widths": ()}, "widths must be a number of channels for each block, at least one, got"),
+        ({"widths": (64, 0)}, "widths must be a flat list of integers from 1, got"),
+        ({"widths": (64, 1.5)}, "widths must be a flat list of integers from 1, got"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from episodic.core.backbones._output import check_choice, check_images, check_input, check_rate, embed, embedding_shape
+from episodic.core.backbones._output import check_images, checked_input, embed, embedding_shape
 
 
 @pytest.mark.parametrize("output", ["average", "flatten", "map"])
@@ -16,10 +16,8 @@ def test_the_shape_is_that_of_what_comes_out(output):
 @pytest.mark.parametrize(
     ("check", "arguments", "message"),
     [
-        (check_choice, ("variant", "a", ("b", "c")), "variant must be one of 'b', 'c', got 'a'"),
-        (check_rate, ("drop_rate", 1.0), "drop_rate must be at least 0 .* and below 1, got 1.0"),
-        (check_input, ("Conv4", 0, 84), "in_channels must be at least 1"),
-        (check_input, ("Conv4", 3, 15, 16), "Conv4 needs image_size of at least 16, .*, got 15"),
+        (checked_input, ("Conv4", 0, 84), "in_channels must be an integer, at least 1"),
+        (checked_input, ("Conv4", 3, 15, 16), "Conv4 needs image_size of at least 16, .*, got 15"),
         (check_images, (torch.zeros(2, 3, 8, 9), 3, 8), r"built for images \[item, 3, 8, 8\], got \[2, 3, 8, 9\]"),
     ],
 )
@@ -29,7 +27,5 @@ def test_what_cannot_be_is_refused(check, arguments, message):
 
 
 def test_what_can_be_passes():
-    check_choice("variant", "b", ("b", "c"))
-    check_rate("drop_rate", 0.0)
-    check_input("Conv4", 1, 16, 16)
+    assert checked_input("Conv4", 1, 16, 16) == (1, 16)
     check_images(torch.zeros(2, 3, 8, 8), 3, 8)

@@ -216,13 +216,13 @@ def test_the_first_training_call_of_a_network_drops_little_and_counts():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"variant": "tadam"}, "variant must be one of 'metaoptnet', 'can', got 'tadam'"),
-        ({"output": "pool"}, "output must be one of 'vector', 'flatten', 'map', got 'pool'"),
+        ({"variant": "tadam"}, "variant must be one of metaoptnet, can, got 'tadam'"),
+        ({"output": "pool"}, "output must be one of vector, flatten, map, got 'pool'"),
         ({"image_size": 15}, "image_size of at least 16.*got 15"),
         ({"image_size": 0, "variant": "can"}, "image_size of at least 1"),
-        ({"in_channels": 0}, "in_channels must be at least 1"),
-        ({"drop_rate": 1.0}, "drop_rate must be at least 0"),
-        ({"drop_rate": -0.1}, "drop_rate must be at least 0"),
+        ({"in_channels": 0}, "in_channels must be an integer, at least 1"),
+        ({"drop_rate": 1.0}, "drop_rate must be a number, at least 0"),
+        ({"drop_rate": -0.1}, "drop_rate must be a number, at least 0"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")

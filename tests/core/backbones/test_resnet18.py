@@ -69,10 +69,10 @@ def test_convolutions_start_from_kaiming_fan_out_in_channels_last_bfloat16_too()
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"variant": "resnet10"}, "variant must be one of 'feat', 'closerlook', got 'resnet10'"),
-        ({"output": "flatten"}, "output must be one of 'vector', 'map', got 'flatten'"),
+        ({"variant": "resnet10"}, "variant must be one of feat, closerlook, got 'resnet10'"),
+        ({"output": "flatten"}, "output must be one of vector, map, got 'flatten'"),
         ({"image_size": 0}, "image_size of at least 1"),
-        ({"in_channels": 0}, "in_channels must be at least 1"),
+        ({"in_channels": 0}, "in_channels must be an integer, at least 1"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")

@@ -104,11 +104,11 @@ def test_trains_in_channels_last_under_bfloat16_autocast():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"variant": "wide"}, "variant must be one of 'feat', 's2m2', got 'wide'"),
-        ({"output": "flatten"}, "output must be one of 'vector', 'map', got 'flatten'"),
+        ({"variant": "wide"}, "variant must be one of feat, s2m2, got 'wide'"),
+        ({"output": "flatten"}, "output must be one of vector, map, got 'flatten'"),
         ({"image_size": 0}, "image_size of at least 1"),
-        ({"in_channels": 0}, "in_channels must be at least 1"),
-        ({"drop_rate": 1.0}, "drop_rate must be at least 0"),
+        ({"in_channels": 0}, "in_channels must be an integer, at least 1"),
+        ({"drop_rate": 1.0}, "drop_rate must be a number, at least 0"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")

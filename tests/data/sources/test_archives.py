@@ -44,6 +44,19 @@ def test_an_archive_is_unpacked_once_for_its_bytes(tmp_path, cache, mode):
     assert list(cache.iterdir()) == [folder]
 
 
+def test_what_a_process_that_was_killed_had_unpacked_is_swept(tmp_path, cache):
+    left = cache / ".made-0-1234"
+    left.mkdir(parents=True)
+    folder = unpacked(write(tmp_path / "made.tar.gz", ("1.png", b"pixels")))
+    assert list(cache.iterdir()) == [folder]
+
+
+def test_a_cache_that_is_a_file_is_not_taken_for_damage(tmp_path, cache):
+    cache.parent.write_text("a file")
+    with pytest.raises((FileExistsError, NotADirectoryError)):
+        unpacked(write(tmp_path / "made.tar.gz", ("1.png", b"pixels")))
+
+
 @pytest.mark.parametrize(
     ("member", "message"),
     [

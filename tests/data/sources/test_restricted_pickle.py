@@ -101,7 +101,7 @@ def test_code_is_refused_and_not_run(file, tmp_path):
         np.array([Call(os.mkdir, str(trace))], dtype=object),
     ):
         with pytest.raises(
-            ValueError, match=r"data\.pkl is not plain data: it asks for posix\.(system|mkdir)"
+            ValueError, match=r"data\.pkl is not plain data: it asks for 'posix\.(system|mkdir)"
         ) as error:
             load_arrays(save(file, value))
         assert "could run any code" in str(error.value)
@@ -204,7 +204,7 @@ def test_arrays_are_read_only(file, name, protocol):
 
 
 def test_a_name_with_escapes_is_shown_escaped(file):
-    with pytest.raises(ValueError, match=r"asks for \\x1b\[31m\.red\."):
+    with pytest.raises(ValueError, match=r"asks for '\\x1b\[31m\.red'\."):
         load_arrays(save(file, b"c\x1b[31m\nred\n."))
 
 
