@@ -18,6 +18,7 @@ from episodic.config.help import options_of
 from episodic.config.instantiate import known_targets, target_of
 from episodic.config.overrides import SEVERAL, TAKE_SAVED
 from episodic.config.settings import COMMANDS, Part, Shape, Task
+from episodic.config.stored import REFERENCE
 
 WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "text", type(None): "null"}
 MANY = {int: "integers", float: "numbers", str: "texts"}
@@ -42,9 +43,11 @@ def check_types(cfg: DictConfig, command: str | None = "train", *, allow_any_tar
     _check_parts({key: value for key, value in tree.items() if value is not None or command not in TAKE_SAVED}, "")
     hints = {} if command is None else typing.get_type_hints(COMMANDS[command]) | {"task": Task}
     for place, value, hint in _typed(tree, hints, "", allow_any_target is True):
-        # What a reference stands for has a type itself.
-        refers = isinstance(value, str) and ("${" in value or value == "???")
-        if not refers and not fits(value, hint):
+        if isinstance(value, str) and (REFERENCE.fullmatch(value) or value == "???"):
+            continue  # what a reference to another setting stands for has a type itself
+        if isinstance(value, str) and "${" in value:  # as what the environment says, which has none
+            value = OmegaConf.select(cfg, place)
+        if not fits(value, hint):
             raise ConfigError(f"{place} must be {words(hint)}, got {written(value)}")
 
 

@@ -123,3 +123,10 @@ def test_types_in_words(hint, said, right, wrong):
 def test_values_are_written_as_in_options():
     assert written({"a": 1}) == "{'a': 1}"
     assert written([True, None, "x", 0.5]) == "[true, null, 'x', 0.5]"
+
+
+def test_what_the_environment_says_has_the_type_of_its_setting(monkeypatch):
+    monkeypatch.setenv("ANSWER", "abc")
+    check_types(compose_config("train", ["data_dir=${oc.env:ANSWER}", "run=runs/${oc.env:ANSWER}"]))
+    with pytest.raises(ConfigError, match="seed must be an integer, got 'abc'"):
+        check_types(compose_config("train", ["seed=${oc.env:ANSWER}"]))
