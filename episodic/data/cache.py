@@ -24,7 +24,7 @@ from episodic.data.store import ImageStore, Listing, digest
 
 CHUNK = 64  # images that a thread decodes before it hands them on
 ATTEMPTS = 3  # to open an entry: another process that found the same damage may move the first new one away
-FORMAT = 1  # part of every cache key: raise it when the bytes written here change their meaning
+FORMAT = 2  # part of every cache key: raise it when the bytes written here change their meaning
 
 
 def cache_dir() -> Path:
