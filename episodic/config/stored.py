@@ -14,8 +14,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from episodic.config.compose import ConfigError
 
-MOST_BYTES = 2**18  # a run's configuration has about 4,000
-DEEPEST = 16  # mappings and lists inside each other; a run's configuration has 4
+MOST_BYTES = 2**16  # a run's configuration has about 4,000
+DEEPEST = 16  # mappings and lists inside each other, or references one after the other; a run's configuration has 4
 # The two forms of a value that stands for another one; Hydra knows others, which read the environment or call functions.
 REFERENCE = re.compile(r"\$\{(?:oc\.select:([\w.]+),[\w.+-]+|([\w.]+))\}")
 
@@ -106,18 +106,27 @@ def _walk(tree: Any, source: object) -> Iterator[tuple[tuple[str, ...], Any]]:
 
 
 def _check_reference(tree: dict[str, Any], place: tuple[str, ...], value: str, source: object) -> None:
-    """Refuse a reference in another form, to a part, from inside a list, to nothing, or round in a circle."""
+    """Refuse a reference in another form, to a part, from inside a list, to nothing, round in a circle or over many others, and
+    one to a long list: each reference would be a copy of it.
+    """
     seen, found, parent = set(), value, _at(tree, place[:-1])
     while isinstance(found, str) and "${" in found:
         form = REFERENCE.fullmatch(found)
         name = form and (form[1] or form[2])
         found = name and _at(tree, name.split("."))
         missing_is_fine = form is not None and form[1] is not None
-        if name in seen or isinstance(parent, list) or isinstance(found, dict) or (found is None and not form):
+        far = name in seen or len(seen) == DEEPEST
+        if far or isinstance(parent, list) or not _is_short(found) or (found is None and not form):
             raise ConfigError(f"{source}: {'.'.join(place)} is {value!r}, which is no reference to another value of it")
         if found is _ABSENT and not missing_is_fine:
             raise ConfigError(f"{source}: {'.'.join(place)} is {value!r}, and there is no {name}")
         seen.add(name)
+
+
+def _is_short(value: Any) -> bool:
+    """Whether `value` is a single one, or a list of a few that are single."""
+    few = isinstance(value, list) and len(value) <= DEEPEST and not any(isinstance(each, dict | list) for each in value)
+    return few or not isinstance(value, dict | list)
 
 
 _ABSENT = object()

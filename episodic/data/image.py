@@ -24,6 +24,8 @@ from episodic.episodes.arguments import choice, instance, integer, numbers, refu
 
 PART = 2**16  # bytes that are read at once; most pictures of a few-shot data set are smaller
 ORIENTED = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}  # where Pillow finds the orientation of a JPEG
+# What the suffixes of pictures stand for. The others that Pillow reads are rarely tested, and for EPS it starts another program.
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "MPO", "JPEG2000", "AVIF", "HEIF")
 Channels = Literal[1, 3]
 Resize = Literal["crop", "squash"]
 NONE = "there are no pictures: the list is empty"
@@ -224,7 +226,7 @@ def _kind(array: Tensor | np.ndarray) -> str:
 def decode_image(source, *, channels: Channels, size: int, resize: Resize = "squash") -> np.ndarray:
     """Decodes an image file, a path or a file object. The result is uint8 `[channels, size, size]`.
 
-    EXIF rotation is applied; gray, CMYK, alpha and 16-bit images are converted. `resize="squash"` scales both sides to
+    EXIF rotation is applied; gray, CMYK, alpha and 16-bit images are converted, floating-point ones are refused. `resize="squash"` scales both sides to
     `size` (as miniImageNet's makers did); `"crop"` scales the short side and cuts the center. Bilinear with antialiasing.
 
     **Raises:** `OSError`, `ValueError` or `SyntaxError` from Pillow where the bytes are no whole image.
@@ -242,7 +244,9 @@ def decode_image(source, *, channels: Channels, size: int, resize: Resize = "squ
         if image.format != "JPEG" or image.info.keys() & ORIENTED:
             ImageOps.exif_transpose(image, in_place=True)  # in place: upright images are not copied
         if image.mode.startswith("I"):  # 16-bit: Pillow's own conversion would clip at 255
-            image = Image.fromarray((np.asarray(image, dtype=np.float64) / 257).clip(0, 255).astype(np.uint8))
+            image = Image.fromarray((np.asarray(image) // 257).clip(0, 255).astype(np.uint8))
+        if image.mode == "F":
+            raise ValueError("its values are floating-point numbers, whose scale is not known: save it with 8 or 16 bits")
         if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -274,7 +278,8 @@ def _opened(source) -> Image.Image:
         source = io.BytesIO(b"".join(parts))
     if not hasattr(source, "read"):
         refuse("picture", "a path or an open file", source)
+    Image.init()  # returns at once after the first call
     try:
-        return Image.open(source)
+        return Image.open(source, formats=[name for name in FORMATS if name in Image.OPEN])
     except UnidentifiedImageError:
         raise UnidentifiedImageError("cannot identify image file") from None  # it would name a buffer

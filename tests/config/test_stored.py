@@ -58,6 +58,9 @@ def test_what_training_writes_is_read_as_it_was(options, tmp_path):
         ("a: {b: '${a}'}", "which is no reference"),
         ("a: ['${b}']\nb: 1", "which is no reference"),
         (BOMB, "which is no reference"),
+        (f"a: '${{b}}'\nb: [{'0,' * (DEEPEST + 1)}]", "a is '.*', which is no reference"),
+        ("a: '${b}'\nb: [[1], 2]", "a is '.*', which is no reference"),
+        ("\n".join([f"a{i}: ${{a{i + 1}}}" for i in range(DEEPEST + 1)] + [f"a{DEEPEST + 1}: 1"]), "a0 is '.*', which is no"),
         ("a: x\n" * MOST_BYTES, f"more than {MOST_BYTES:,} bytes"),
     ],
 )
