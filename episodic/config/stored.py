@@ -94,7 +94,7 @@ def _walk(tree: Any, source: object) -> Iterator[tuple[tuple[str, ...], Any]]:
             raise ConfigError(f"{source} is more than {DEEPEST} levels deep")
         if isinstance(value, dict):
             for key, inner in value.items():
-                if not isinstance(key, str) or (key.startswith("_") and key != "_target_"):
+                if not (isinstance(key, str) and key.isprintable()) or (key.startswith("_") and key != "_target_"):
                     raise ConfigError(f"{source}: {'.'.join(place) or 'the configuration'} has the key {key!r}")
                 todo.append(((*place, key), inner))
         elif isinstance(value, list):
