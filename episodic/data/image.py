@@ -228,7 +228,8 @@ def decode_image(source, *, channels: Channels, size: int, resize: Resize = "squ
     """Decodes an image file, a path or a file object. The result is uint8 `[channels, size, size]`.
 
     EXIF rotation is applied; gray, CMYK, alpha and 16-bit images are converted, and floating-point ones are refused.
-    `resize="squash"` scales both sides to `size` (as miniImageNet's makers did); `"crop"` scales the short side and cuts the center. Bilinear with antialiasing.
+    `resize="squash"` scales both sides to `size` (as miniImageNet's makers did); `"crop"` scales the short side and cuts the
+    center. Bilinear with antialiasing.
 
     **Raises:** `OSError`, `ValueError` or `SyntaxError` from Pillow where the bytes are no whole image.
 
