@@ -96,6 +96,8 @@ def of_file(path: str | os.PathLike, choices: Choices) -> Model:
     hardware = Hardware.choose(choices.device, choices.precision)
     saved = read_saved(path)
     config = _chosen(saved.config, choices)
+    if OmegaConf.select(config, "backbone.weights") is not None:
+        config.backbone.weights = None  # all are in the file, so nothing is downloaded, whatever it says
     learner = hardware.place(assemble(config, trusted=choices.allow_any_target))
     weights = {name[len(PREFIX) :]: x for name, x in saved.tensors.items() if name.startswith(PREFIX)}
     load_weights(learner, weights, path, ignore_extra=True)  # fewer, where a wrapper is left out

@@ -77,12 +77,13 @@ def read_saved(path: str | os.PathLike, whole: bool = True) -> Saved:
     try:
         with safe_open(path, framework="pt") as file:
             facts = json.loads((file.metadata() or {}).get(KEY, "no metadata"))
-            return _checked(facts, {name: file.get_tensor(name) for name in (file.keys() if whole else ())}, path)
+            tensors = {name: file.get_tensor(name) for name in (file.keys() if whole else ())}
+            return _checked(facts, tensors if whole else None, path)
     except (SafetensorError, ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
         raise ValueError(f"{path} is no whole file that FewShotClassifier.save wrote ({error})") from None
 
 
-def _checked(facts: dict[str, Any], tensors: dict[str, Tensor], path: object) -> Saved:
+def _checked(facts: dict[str, Any], tensors: dict[str, Tensor] | None, path: object) -> Saved:
     for name, hint in FACTS.items():
         if not fits(facts[name], hint):
             raise ValueError(f"{name} is {str(facts[name])[:50]!r}")
@@ -94,10 +95,13 @@ def _checked(facts: dict[str, Any], tensors: dict[str, Tensor], path: object) ->
         raise ValueError(f"the names of its classes are {dtype}")
     # Text is as long as its longest, whatever the file says: a long one would take its length for each class.
     classes = np.array(names, dtype="U" if "U" in dtype else dtype)
-    if classes.ndim != 1 or len(classes) < 2 or not isinstance(facts["threshold_"], float | int):
-        raise ValueError(f"it has {len(classes)} classes and the threshold {facts['threshold_']}")
+    if classes.ndim != 1 or len(classes) < 2 or not np.array_equal(classes, np.unique(classes)):
+        raise ValueError(f"its {classes.size} classes are not two or more different ones in order")
+    threshold, left_out = facts["threshold_"], facts["left_out_"]
+    if not ((fits(threshold, float) and 0 <= threshold <= 1) or threshold == math.inf) or left_out < 0:
+        raise ValueError(f"it has the threshold {str(threshold)[:50]} of {left_out} items")
     form = facts["form"] and PictureForm(**facts["form"])
-    if tensors:
+    if tensors is not None:
         _check_support(tensors, form, len(classes), facts["names_"])
     return Saved(
         config=stored_config(facts["config"], path),
@@ -105,9 +109,9 @@ def _checked(facts: dict[str, Any], tensors: dict[str, Tensor], path: object) ->
         settings=settings,
         classes=classes,
         names=facts["names_"],
-        threshold=facts["threshold_"],
-        left_out=facts["left_out_"],
-        tensors=tensors,
+        threshold=threshold,
+        left_out=left_out,
+        tensors=tensors or {},
     )
 
 
@@ -121,8 +125,12 @@ def _check_support(tensors: dict[str, Tensor], form: PictureForm | None, n_way: 
             raise ValueError(f"its examples are {x.dtype} {list(x.shape)}")
     if y.dtype != torch.int64 or y.shape != support.shape[:1] or y.unique().tolist() != list(range(n_way)):
         raise ValueError(f"{len(support)} examples have {y.dtype} {list(y.shape)} labels of {n_way} classes")
-    if not origin.isfinite().all() or origin.numel() not in (1, math.prod(shape)) or len(names or y) != len(y):
-        raise ValueError(f"the origin is {list(origin.shape)}, and {len(names or y)} examples have names")
+    whole = origin.dtype == torch.float64 and origin.isfinite().all() and tuple(origin.shape) in ((), shape)
+    if not whole or (names is not None and len(names) != len(y)):
+        named = "none" if names is None else len(names)
+        raise ValueError(
+            f"its origin is {origin.dtype} {list(origin.shape)}, and of {len(y)} examples {named} have names"
+        )
 
 
 def saved_settings(model: Any) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
 from episodic.config.compose import ConfigError, conf_dir, groups
+from episodic.config.terminal import printable
 
 TARGET = re.compile(r"\b_target_: *([\w.]+)")
 
@@ -73,8 +74,8 @@ def make(node: DictConfig, *arguments: Any, allow_any_target: bool = False, **ke
 def _check_target(target: str, group: str | None = None) -> None:
     if target not in known_targets(group):
         raise ConfigError(
-            f"the configuration wants to build {target}, which is no {group or 'choice'} of this package. If you trust where the "
-            "configuration came from, add allow_any_target=true."
+            f"the configuration wants to build {printable(target)}, which is no {group or 'choice'} of this package. If you trust "
+            "where the configuration came from, add allow_any_target=true."
         )
 
 

@@ -14,8 +14,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from episodic.config.compose import ConfigError
 
-MOST_BYTES = 2**18  # a run's configuration has about 4,000
-DEEPEST = 16  # mappings and lists inside each other; a run's configuration has 4
+MOST_BYTES = 2**16  # a run's configuration has about 4,000
+DEEPEST = 16  # mappings and lists inside each other, or references one after the other; a run's configuration has 4
 # The two forms of a value that stands for another one; Hydra knows others, which read the environment or call functions.
 REFERENCE = re.compile(r"\$\{(?:oc\.select:([\w.]+),[\w.+-]+|([\w.]+))\}")
 
@@ -94,7 +94,7 @@ def _walk(tree: Any, source: object) -> Iterator[tuple[tuple[str, ...], Any]]:
             raise ConfigError(f"{source} is more than {DEEPEST} levels deep")
         if isinstance(value, dict):
             for key, inner in value.items():
-                if not isinstance(key, str) or (key.startswith("_") and key != "_target_"):
+                if not (isinstance(key, str) and key.isprintable()) or (key.startswith("_") and key != "_target_"):
                     raise ConfigError(f"{source}: {'.'.join(place) or 'the configuration'} has the key {key!r}")
                 todo.append(((*place, key), inner))
         elif isinstance(value, list):
@@ -106,7 +106,9 @@ def _walk(tree: Any, source: object) -> Iterator[tuple[tuple[str, ...], Any]]:
 
 
 def _check_reference(tree: dict[str, Any], place: tuple[str, ...], value: str, source: object) -> None:
-    """Refuse a reference in another form, to a part, from inside a list, to nothing, or round in a circle."""
+    """Refuse a reference in another form, to a part, from inside a list, to nothing, round in a circle or over many others, and
+    one to a long list: each reference would be a copy of it.
+    """
     told, seen, found = f"{source}: {'.'.join(place)} is {value!r}", set(), value
     in_list = isinstance(_at(tree, place[:-1]), list)
     while isinstance(found, str) and "${" in found:
@@ -116,11 +118,17 @@ def _check_reference(tree: dict[str, Any], place: tuple[str, ...], value: str, s
         with_default, plain = form.groups()
         name = with_default or plain
         found = _at(tree, name.split("."))
-        if name in seen or isinstance(found, dict):
+        if name in seen or len(seen) == DEEPEST or not _is_short(found):
             raise ConfigError(f"{told}, which is no reference to another value of it")
         if found is _ABSENT and plain:
             raise ConfigError(f"{told}, and there is no {name}")
         seen.add(name)
+
+
+def _is_short(value: Any) -> bool:
+    """Whether `value` is a single one, or a list of a few that are single."""
+    few = isinstance(value, list) and len(value) <= DEEPEST and not any(isinstance(each, dict | list) for each in value)
+    return few or not isinstance(value, dict | list)
 
 
 _ABSENT = object()  # None is a value

@@ -23,7 +23,10 @@ from episodic.data.sources.tables import class_folders as folders_in
 from episodic.episodes.arguments import choice, instance, integer, numbers, refuse
 
 PART = 2**16  # bytes that are read at once; most pictures of a few-shot data set are smaller
+MOST_PARTS = 2**13  # of a file, 512 MiB
 ORIENTED = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}  # where Pillow finds the orientation of a JPEG
+# What the suffixes of pictures stand for. The others that Pillow reads are rarely tested, and for EPS it starts another program.
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "MPO", "JPEG2000", "AVIF", "HEIF")
 Channels = Literal[1, 3]
 Resize = Literal["crop", "squash"]
 NONE = "there are no pictures: the list is empty"
@@ -224,8 +227,9 @@ def _kind(array: Tensor | np.ndarray) -> str:
 def decode_image(source, *, channels: Channels, size: int, resize: Resize = "squash") -> np.ndarray:
     """Decodes an image file, a path or a file object. The result is uint8 `[channels, size, size]`.
 
-    EXIF rotation is applied; gray, CMYK, alpha and 16-bit images are converted. `resize="squash"` scales both sides to
-    `size` (as miniImageNet's makers did); `"crop"` scales the short side and cuts the center. Bilinear with antialiasing.
+    EXIF rotation is applied; gray, CMYK, alpha and 16-bit images are converted, and floating-point ones are refused.
+    `resize="squash"` scales both sides to `size` (as miniImageNet's makers did); `"crop"` scales the short side and cuts the
+    center. Bilinear with antialiasing.
 
     **Raises:** `OSError`, `ValueError` or `SyntaxError` from Pillow where the bytes are no whole image.
 
@@ -242,7 +246,11 @@ def decode_image(source, *, channels: Channels, size: int, resize: Resize = "squ
         if image.format != "JPEG" or image.info.keys() & ORIENTED:
             ImageOps.exif_transpose(image, in_place=True)  # in place: upright images are not copied
         if image.mode.startswith("I"):  # 16-bit: Pillow's own conversion would clip at 255
-            image = Image.fromarray((np.asarray(image, dtype=np.float64) / 257).clip(0, 255).astype(np.uint8))
+            image = Image.fromarray((np.asarray(image) // 257).clip(0, 255).astype(np.uint8))
+        if image.mode == "F":
+            raise ValueError(
+                "its values are floating-point numbers, whose scale is not known: save it with 8 or 16 bits"
+            )
         if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -262,19 +270,23 @@ def _opened(source) -> Image.Image:
     releases the interpreter lock and waits for it again, which took longer than the decoding.
     """
     if isinstance(source, str | os.PathLike):
-        descriptor = os.open(source, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        # Without O_NONBLOCK a pipe among the pictures would be waited for.
+        descriptor = os.open(source, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
         try:
             parts = [os.read(descriptor, PART)]
-            while parts[-1]:
+            while parts[-1] and len(parts) <= MOST_PARTS:
                 parts.append(os.read(descriptor, PART))
         finally:
             os.close(descriptor)
         if not parts[0]:
             raise UnidentifiedImageError("the file is empty")
+        if len(parts) > MOST_PARTS:  # such as a link to a device that never ends
+            raise ValueError(f"the file has more than {PART * MOST_PARTS >> 20} MiB")
         source = io.BytesIO(b"".join(parts))
     if not hasattr(source, "read"):
         refuse("picture", "a path or an open file", source)
+    Image.init()  # returns at once after the first call
     try:
-        return Image.open(source)
+        return Image.open(source, formats=[name for name in FORMATS if name in Image.OPEN])
     except UnidentifiedImageError:
         raise UnidentifiedImageError("cannot identify image file") from None  # it would name a buffer

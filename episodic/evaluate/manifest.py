@@ -104,7 +104,7 @@ def read_manifest(path: Path, store: ImageStore) -> EpisodeList:
     items = np.array([place[name] for name in names], dtype=np.int64)
     class_of = np.array([class_place[name] for name in classes], dtype=np.int64)
     try:
-        episodes = EpisodeList([_episode(line, items, class_of) for line in lines])
+        episodes = EpisodeList([_episode(line, items, class_of, store.labels.numpy()) for line in lines])
     except (IndexError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{path} holds an episode that cannot be read ({error!r})") from None
     same_place = np.array_equal(items, np.arange(len(items))) and np.array_equal(class_of, np.arange(len(class_of)))
@@ -113,8 +113,12 @@ def read_manifest(path: Path, store: ImageStore) -> EpisodeList:
     return episodes
 
 
-def _episode(line: dict, items: np.ndarray, class_of: np.ndarray) -> EpisodeIndices:
-    arrays = {"class_ids": class_of[np.array([line["classes"]], dtype=np.int64)]}
+def _episode(line: dict, items: np.ndarray, class_of: np.ndarray, labels: np.ndarray) -> EpisodeIndices:
+    """An episode as it is in a line of the file. One whose answers are wrong, or among the examples, is refused."""
+    classes = np.array([line["classes"]], dtype=np.int64)
+    if classes.size == 0 or (classes < 0).any():
+        raise IndexError(f"the classes {line['classes']}")
+    arrays = {"class_ids": class_of[classes]}
     for role in ROLES:
         groups = line[role] + ([line["distractors"]] if role == "unlabeled" else [])
         flat = np.array([i for group in groups for i in group], dtype=np.int64)
@@ -123,7 +127,17 @@ def _episode(line: dict, items: np.ndarray, class_of: np.ndarray) -> EpisodeIndi
         y = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
         arrays[role] = items[flat][None]
         arrays[f"{role}_y"] = np.where(y == len(line["classes"]), -1, y)[None]
-    return EpisodeIndices(**arrays)
+    episode = EpisodeIndices(**arrays)
+    known = episode.class_ids[0]
+    for role in ROLES:
+        y, of = arrays[f"{role}_y"][0], labels[arrays[role][0]]
+        if not np.where(y < 0, ~np.isin(of, known), of == known[y]).all():
+            raise ValueError(f"{role} items of other classes than it says")
+    if episode.query.size == 0 or len(np.unique(episode.support_y)) < len(known):
+        raise ValueError("no queries, or a class without examples")
+    if len(set(known.tolist())) < len(known) or len(np.unique(episode.flat())) < episode.flat().size:
+        raise ValueError("a class or an item that is there twice")
+    return episode
 
 
 def episodes_of(cfg: DictConfig, store: ImageStore) -> Episodes:

@@ -51,6 +51,8 @@ def main(cfg: DictConfig) -> None:
     if cfg.split not in SPLITS:
         raise ConfigError(f"split must be one of {', '.join(SPLITS)}, got {cfg.split!r}")
     parts, out = load_parts(cfg, cfg.run), Path(cfg.out or Path(cfg.run) / "report")
+    if cfg.out is None and out.is_symlink():  # a run may come from a stranger
+        raise ConfigError(f"{out} is a link to {out.resolve()}: to write the report there, give out={out.resolve()}")
     with writing(out):  # better refused now than after minutes
         out.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=out).close()
@@ -89,8 +91,8 @@ def main(cfg: DictConfig) -> None:
     )
     with writing(out):
         for picture in pictures:
-            (out / f"{picture.name}.png").write_bytes(picture.light)
-            (out / f"{picture.name}-dark.png").write_bytes(picture.dark)
+            write_atomically(out / f"{picture.name}.png", picture.light)
+            write_atomically(out / f"{picture.name}-dark.png", picture.dark)
         write_atomically(out / "report.html", page)
     print(f"{summary(cfg, cfg.run)}: {percent(ours.interval)} %\n{out / 'report.html'}")
 

@@ -124,13 +124,13 @@ def load_weights(
     >>> model.weight.tolist()
     [[3.0, 4.0]]
     """
-    full = {unwrapped_name(name): name for name in model.state_dict()}
-    own = {unwrapped_name(name): tuple(t.shape) for name, t in model.state_dict().items()}
-    theirs = {
-        unwrapped_name(name): tuple(t.shape)
-        for name, t in weights.items()
-        if not ignore_extra or unwrapped_name(name) in own
-    }
+    mine = model.state_dict()
+    full = {unwrapped_name(name): name for name in mine}
+    own = {unwrapped_name(name): tuple(t.shape) for name, t in mine.items()}
+    taken = {name: t for name, t in weights.items() if not ignore_extra or unwrapped_name(name) in own}
+    theirs = {unwrapped_name(name): tuple(t.shape) for name, t in taken.items()}
+    if len(theirs) < len(taken):
+        raise CheckpointError(f"{source} has several weights of one name, in a wrapper and without it")
     if own != theirs:
         if own.items() > theirs.items():  # what the file has fits
             lacking = sorted(own.keys() - theirs.keys())
@@ -141,9 +141,17 @@ def load_weights(
         differ = sorted(k for k in own.keys() | theirs.keys() if own.get(k) != theirs.get(k))
         shown = ", ".join(f"{k} (model {own.get(k)}, file {theirs.get(k)})" for k in differ[:3])
         raise CheckpointError(f"{source} was made for another model; {len(differ)} tensors differ: {shown}")
-    model.load_state_dict(
-        {full[unwrapped_name(name)]: value for name, value in weights.items() if unwrapped_name(name) in own}
-    )
+    loaded = {full[unwrapped_name(name)]: value for name, value in taken.items()}
+    for name, value in loaded.items():
+        if _kind(value) != _kind(mine[name]):  # it would be converted without a word
+            raise CheckpointError(
+                f"{source} is damaged: {name} is of {value.dtype}, and {mine[name].dtype} is expected"
+            )
+    model.load_state_dict(loaded)
+
+
+def _kind(tensor: Tensor) -> tuple[bool, bool, bool]:
+    return tensor.is_floating_point(), tensor.is_complex(), tensor.dtype == torch.bool
 
 
 def _previous(folder: Path) -> Path:

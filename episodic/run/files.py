@@ -30,8 +30,9 @@ def atomic_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     'a line'
     """
     building = path.with_name(f".{path.name}-building")
+    building.unlink(missing_ok=True)  # a process that was killed left it, or a stranger, as a link to another file
     try:
-        with open(building, mode) as file:
+        with open(building, mode.replace("w", "x")) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -13,6 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from episodic.config.compose import ConfigError
+from episodic.run.files import write_atomically
 
 LOCK, WRITER = ".lock", ".writer"  # files in the folder: what is locked, and who locked it, in words
 WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # how file systems that have no locks answer
@@ -56,7 +57,7 @@ class WriterLock:
         with contextlib.suppress(FileNotFoundError):
             self._inode = (self.folder / LOCK).stat().st_ino
         facts = {"process": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-        (self.folder / WRITER).write_text(json.dumps(facts))
+        write_atomically(self.folder / WRITER, json.dumps(facts))  # where it is a link, the link is replaced
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -19,7 +19,7 @@ from episodic import __version__
 from episodic.config.compose import ConfigError, part_groups
 from episodic.config.stored import read_tree, stored_config
 from episodic.config.types import check_types
-from episodic.run.checkpoint import has_checkpoint, load_checkpoint, load_weights, save_checkpoint
+from episodic.run.checkpoint import CheckpointError, has_checkpoint, load_checkpoint, load_weights, save_checkpoint
 from episodic.run.files import write_atomically
 from episodic.run.lock import WriterLock
 
@@ -179,7 +179,10 @@ class Run:
             print(f"Note: {warning}")
         load_weights(learner, weights, self.folder / kind, ignore_extra)
         if trainer is not None:
-            trainer.load_state_dict(trained)
+            try:
+                trainer.load_state_dict(trained)
+            except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
+                raise CheckpointError(f"{self.folder / kind} does not fit this training: {error!r:.200}") from None
         return state
 
     def weights(self) -> dict[str, torch.Tensor]:

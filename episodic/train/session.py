@@ -7,6 +7,7 @@ import errno
 import shlex
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
@@ -16,12 +17,14 @@ from episodic.assemble.learner import Parts, build_parts
 from episodic.assemble.load import load_initial
 from episodic.assemble.task import build_sampler, check_task, count_train_classes, episode_shape, load_store
 from episodic.config.compose import ConfigError
+from episodic.config.types import fits
 from episodic.data.store import ImageStore
 from episodic.episodes.source import Episodes
 from episodic.evaluate.results import Results
 from episodic.evaluate.retrieval import retrieval
 from episodic.evaluate.scoring import evaluate
 from episodic.evaluate.tables import percent
+from episodic.run.checkpoint import CheckpointError
 from episodic.run.embed import embeddings_of
 from episodic.run.run import Run
 from episodic.run.tensorboard import Curves, episode_picture
@@ -37,6 +40,7 @@ REMEDIES = {  # what helps where something cannot be written
     errno.EPERM: "Give yourself the permission",
     errno.EROFS: "Let the file system be written",
 }
+STATE = {"step": int, "seconds": float, "best step": int, "best accuracy": float}
 
 
 class Session(Journal):
@@ -78,7 +82,7 @@ class Session(Journal):
         name = "-".join([self.choices["task"], self.choices["learner"], *added])
         with Run.open(cfg, name, free=[] if follows else ["trainer.steps"]) as self.run:
             if cfg.resume and self.run.has("last"):
-                self.state = self.run.restore("last", self.learner, procedure)
+                self.state = _checked(self.run.restore("last", self.learner, procedure), self.run.folder)
                 procedure.step = done = self.state["step"]
                 if done > procedure.steps:
                     raise ConfigError(
@@ -211,6 +215,20 @@ class Session(Journal):
         print(f"\n{results.protocol}; best of step {self.state['best']['step']}; {minutes}\n\n{results}")
         print(f"\nMore episodes, other tasks, comparisons: python -m episodic.evaluate run={self.run.folder}")
         return metrics | results.record
+
+
+def _checked(state: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The `state` of a checkpoint, which may come from a stranger."""
+    best = state.get("best")
+    if not isinstance(best, dict | None):
+        raise CheckpointError(f"{folder} is damaged: its state has the best {str(best)[:50]!r}")
+    found = {**state, **({f"best {name}": best.get(name) for name in ("step", "accuracy")} if best is not None else {})}
+    for name, hint in STATE.items():
+        if (best is not None or not name.startswith("best ")) and not (
+            fits(found.get(name), hint) and found[name] >= 0
+        ):
+            raise CheckpointError(f"{folder} is damaged: its state has the {name} {str(found.get(name))[:50]!r}")
+    return state
 
 
 def say(text: str) -> None:

@@ -104,6 +104,13 @@ WRONG_FACTS = [
     {"left_out_": "many"},
     {"threshold_": "high"},
     {"threshold_": None},
+    {"threshold_": float("nan")},
+    {"threshold_": True},
+    {"threshold_": 2},
+    {"left_out_": -3},
+    {"names_": []},
+    {"classes_": ["<U3", ["cat", "cat"]]},
+    {"classes_": ["<U3", ["dog", "cat"]]},
     {"settings": {}},
     {"settings": {"invert": 1, "abstain": None, "max_error": 0.1, "precision": "fp32"}},
     {"form": {"size": -3}},
@@ -124,7 +131,9 @@ WRONG_TENSORS = [
     {"support_y": torch.tensor([0.0, 1.0, 0.0])},
     {"support_y": torch.tensor([0, 1])},
     {"origin": torch.full((2,), torch.inf)},
-    {"origin": torch.zeros(5)},
+    {"origin": torch.zeros(5, dtype=torch.float64)},
+    {"origin": torch.zeros(2, 1, dtype=torch.float64)},
+    {"origin": torch.zeros(2, dtype=torch.bfloat16)},
     {"unlabeled": torch.zeros(2, 7)},
 ]
 
@@ -161,3 +170,27 @@ def test_a_width_of_names_that_the_file_only_states_takes_no_memory(tmp_path):
     facts["classes_"][0] = "<U1000000000"
     save_file(tensors, tmp_path / "f.safetensors", {key: json.dumps(facts)})
     assert FewShotClassifier.load(tmp_path / "f.safetensors").classes_.dtype.str == "<U3"
+
+
+def test_a_file_without_tensors_is_refused(tmp_path):
+    key, facts, _ = pets(tmp_path / "f.safetensors")
+    save_file({}, tmp_path / "f.safetensors", {key: json.dumps(facts)})
+    with pytest.raises(ValueError, match="is no whole file"):
+        FewShotClassifier.load(tmp_path / "f.safetensors")
+
+
+def test_a_file_downloads_nothing(tmp_path, monkeypatch):
+    key, facts, tensors = pets(tmp_path / "f.safetensors")
+    facts["config"]["backbone"] = {
+        "_target_": "episodic.core.backbones.pretrained.Pretrained",
+        "name": "shufflenet_v2_x0_5",
+        "image_size": 32,
+        "weights": "default",
+    }
+    save_file(tensors, tmp_path / "f.safetensors", {key: json.dumps(facts)})
+    asked = []
+    monkeypatch.setattr("torch.hub.download_url_to_file", lambda *given, **_: asked.append(given))
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
+    with pytest.raises(ValueError, match="has no weights for backbone"):
+        FewShotClassifier.load(tmp_path / "f.safetensors", device="cpu")
+    assert not asked

@@ -1,6 +1,7 @@
 """Pictures of any kind become one array, and what cannot is said."""
 
 import io
+import os
 import re
 from pathlib import Path
 
@@ -237,3 +238,29 @@ def test_crop_keeps_the_proportions_and_squash_does_not(tmp_path):
     path = save(tmp_path, "wide.png", Image.fromarray(wide))
     assert decode_image(path, channels=1, size=8, resize="crop")[0, :, 1:-1].min() == 255
     assert decode_image(path, channels=1, size=8)[0, :, 0].max() == 0
+
+
+def test_a_picture_of_floating_point_numbers_is_refused(tmp_path):
+    path = save(tmp_path, "f.tiff", Image.fromarray(np.full((6, 6), 0.5, np.float32)))
+    _, _, failed = read_pictures([path], 1, 6)
+    assert "floating-point" in failed[path]
+
+
+def test_no_other_format_is_opened_whatever_the_name(tmp_path, monkeypatch):
+    """Pillow reads EPS by another program, which such a file would start."""
+    monkeypatch.setattr("subprocess.check_call", lambda *_, **__: pytest.fail("a program was started"))
+    path = tmp_path / "a.png"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n")
+    _, _, failed = read_pictures([path], 1, 6)
+    assert failed == {path: "it is not an image"}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="POSIX only")
+def test_a_pipe_or_a_device_among_pictures_is_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("episodic.data.image.MOST_PARTS", 4)
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    _, kept, failed = read_pictures([tmp_path / "pipe.png", tmp_path / "zero.png"], 1, 6)
+    assert kept == []
+    assert failed[tmp_path / "pipe.png"] == "the file is empty"
+    assert "has more than" in failed[tmp_path / "zero.png"]

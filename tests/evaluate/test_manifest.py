@@ -83,6 +83,26 @@ def test_a_manifest_that_does_not_fit_is_refused(written, change, message):
         read_manifest(path, store)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (lambda line: {"query": line["support"]}, "there twice"),
+        (lambda line: {"query": line["query"][::-1]}, "query items of other classes"),
+        (lambda line: {"classes": line["classes"][::-1]}, "items of other classes"),
+        (lambda line: {"distractors": line["query"][0]}, "items of other classes"),
+        (lambda line: {"classes": [-1, *line["classes"][1:]]}, "the classes"),
+        (lambda line: {"query": [[] for _ in line["query"]]}, "no queries"),
+        (lambda line: {"support": [[], *line["support"][1:]]}, "without examples"),
+    ],
+)
+def test_an_episode_with_wrong_answers_is_refused_whatever_its_hash(written, changes, message):
+    path, _, store = written
+    *lines, last = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines, edited(last, **changes(json.loads(last)))]))
+    with pytest.raises(ValueError, match=f"cannot be read .*{message}"):
+        read_manifest(path, store)
+
+
 def test_a_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="no episode manifest at"):
         read_manifest(tmp_path / "none.jsonl", random_store())

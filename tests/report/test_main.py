@@ -144,3 +144,22 @@ def test_the_command_is_a_module_that_runs(runs):
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == str(Path("real") / "report.html")
     assert (runs / "real" / "report.html").is_file()
+
+
+def test_links_in_the_folder_of_a_run_are_not_followed(runs, tmp_path):
+    """A stranger's run could have them, to files and folders of the user."""
+    theirs = shutil.copytree(runs / "ours", tmp_path / "theirs", ignore=shutil.ignore_patterns("report"))
+    (tmp_path / "mine").mkdir()
+    (theirs / "report").symlink_to(tmp_path / "mine")
+    assert "is a link to" in run(runs, "report", f"run={theirs}", *SHAPE, code=2)
+    assert not list((tmp_path / "mine").iterdir())
+    (theirs / "report").unlink()
+    (theirs / "report").mkdir()
+    precious = tmp_path / "mine" / "file"
+    precious.write_text("precious")
+    drawn = [path.name for path in (runs / "ours" / "report").glob("*.png")]
+    assert drawn
+    for name in drawn:
+        (theirs / "report" / name).symlink_to(precious)
+    run(runs, "report", f"run={theirs}", *SHAPE)
+    assert precious.read_text() == "precious"

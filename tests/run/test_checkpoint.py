@@ -252,3 +252,16 @@ def mutated(data, random):
     else:
         data[:] = str(random.choice(VALUES)).encode()
     return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("weights", "reason"),
+    [
+        ({"weight": torch.ones(1, 2, dtype=torch.int8)}, "is of torch.int8, and torch.float32 is expected"),
+        ({"weight": torch.ones(1, 2, dtype=torch.complex64)}, "is of torch.complex64"),
+        ({"weight": torch.ones(1, 2), "learner.weight": torch.zeros(1, 2)}, "several weights of one name"),
+    ],
+)
+def test_weights_that_would_be_changed_without_a_word_are_refused(weights, reason):
+    with pytest.raises(CheckpointError, match=reason):
+        load_weights(torch.nn.Linear(2, 1, bias=False), weights, "example")

@@ -47,3 +47,17 @@ def test_a_rename_that_fails_keeps_the_old_file(tmp_path, monkeypatch):
         write_atomically(path, "new")
     monkeypatch.undo()
     assert path.read_text() == "old"
+
+
+def test_a_link_that_lies_where_a_file_is_built_is_not_followed(tmp_path):
+    """A stranger's folder could have it, to another file of the user."""
+    other = tmp_path / "other"
+    other.write_text("theirs")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in ("file", ".file-building"):
+        (folder / name).symlink_to(other)
+    write_atomically(folder / "file", "new")
+    assert other.read_text() == "theirs"
+    assert (folder / "file").read_text() == "new"
+    assert not (folder / "file").is_symlink()

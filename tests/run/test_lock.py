@@ -138,3 +138,15 @@ def test_a_folder_that_was_moved_is_found_missing(tmp_path):
         (tmp_path / "a").rename(tmp_path / "b")
         with pytest.raises(FileNotFoundError, match="the folder was deleted or moved"):
             lock.check()
+
+
+def test_a_link_in_the_folder_is_not_followed(tmp_path):
+    """A stranger's run could have it, to another file of the user."""
+    other = tmp_path / "other"
+    other.write_text("theirs")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / ".writer").symlink_to(other)
+    with WriterLock(folder):
+        assert not locks(folder)
+    assert other.read_text() == "theirs"

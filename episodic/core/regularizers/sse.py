@@ -178,7 +178,11 @@ def edges_of_file(path: str | os.PathLike, names: Sequence[str]) -> Int64[Tensor
     """
     rows, edges = {name: row for row, name in enumerate(names)}, []
     with open(path, newline="", encoding="utf-8") as file:
-        for number, line in enumerate(csv.reader(file), start=1):
+        try:
+            lines = list(csv.reader(file))
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} cannot be read as a CSV file in UTF-8: {error}") from None
+        for number, line in enumerate(lines, start=1):
             if len(line) != 2 or not rows.keys() >= set(line):
                 raise ValueError(f"{path}, line {number}: expected the names of two training classes, got {line}")
             edges.append([rows[name] for name in line])

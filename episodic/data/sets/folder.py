@@ -161,7 +161,8 @@ class Folder(AbstractDataset):
         return next((self._path / name for name in names if (self._path / name).is_file()), None)
 
     def _oml(self) -> tuple[Path, list] | None:
-        tables = [(p, read_csv(p, ("label", "path", "split"))) for p in sorted(self._path.glob("[!.]*.csv"))]
+        files = sorted(path for path in self._path.glob("[!.]*.csv") if path.is_file())
+        tables = [(path, read_csv(path, ("label", "path", "split"))) for path in files]
         return next(((path, lines) for path, lines in tables if lines is not None), None)
 
     def _dealt(self) -> dict[str, dict[str, Source]]:

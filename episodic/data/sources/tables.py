@@ -104,8 +104,15 @@ def read_csv(path: Path, *choices: Sequence[str]) -> list[tuple[int, tuple[str, 
     """Reads the lines of a CSV file with a header, as `(line number, values)`. It takes the first of `choices`, sets of columns,
     that the file has, and returns None if it has none of them.
 
-    **Raises:** `ValueError` for a line that ends before these columns.
+    **Raises:** `ValueError` for a line that ends before these columns, and for a file that is no table of text.
     """
+    try:
+        return _read_csv(path, choices)
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read as a CSV file in UTF-8: {error}") from None
+
+
+def _read_csv(path: Path, choices: Sequence[Sequence[str]]) -> list[tuple[int, tuple[str, ...]]] | None:
     with path.open(newline="", encoding="utf-8-sig") as file:
         lines = csv.reader(file, skipinitialspace=True)
         header = [name.strip() for name in next(lines, [])]
@@ -132,6 +139,8 @@ def json_rows(path: Path) -> list[tuple[str, str, str]]:
     try:
         table = json.loads(path.read_text("utf-8"))
         names, images, labels = (table[key] for key in ("label_names", "image_names", "image_labels"))
+        if not all(isinstance(name, str) for name in (*names, *images)) or len(set(names)) < len(names):
+            raise TypeError("names are different texts")
         numbered = dict(enumerate(names))  # no list: its index -1 would be valid
         pairs = [(numbered[label], image) for label, image in zip(labels, images, strict=True)]
     except (ValueError, KeyError, TypeError, RecursionError) as error:

@@ -185,3 +185,7 @@ def test_edges_are_read_from_a_file_of_names(tmp_path):
             ValueError, match=r"edges\.csv, line 2: expected the names of two training classes, got \['cat'"
         ):
             edges_of_file(path, ["dog", "cat"])
+    for wrong in (b"x" * 200_000, b"\xff,cat\n"):
+        path.write_bytes(wrong)
+        with pytest.raises(ValueError, match=r"edges\.csv cannot be read as a CSV file in UTF-8"):
+            edges_of_file(path, ["dog", "cat"])

@@ -92,3 +92,19 @@ def test_an_image_is_found_where_people_put_it(tmp_path, place):
     assert find_image(tmp_path, "cat", "1.jpg", "here") == tmp_path / place
     with pytest.raises(FileNotFoundError, match=r"train\.csv, line 2: there is no image 2\.jpg"):
         find_image(tmp_path, "cat", "2.jpg", "train.csv, line 2")
+
+
+@pytest.mark.parametrize("line", [b"x" * 200_000, b"\xff\xfe.jpg"])
+def test_a_file_that_is_no_table_of_text_is_named(tmp_path, line):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"filename,label\n" + line + b",cat\n")
+    with pytest.raises(ValueError, match=r"a\.csv cannot be read as a CSV file in UTF-8"):
+        read_csv(path, ("filename", "label"))
+
+
+@pytest.mark.parametrize("change", [{"image_names": [3]}, {"label_names": [["cat"]]}, {"label_names": ["cat", "cat"]}])
+def test_names_in_json_are_different_texts(tmp_path, change):
+    path = tmp_path / "base.json"
+    path.write_text(json.dumps({"label_names": ["cat"], "image_names": ["1.jpg"], "image_labels": [0]} | change))
+    with pytest.raises(ValueError, match=r"base\.json: expected label_names, image_names"):
+        json_rows(path)
