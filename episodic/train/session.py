@@ -40,7 +40,6 @@ REMEDIES = {  # what helps where something cannot be written
     errno.EPERM: "Give yourself the permission",
     errno.EROFS: "Let the file system be written",
 }
-STATE = {"step": int, "seconds": float, "best step": int, "best accuracy": float}
 
 
 class Session(Journal):
@@ -219,15 +218,13 @@ class Session(Journal):
 
 def _checked(state: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The `state` of a checkpoint, which may come from a stranger."""
-    best = state.get("best")
-    if not isinstance(best, dict | None):
-        raise CheckpointError(f"{folder} is damaged: its state has the best {str(best)[:50]!r}")
-    found = {**state, **({f"best {name}": best.get(name) for name in ("step", "accuracy")} if best is not None else {})}
-    for name, hint in STATE.items():
-        if (best is not None or not name.startswith("best ")) and not (
-            fits(found.get(name), hint) and found[name] >= 0
-        ):
-            raise CheckpointError(f"{folder} is damaged: its state has the {name} {str(found.get(name))[:50]!r}")
+    step, seconds, best = (state.get(name) for name in ("step", "seconds", "best"))
+    whole = fits(step, int) and fits(seconds, float) and min(step, seconds) >= 0
+    found = best is None or (
+        isinstance(best, dict) and fits(best.get("step"), int) and fits(best.get("accuracy"), float)
+    )
+    if not (whole and found):
+        raise CheckpointError(f"{folder} is damaged: its state is {str(state)[:100]}")
     return state
 
 

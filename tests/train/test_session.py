@@ -242,3 +242,23 @@ def test_a_procedure_is_the_one_of_the_configuration(config):
 
     cfg = config("trainer=dml", "trainer.classes_per_batch=3", "loss=circle")
     assert build_procedure(cfg, build_parts(cfg)).name == "dml"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"step": "4"},
+        {"step": True},
+        {"step": -1},
+        {"seconds": None},
+        {"best": []},
+        {"best": {}},
+        {"best": {"step": 1, "accuracy": float("nan")}},
+    ],
+)
+def test_a_state_that_was_never_written_is_told(changes, tmp_path):
+    """A stranger's checkpoint can have it, with right checksums."""
+    whole = {"step": 4, "seconds": 1.5, "best": {"step": 2, "accuracy": 0.5}}
+    assert session._checked(whole, tmp_path) == whole
+    with pytest.raises(checkpoint.CheckpointError, match="is damaged: its state is"):
+        session._checked(whole | changes, tmp_path)
