@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 import time
@@ -39,8 +40,8 @@ class Curves:
         self._writer = RecordWriter(open(folder / name, "xb"))  # noqa: SIM115 - closed by `close`
         self._write(Event(step=step, file_version="brain.Event:2"))
         if step:
-            # It takes back the points of later steps.
-            self._write(Event(step=step, session_log=SessionLog(status=SessionLog.START)))
+            # It takes back the points from this step on.
+            self._write(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
         elif picture is not None:
             self._write(Event(step=0, summary=summary.image("episode", picture, dataformats="CHW")))
 
@@ -100,8 +101,15 @@ def read_curves(folder: Path) -> dict[str, Curve]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # takes a while
 
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 1})
-    with contextlib.suppress(Exception):  # the reader raises nearly anything on damaged files; what came before is kept
+    logger = logging.getLogger("tensorboard")
+    before = logger.level
+    logger.setLevel(logging.ERROR)  # it warns of every training that was resumed
+    try:
         events.Reload()
+    except Exception:  # the reader raises nearly anything on damaged files; what came before is kept
+        pass
+    finally:
+        logger.setLevel(before)
     curves = {}
     for tag in events.Tags()["scalars"]:
         points = {event.step: event.value for event in events.Scalars(tag)}  # of a resumed run, the later one
