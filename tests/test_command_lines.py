@@ -42,8 +42,8 @@ def answered(name, line, place):
     assert files(place) == before
 
 
-QUICK = LINES[::2]
-assert len(QUICK) > 120
+QUICK = LINES[::4]
+OTHERS = [line for i, line in enumerate(LINES) if i % 4]
 
 
 @pytest.mark.parametrize(("name", "line"), QUICK, ids=[f"{name} {line}" for name, line in QUICK])
@@ -52,6 +52,6 @@ def test_a_wrong_line_is_answered(name, line, place):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "line"), LINES[1::2], ids=[f"{name} {line}" for name, line in LINES[1::2]])
+@pytest.mark.parametrize(("name", "line"), OTHERS, ids=[f"{name} {line}" for name, line in OTHERS])
 def test_so_are_the_others(name, line, place):
     answered(name, line, place)
