@@ -27,19 +27,25 @@ def files(folder):
     return sorted((str(path), path.stat().st_size) for path in folder.rglob("*") if path.is_file())
 
 
-def answered(name, line, place):
+def fault_of(name, line, place):
+    """What is wrong with the answer to a wrong line; None where it is as it should be."""
     before, arguments = files(place), line.split()
     if name in ("train", "cross_validate"):
         arguments = [*SMALL, *([] if "run=" in line else ["run=new"]), *arguments]
     code, _, said = run_command(name, *arguments, cwd=place)
-    assert code == 2, said
-    assert said.startswith((f"episodic.{name}: ", "usage: "))
-    assert "Traceback" not in said
     text = re.split("Expected one of|one of these layouts", said)[0]  # the layouts of a data set take a line each
-    assert len(text.splitlines()) <= 3 or text.startswith("usage: ")
-    words = {word for option in line.split() for word in re.split(r"[=.\[\],]", option) if len(word) > 1}
-    assert any(word.lower() in said.lower() for word in words or {line}) or UNNAMED.get(line, line) in said, said
-    assert files(place) == before
+    words = {word.lower() for option in line.split() for word in re.split(r"[=.\[\],]", option) if len(word) > 1}
+    named = any(word in said.lower() for word in words or {line}) or UNNAMED.get(line, line) in said
+    right = {
+        "code 2": code == 2,
+        "the command's name first": said.startswith((f"episodic.{name}: ", "usage: ")),
+        "no traceback": "Traceback" not in said,
+        "two lines": len(text.splitlines()) <= 3 or text.startswith("usage: "),
+        "the mistake's name": named,
+        "no file changed": files(place) == before,
+    }
+    missing = [what for what, holds in right.items() if not holds]
+    return f"without {', '.join(missing)}: {code} {said}" if missing else None
 
 
 QUICK = LINES[::4]
@@ -48,10 +54,10 @@ OTHERS = [line for i, line in enumerate(LINES) if i % 4]
 
 @pytest.mark.parametrize(("name", "line"), QUICK, ids=[f"{name} {line}" for name, line in QUICK])
 def test_a_wrong_line_is_answered(name, line, place):
-    answered(name, line, place)
+    assert fault_of(name, line, place) is None
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "line"), OTHERS, ids=[f"{name} {line}" for name, line in OTHERS])
 def test_so_are_the_others(name, line, place):
-    answered(name, line, place)
+    assert fault_of(name, line, place) is None

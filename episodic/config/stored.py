@@ -21,7 +21,7 @@ REFERENCE = re.compile(r"\$\{(?:oc\.select:([\w.]+),[\w.+-]+|([\w.]+))\}")
 
 
 def read_tree(path: Path) -> dict[Any, Any]:
-    """The mapping that the YAML file `path` holds, with mappings, lists, texts and numbers in it.
+    """Read a YAML file that may come from a stranger. It is a mapping, with mappings, lists, texts and numbers in it.
 
     **Raises:** `FileNotFoundError` where there is none; `ConfigError` for a file that is no plain YAML, or holds something else.
 
@@ -46,7 +46,7 @@ def read_tree(path: Path) -> dict[Any, Any]:
 
 
 def stored_config(tree: Any, source: object) -> DictConfig:
-    """The plain tree of mappings, lists, texts and numbers that a file held, as a configuration.
+    """Make a configuration of what a file held: a tree of mappings, lists, texts and numbers. Nothing in it is trusted.
 
     A value may stand for another one of the same tree, as `${task.n_way}` does: for a single value or a list. References to
     anything else, such as the environment, are refused. `allow_any_target` is left out, since only the user can give trust.

@@ -17,10 +17,11 @@ from episodic.assemble.model_choice import UNREAD, check_seed, with_parts
 from episodic.assemble.predictor import DEFAULTS, MANY, Predictor
 from episodic.config.command import command
 from episodic.config.compose import ConfigError
+from episodic.config.terminal import printable
 from episodic.data.image import class_folders, is_inverted, pictures_in, read_pictures
 from episodic.data.sources.tables import others_below
 from episodic.evaluate.tables import table
-from episodic.predict.answers import AT_ONCE, answer_records, printable, records_as_text, row
+from episodic.predict.answers import AT_ONCE, answer_records, records_as_text, row
 from episodic.run.files import write_atomically
 from episodic.semi.wrapper import AbstractWrapper, unwrapped
 

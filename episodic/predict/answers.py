@@ -29,13 +29,13 @@ def answer_records(classifier: Predictor, files: list[Path]) -> Iterator[dict[st
         answers = iter(classifier.answers(torch.from_numpy(pictures)) if kept else [])
         for file in some:
             if file in failed:
-                yield {"file": printable(file), "error": failed[file]}
+                yield {"file": as_unicode(file), "error": failed[file]}
                 continue
             answer = next(answers)
-            near = None if answer.nearest is None else printable(classifier.names_[answer.nearest])
+            near = None if answer.nearest is None else as_unicode(classifier.names_[answer.nearest])
             yield {
-                "file": printable(file),
-                "class": printable(answer.label),
+                "file": as_unicode(file),
+                "class": as_unicode(answer.label),
                 "probability": answer.probability,
                 "nearest": near,
                 "abstain": answer.abstain,
@@ -59,6 +59,6 @@ def records_as_text(records: list[dict[str, Any]], suffix: str) -> str:
     return out.getvalue()
 
 
-def printable(name: object) -> str:
-    """A name that can be printed. Bytes of a file name that are not Unicode are replaced by a mark."""
+def as_unicode(name: object) -> str:
+    """A name as files of answers have it. Bytes of a file name that are not Unicode are replaced by a mark."""
     return os.fsencode(str(name)).decode(errors="replace")

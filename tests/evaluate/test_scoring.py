@@ -99,5 +99,8 @@ def test_a_single_answer_that_is_not_finite_is_refused(value, classes):
 
 
 def test_an_impossible_class_is_no_error():
-    store = random_store()
-    evaluate(Unsure(Prototypical(conv4()), -torch.inf, 1), store, sampler_of(store), PLAIN, FP32)
+    store, plain = random_store(), Prototypical(conv4())
+    blind = evaluate(Unsure(plain, -torch.inf, 1), store, sampler_of(store), PLAIN, FP32).accuracies
+    seeing = evaluate(Blind(plain), store, sampler_of(store), PLAIN, FP32).accuracies
+    assert np.isfinite(blind).all()
+    assert set(np.flatnonzero(blind != seeing)) <= {30}

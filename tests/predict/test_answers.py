@@ -1,8 +1,8 @@
 """Answers as records and as text."""
 
-from episodic.predict.answers import printable
+from episodic.predict.answers import as_unicode
 
 
 def test_names_that_are_no_unicode_can_be_printed():
-    assert printable(b"a\xff.png".decode(errors="surrogateescape")) == "a\ufffd.png"
-    assert printable("ключ.png") == "ключ.png"
+    assert as_unicode(b"a\xff.png".decode(errors="surrogateescape")) == "a\ufffd.png"
+    assert as_unicode("ключ.png") == "ключ.png"
