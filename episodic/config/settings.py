@@ -22,6 +22,7 @@ class Train(Command):
 
     device: str
     precision: Literal["auto", "fp32", "bf16"]
+    sync_batch_norm: bool
     run: str | None
     init_from: str | None
     resume: bool

@@ -9,6 +9,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from episodic.episodes.arguments import flag, integer, number, numbers
+from episodic.episodes.share import present_share
 
 
 class Augment:
@@ -40,10 +41,12 @@ class Augment:
         """`images` on the scale 0..1 -> the same, changed. `generator` must live on the CPU; draws are the same on any device."""
         n, channels, height, width = images.shape
         device = images.device
+        share = present_share()
+        drawn, here = share.whole(n), share.rows(n)
         if self.crop_padding or self.flip:
             p = self.crop_padding
-            offsets = torch.randint(-p, p + 1, (2, n, 1), generator=generator).to(device)
-            mirrored = torch.rand(n, 1, generator=generator).to(device) < (0.5 if self.flip else 0.0)
+            offsets = torch.randint(-p, p + 1, (2, drawn, 1), generator=generator)[:, here].to(device)
+            mirrored = torch.rand(drawn, 1, generator=generator)[here].to(device) < (0.5 if self.flip else 0.0)
             rows = torch.arange(height, device=device) + offsets[0]  # [n, height], outside the image: padding
             columns = torch.arange(width, device=device)
             columns = torch.where(mirrored, columns.flip(0), columns) + offsets[1]
@@ -53,7 +56,7 @@ class Augment:
             images = taken.unflatten(2, (height, width)) * inside[:, None]
         if self.jitter:
             low, high = 1 - self.jitter, 1 + self.jitter
-            factor = torch.empty(3, n, 1, 1, 1).uniform_(low, high, generator=generator).to(device)
+            factor = torch.empty(3, drawn, 1, 1, 1).uniform_(low, high, generator=generator)[:, here].to(device)
             images = (images * factor[0]).clamp(0, 1)
             gray = _luma(images).mean((2, 3), keepdim=True)
             images = (gray + (images - gray) * factor[1]).clamp(0, 1)

@@ -6,6 +6,7 @@ python -m episodic.evaluate run=<dir> [task=...] [learner.<setting>=...] [split=
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import torch
@@ -33,6 +34,7 @@ from episodic.evaluate.results import Results
 from episodic.evaluate.retrieval import retrieval
 from episodic.evaluate.scoring import episode_predictor, evaluate
 from episodic.evaluate.spread import density, spectral_decay
+from episodic.run.distributed import from_first, joined, peers
 from episodic.run.embed import embeddings_of
 from episodic.run.run import Run
 
@@ -42,6 +44,12 @@ UNREAD = dict.fromkeys(("augment", "trainer", "task.train", "task.labeled_fracti
 
 def main(cfg: DictConfig) -> None:
     """Score the run `cfg.run` and print a table. Where `cfg.against` names another run, both are scored on the same episodes."""
+    with peers():
+        score(cfg)
+
+
+def score(cfg: DictConfig) -> None:
+    """What `main` does, with one process or several."""
     overrides = list(HydraConfig.get().overrides.task)
     parts = load_parts(cfg, cfg.run)
     refuse_idle(overrides, parts_of(cfg, parts.learner), idle_in_task(cfg.task) | idle_in_learner(cfg, parts.learner))
@@ -63,7 +71,7 @@ def main(cfg: DictConfig) -> None:
     for store in stores.values():
         episodes = episodes_of(cfg, store)
         if cfg.save_episodes:
-            write_manifest(Path(cfg.save_episodes), episodes, store)
+            from_first(functools.partial(write_manifest, Path(cfg.save_episodes), episodes, store))
             notes.append(
                 f"Episodes written to {cfg.save_episodes}; score them anywhere with episodes={cfg.save_episodes}."
             )
@@ -77,7 +85,8 @@ def main(cfg: DictConfig) -> None:
         if cfg.retrieval:
             results.add_retrieval(retrieval(embeddings, labels, distance=make(cfg.distance)), store)
         if cfg.clustering:
-            spread = clustering(embeddings, labels, n_init=1), density(embeddings, labels), spectral_decay(embeddings)
+            groups = from_first(functools.partial(clustering, embeddings, labels, n_init=1))
+            spread = groups, density(embeddings, labels), spectral_decay(embeddings)
             results.add_spread(*spread, store)
         if cfg.audit:
             exact = dataclasses.replace(parts.hardware, dtype=torch.float32)
@@ -92,4 +101,4 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    command("evaluate", main, with_saved_parts, UNREAD)
+    command("evaluate", main, with_saved_parts, UNREAD, joined)

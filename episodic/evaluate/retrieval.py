@@ -15,6 +15,7 @@ from episodic.core.distances.cosine import Cosine
 from episodic.core.distances.distance import AbstractDistance
 from episodic.core.functional.pairs import upcast
 from episodic.evaluate.intervals import Interval, mean_interval
+from episodic.run.distributed import fill_from_all, process_number, shares
 
 CHUNK_BYTES = 2**25  # of scores of a chunk of queries against the gallery
 TIE = 8  # roundings: a matrix product may score two copies of an item a few apart
@@ -88,6 +89,7 @@ def retrieval(
 
     Without a gallery a query does not find itself; it does find a copy of itself. Queries without an item of their class are left
     out and counted. Memory beside the input: at most two copies of it in float32, then one copy and chunks of `CHUNK_BYTES`.
+    Several processes share the queries, and each gets all values.
 
     **Arguments:**
 
@@ -121,7 +123,8 @@ def retrieval(
         scored = _scorer(distance, gallery, None if alone else embeddings)
         size = torch.finfo(upcast(gallery[:1]).dtype).bits // 8
         rows = max(1, CHUNK_BYTES // (size * len(gallery) + 64 * members.largest))
-        for start in range(0, len(counted), rows):
+        bounds = shares(len(counted), rows)
+        for start in range(*bounds[process_number() :][:2], rows):
             of = counted[start : start + rows]
             own, is_own = members.table(classes[of])
             if alone:
@@ -129,6 +132,8 @@ def retrieval(
             scores, rounding = scored(of, own)
             for name, found in _found(scores, own, is_own, rounding, wanted[of], ks).items():
                 values[name][start : start + rows] = found.cpu()
+    for array in values.values():
+        fill_from_all(torch.from_numpy(array), bounds)
     return Retrieval(values, skipped=len(labels) - len(counted))
 
 

@@ -15,13 +15,14 @@ from episodic.core.functional.finite import answered, why_not_finite
 from episodic.data.augment import Normalize
 from episodic.data.store import ImageStore
 from episodic.episodes.indices import EpisodeIndices
-from episodic.episodes.source import Episodes, episodes_hash, in_chunks
+from episodic.episodes.source import Episodes, episodes_hash
 from episodic.episodes.task import Episode, gather_episode
 from episodic.evaluate.accuracy import accuracy, incremental_accuracies, unlabeled_accuracies
 from episodic.evaluate.intervals import Interval, class_interval, mean_interval
 from episodic.learners.learner import AbstractLearner, AbstractMetricLearner
 from episodic.learners.prediction import Prediction
 from episodic.run.device import Hardware
+from episodic.run.distributed import from_all, is_first, process_number, shares
 from episodic.run.embed import CHUNK_BYTES, EMBED_BATCH, embed
 
 
@@ -83,6 +84,8 @@ def evaluate(
     - `progress` (default false): whether to show a bar.
     - `on_block`: is called with each block of episodes that were answered together, and their prediction.
 
+    Several processes share the episodes, and each gets all scores; `on_block` is called with those of its process.
+
     **Raises:** `ValueError` for `cached=True` with a learner that needs images. `ArithmeticError` for an answer that is not finite.
 
     >>> from episodic import EpisodeSampler
@@ -98,38 +101,44 @@ def evaluate(
     hardware = hardware or Hardware.choose()
     started = time.perf_counter()
     predict, chunk = episode_predictor(learner, store, normalize, hardware, cached=cached, progress=progress)
+    size = chunk(episodes[0:1].flat().size)
+    first, last = shares(episodes.episodes, size)[process_number() :][:2]
     # Filled in place: small results kept between large tensors would break up the heap, which then grows by the chunk.
-    accuracies, class_ids, details, done = np.empty(episodes.episodes), [], {}, 0
-    with tqdm(total=episodes.episodes, desc="episodes", disable=None if progress else True, leave=False) as bar:
-        for indices in in_chunks(episodes, chunk(episodes[0:1].flat().size)):
+    found, class_ids = {"accuracies": np.empty(last - first)}, []
+    shown = progress and is_first()
+    with tqdm(total=last - first, desc="episodes", disable=None if shown else True, leave=False) as bar:
+        for start in range(first, last, size):
+            indices = episodes[start : min(start + size, last)]
             episode, prediction = predict(indices)
-            rows = slice(done, done + len(indices))
+            rows = slice(start - first, start - first + len(indices))
             right = accuracy(prediction.logits, episode.query_y)
-            accuracies[rows] = right.masked_fill(~answered(prediction.logits), torch.nan).cpu()  # one transfer for both
-            if np.isnan(accuracies[rows]).any():
-                first = done + int(np.isnan(accuracies[rows]).argmax())
+            accuracies = right.masked_fill(~answered(prediction.logits), torch.nan).cpu()  # one transfer for both
+            if accuracies.isnan().any():
+                wrong = start + int(accuracies.isnan().int().argmax())
                 raise ArithmeticError(
-                    f"the learner's answers are not finite in episode {first}: {why_not_finite(learner)}"
+                    f"the learner's answers are not finite in episode {wrong}: {why_not_finite(learner)}"
                 )
             class_ids.append(indices.class_ids)
-            measured = {}
+            measured = {"accuracies": accuracies}
             if indices.n_base:
                 measured |= incremental_accuracies(prediction.logits, episode.query_y, indices.n_way)
             if prediction.unlabeled is not None:
                 measured |= unlabeled_accuracies(prediction.unlabeled, episode.unlabeled_y)
             for name, values in measured.items():
-                details.setdefault(name, np.empty(episodes.episodes))[rows] = values.cpu()
+                found.setdefault(name, np.empty(last - first))[rows] = values.cpu()
             on_block(indices, prediction)
-            done += len(indices)
             bar.update(len(indices))
+    everyone = [(part, ids) for part, ids in from_all((found, class_ids)) if ids]  # in the order of the episodes
+    values = {name: np.concatenate([part[name] for part, _ in everyone]) for name in everyone[0][0]}
+    class_ids = [ids for _, of_process in everyone for ids in of_process]
     one_way = len({ids.shape[1] for ids in class_ids}) == 1
     return Evaluation(
-        accuracies=accuracies,
+        accuracies=values.pop("accuracies"),
         class_ids=np.concatenate(class_ids) if one_way else np.empty(0),
         episodes_hash=episodes_hash(episodes),
         transductive=learner.capabilities.transductive,
         seconds=time.perf_counter() - started,
-        details=details,
+        details=values,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Literal
 
@@ -13,6 +14,7 @@ from episodic.core.functional.implicit import implicit_gradient, minimize, to_fl
 from episodic.core.functional.prototypes import prototypes
 from episodic.core.regularizers.sse import label_swap_of
 from episodic.episodes.arguments import choice, integer, number
+from episodic.episodes.share import for_whole_batch
 from episodic.episodes.task import Task
 from episodic.learners.base_classifier import (
     append_bias,
@@ -144,7 +146,8 @@ class AttentionAttractor(AbstractMetricLearner):
                 f"an episode has all {self.base.out_features} training classes, so none is left to attend to: take fewer ways"
             )
         keys = prototypes(support, y, features.n_way), support.mean(1, keepdim=True)
-        of_class, of_episode = (nn.functional.dropout(key, 0.1, self.training) for key in keys)
+        dropout = functools.partial(nn.functional.dropout, p=0.1, training=self.training)
+        of_class, of_episode = (for_whole_batch(dropout, key) for key in keys)
         rows = self.label_swap(torch.arange(self.base.out_features, device=support.device))
         base = self.base.weight[rows]
         mask = None if mask is None else mask[:, rows]

@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 from episodic.core.functional.implicit import minimize, to_float64
 from episodic.core.regularizers.sse import label_swap_of
 from episodic.episodes.arguments import integer, number
+from episodic.episodes.share import for_whole_batch
 from episodic.episodes.task import Episode, Task
 from episodic.learners.learner import AbstractMetricLearner, Capabilities, embedding_shape
 from episodic.learners.prediction import Prediction
@@ -81,7 +82,7 @@ class BaseClassifier(AbstractMetricLearner):
         def loss(episode: Episode) -> Tensor:
             y = episode.answer_class_ids.gather(1, torch.cat([features.support_y, episode.query_y], dim=1))
             scores = self.base(torch.cat([support, query], dim=1))
-            return cross_entropy(scores.mT, self.label_swap(y), reduction="none").mean(-1)
+            return cross_entropy(scores.mT, for_whole_batch(self.label_swap, y), reduction="none").mean(-1)
 
         return Prediction(logits, loss)
 

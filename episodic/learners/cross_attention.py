@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy, normalize
 from episodic.core.functional.prototypes import one_hot
 from episodic.core.regularizers.sse import label_swap_of
 from episodic.episodes.arguments import integer, number
+from episodic.episodes.share import for_whole_batch
 from episodic.episodes.task import Episode, Task
 from episodic.learners.learner import AbstractMetricLearner, Capabilities, map_shape
 from episodic.learners.prediction import Prediction
@@ -110,7 +111,7 @@ class CrossAttention(AbstractMetricLearner):
         def among_all(episode: Episode) -> Tensor:
             own = episode.query_y[..., None, None].expand(-1, -1, 1, query.shape[-1])
             attended = query * on_query.gather(2, own)  # [E, Q, C, m], for the query's class
-            labels = self.label_swap(episode.class_ids.gather(1, episode.query_y))
+            labels = for_whole_batch(self.label_swap, episode.class_ids.gather(1, episode.query_y))
             return _mean_cross_entropy(self.classifier(attended.mT), labels)
 
         return logits, nearest, among_all

@@ -27,6 +27,7 @@ class Capabilities:
     - `needs_init` (default empty): how to make the run that training must start from (`init_from=<run>`); empty where it needs
       none.
     - `trainer` (default empty): the one training procedure that can train it, an option of `conf/trainer`; empty where any can.
+    - `episodes_apart` (default false): whether its network sees the items of one episode at a time, and so does batch norm.
 
     >>> Capabilities(transductive=True).transductive
     True
@@ -40,6 +41,7 @@ class Capabilities:
     n_views: int = 1
     needs_init: str = ""
     trainer: str = ""
+    episodes_apart: bool = False
 
 
 class AbstractLearner(nn.Module, abc.ABC):

@@ -76,7 +76,7 @@ class MAML(AbstractLearner):
         self.head = nn.Linear(math.prod(embedding_shape(backbone)), self.inner_loop.n_way)
         self.batch_norm = choice("batch_norm", batch_norm, BatchNorm)
         has_norm = any(isinstance(module, _BatchNorm) for module in backbone.modules())
-        self.capabilities = Capabilities(transductive=batch_norm == "batch" and has_norm)
+        self.capabilities = Capabilities(transductive=batch_norm == "batch" and has_norm, episodes_apart=True)
         self.without_effect = self.inner_loop.without_effect()
         if not has_norm:
             self.without_effect["batch_norm"] = "the backbone has no batch norm"

@@ -15,6 +15,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from episodic.run.distributed import processes
+
 
 @dataclasses.dataclass(frozen=True)
 class Hardware:
@@ -40,6 +42,8 @@ class Hardware:
 
         **Raises:** `ValueError` for another precision or a device that is not there.
         """
+        if device == "auto" and processes() > 1 and torch.cuda.is_available():
+            device = f"cuda:{torch.cuda.current_device()}"  # each process of a machine has its own
         if device == "auto":
             cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
             device = "cuda" if cuda else "mps" if mps else "cpu"
@@ -83,7 +87,8 @@ class Hardware:
             name = torch.cuda.get_device_name(self.device)
         else:
             name = f"{platform.machine()} {self.device.type}, {torch.get_num_threads()} of {os.cpu_count()} threads"
-        return f"{name}, {'bf16' if self.dtype == torch.bfloat16 else 'fp32'}"
+        together = f", {processes()} processes" * (processes() > 1)
+        return f"{name}, {'bf16' if self.dtype == torch.bfloat16 else 'fp32'}{together}"
 
 
 def _multiplies_bf16(device: torch.device) -> bool:

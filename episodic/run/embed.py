@@ -10,6 +10,7 @@ from episodic.data.augment import Normalize
 from episodic.data.store import ImageStore
 from episodic.learners.learner import AbstractLearner, AbstractMetricLearner
 from episodic.run.device import Hardware
+from episodic.run.distributed import fill_from_all, from_first, is_first, process_number, shares
 
 EMBED_BATCH = 256  # images embedded at once in evaluation
 CHUNK_BYTES = 2**24  # of gathered features; larger chunks leave the processor's cache
@@ -20,7 +21,7 @@ def embed(
     backbone: nn.Module, store: ImageStore, normalize: Normalize, hardware: Hardware, *, progress: bool = False
 ) -> Tensor:
     """The features that a backbone gives all images of a store. They are float32 `[N, *shape]` on the hardware's device, and
-    `backbone` is left in eval mode.
+    `backbone` is left in eval mode. Several processes share the batches, and each gets all features.
 
     **Arguments:** `progress` (default false): whether to show a bar.
 
@@ -33,7 +34,9 @@ def embed(
     """
     backbone.eval()
     features = None
-    starts = range(0, len(store), EMBED_BATCH)
+    bounds = shares(len(store), EMBED_BATCH)
+    starts = range(*bounds[process_number() :][:2], EMBED_BATCH)
+    progress = progress and is_first()
     for start in tqdm(starts, desc=f"embedding {store.split}", disable=None if progress else True, leave=False):
         images = store.images[start : start + EMBED_BATCH].to(hardware.device, non_blocking=True)
         with hardware.autocast():
@@ -41,6 +44,9 @@ def embed(
         if features is None:
             features = torch.empty(len(store), *batch.shape[1:], device=hardware.device)
         features[start : start + len(batch)] = batch
+    shape = from_first(lambda: tuple(features.shape))
+    features = torch.empty(shape, device=hardware.device) if features is None else features
+    fill_from_all(features, bounds)
     return features
 
 

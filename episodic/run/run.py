@@ -20,6 +20,7 @@ from episodic.config.compose import ConfigError, part_groups
 from episodic.config.stored import read_tree, stored_config
 from episodic.config.types import check_types
 from episodic.run.checkpoint import CheckpointError, has_checkpoint, load_checkpoint, load_weights, save_checkpoint
+from episodic.run.distributed import from_first, is_first
 from episodic.run.files import write_atomically
 from episodic.run.lock import WriterLock
 
@@ -40,7 +41,7 @@ class Stateful(Protocol):
 @dataclasses.dataclass(frozen=True)
 class Run:
     """The folder of one training. It holds `config.yaml`, the checkpoints `last/` and `best/`, `metrics.json`, and the events of
-    TensorBoard.
+    TensorBoard. Of several processes the first alone writes.
 
     **Arguments:** `lock` (default none): that of whoever trains there, which `Run.open` takes.
 
@@ -69,11 +70,14 @@ class Run:
         **Raises:** `ConfigError` where the folder holds a run already and `cfg.resume` is not set, where the run to resume is not
         there, has no configuration or had other settings, and where another process trains there.
         """
-        folder = _new_folder(Path("runs") / name) if cfg.run is None else Path(cfg.run)
-        if cfg.resume:
-            Run(folder).check_can_be_resumed()
-        with WriterLock(folder) as lock:
-            run = Run(folder, lock)
+        locks: list[WriterLock] = []
+
+        def claimed() -> Path:
+            folder = _new_folder(Path("runs") / name) if cfg.run is None else Path(cfg.run)
+            run = Run(folder)
+            if cfg.resume:
+                run.check_can_be_resumed()
+            locks.append(held.enter_context(WriterLock(folder)))
             run._refuse_links()
             if cfg.resume:
                 differ = _differences(run.config(), cfg, (*FREE, *free))
@@ -82,7 +86,10 @@ class Run:
             elif run.has("last") or run.has("best"):  # without a checkpoint there is nothing to lose
                 run.check_can_be_resumed()
                 raise ConfigError(f"{folder} holds a run already: resume=true goes on with it, run=<dir> takes another")
-            yield run
+            return folder
+
+        with contextlib.ExitStack() as held:
+            yield Run(from_first(claimed), *locks)
 
     def check_can_be_resumed(self) -> None:
         """Make sure that there is a run whose settings are known.
@@ -160,6 +167,8 @@ class Run:
 
         **Raises:** `OSError`.
         """
+        if not is_first():
+            return
         if self.lock:
             self.lock.check()
         save_checkpoint(self.folder / kind, learner.state_dict(), trainer.state_dict(), state)
@@ -215,6 +224,8 @@ class Run:
         self._write(name, json.dumps({**metrics, "versions": versions}, indent=2) + "\n")
 
     def _write(self, name: str, text: str) -> None:
+        if not is_first():
+            return
         if self.lock:
             self.lock.check()
         write_atomically(self.folder / name, text)

@@ -19,6 +19,7 @@ from torch.utils.tensorboard import summary
 
 from episodic.data.store import ImageStore
 from episodic.episodes.indices import EpisodeIndices
+from episodic.run.distributed import is_first
 
 Curve = tuple[Shaped[np.ndarray, " point"], Shaped[np.ndarray, " point"]]  # steps, values
 
@@ -27,7 +28,7 @@ class Curves:
     """Writes the training curves of a run into its folder. `tensorboard --logdir runs` shows them.
 
     Points are written when they are added, so an error is raised to whoever adds one. (`SummaryWriter` of torch writes them in a
-    thread, where nobody catches it.)
+    thread, where nobody catches it.) Of several processes the first alone writes.
 
     **Arguments:** `step`: where training begins. A resumed run takes back the points after it. A new one (step 0) shows its first
     episode, `picture`.
@@ -36,6 +37,9 @@ class Curves:
     """
 
     def __init__(self, folder: Path, step: int, picture: Tensor | None):
+        self._writer = None
+        if not is_first():
+            return
         name = f"events.out.tfevents.{time.time():.9f}.{socket.gethostname()}.{os.getpid()}"
         self._writer = RecordWriter(open(folder / name, "xb"))  # noqa: SIM115 - closed by `close`
         self._write(Event(step=step, file_version="brain.Event:2"))
@@ -56,12 +60,16 @@ class Curves:
         self._write(Event(step=step, summary=summary.scalar("val/ci95", half_width)))
 
     def _write(self, event: Event) -> None:
+        if self._writer is None:
+            return
         event.wall_time = time.time()
         self._writer.write(event.SerializeToString())
         self._writer.flush()
 
     def close(self) -> None:
         """Close the file. All points are in it already."""
+        if self._writer is None:
+            return
         with contextlib.suppress(OSError):  # told when the point was added
             self._writer.close()
 

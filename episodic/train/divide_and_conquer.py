@@ -12,6 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from episodic.episodes.sampler import EpisodeSampler
+from episodic.run.distributed import from_first
 from episodic.train.dml import AbstractBatches, nearest_are_right
 
 
@@ -69,7 +70,8 @@ class ClusteredTraining(AbstractBatches):
             return everywhere, None
         if self.step % self.recluster_every == 0:
             before = self.state.clusters if self.step else None
-            self.state.clusters = clusters_of(self.embed_all(), self.loss.n_learners, before, self.setup.seed)
+            embeddings, many, seed = self.embed_all(), self.loss.n_learners, self.setup.seed
+            self.state.clusters = from_first(lambda: clusters_of(embeddings, many, before, seed))
             self.inside.clear()
         cluster = self.step % self.loss.n_learners
         if cluster not in self.inside:

@@ -16,6 +16,7 @@ from episodic.core.functional.pairs import cosine, unit
 from episodic.episodes.arguments import choice
 from episodic.episodes.indices import EpisodeIndices
 from episodic.episodes.sampler import EpisodeSampler
+from episodic.run.distributed import dealt, from_first, gathered
 from episodic.run.embed import embed
 from episodic.train.procedure import AbstractProcedure
 
@@ -79,9 +80,9 @@ class AbstractBatches(AbstractProcedure):
 
     def loss_of_batch(
         self, items: Int64[Tensor, " item"], generator: torch.Generator
-    ) -> tuple[Float[Tensor, ""], Float[Tensor, " item"], Float[Tensor, "item dim"]]:
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, "item dim"]]:
         """Embed the images `items` and take the losses. Returns
-        `(loss, whether each image's nearest one is of its class, embeddings)`.
+        `(loss, share of images whose nearest one is of their class, embeddings)`.
         """
         embeddings, labels = self.embed_batch(items, generator)
         loss = self.setup.objective.of_batch(embeddings, labels)
@@ -90,13 +91,15 @@ class AbstractBatches(AbstractProcedure):
     def embed_batch(
         self, items: Int64[Tensor, " item"], generator: torch.Generator
     ) -> tuple[Float[Tensor, "item dim"], Int64[Tensor, " item"]]:
-        """The embeddings of the images `items`, which are augmented at random first, and the labels of these images."""
+        """The embeddings of the images `items`, which are augmented at random first, and the labels of these images. Where several
+        processes share the batch, each embeds a part and gets all embeddings.
+        """
         setup = self.setup
-        images = setup.store.gather(items).to(setup.hardware.device, non_blocking=True)
         labels = setup.store.labels[items].to(setup.hardware.device)
-        with setup.hardware.autocast():
+        with dealt(len(items), "images") as share, setup.hardware.autocast():
+            images = setup.store.gather(items[share.slice]).to(setup.hardware.device, non_blocking=True)
             embeddings = setup.learner.backbone(setup.normalize(images, setup.augment, generator)).float().flatten(1)
-        return embeddings, labels
+            return gathered(embeddings, share), labels
 
     def embed_all(self) -> Float[Tensor, "image dim"]:
         """The embeddings that the network gives all training images now, without augmentation."""
@@ -153,7 +156,7 @@ class MetricTraining(AbstractBatches):
             return self.loss_of_batch(torch.from_numpy(episodes.flat()), generator)[:2]
         if self.step == 0:
             self.state.bank.copy_(self.embed_all())
-        items = self.chosen(episodes)
+        items = from_first(lambda: self.chosen(episodes))
         loss, accuracies, embeddings = self.loss_of_batch(items, generator)
         self.state.bank[items] = embeddings
         return loss, accuracies
@@ -171,10 +174,10 @@ class MetricTraining(AbstractBatches):
 
 
 def nearest_are_right(embeddings: Tensor, labels: Tensor) -> Tensor:
-    """Whether the nearest other item of each item, by the cosine, has the same label: float `[N]`, 1 or 0.
+    """The share of items whose nearest other item, by the cosine, has the same label.
 
     >>> nearest_are_right(torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]]), torch.tensor([0, 0, 1]))
-    tensor([1., 1., 0.])
+    tensor(0.6667)
     """
     similarity = cosine(embeddings, embeddings).fill_diagonal_(-torch.inf)
-    return (labels[similarity.argmax(1)] == labels).float()
+    return (labels[similarity.argmax(1)] == labels).float().mean()

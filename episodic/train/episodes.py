@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from episodic.episodes.task import Task, gather_episode
+from episodic.run.distributed import dealt
 from episodic.train.procedure import AbstractProcedure
 
 
@@ -55,11 +56,13 @@ class EpisodicTraining(AbstractProcedure):
 
     def compute_loss(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         setup = self.setup
-        episode = gather_episode(self.source.batch(self.step), setup.store.gather, setup.hardware.device)
-        seen = dataclasses.replace(episode.task, class_ids=episode.class_ids)
-        views = [
-            seen.map(lambda images: setup.normalize(images, setup.augment, generator))
-            for _ in range(setup.learner.capabilities.n_views)
-        ]
-        task: Task = dataclasses.replace(views[0], second_view=views[1] if len(views) > 1 else None)
-        return setup.objective.of_episode(setup.learner, dataclasses.replace(episode, task=task), setup.hardware)
+        with dealt(self.episodes_per_step, "episodes (trainer.episodes_per_step)") as share:
+            indices = self.source.batch(self.step)[share.slice]
+            episode = gather_episode(indices, setup.store.gather, setup.hardware.device)
+            seen = dataclasses.replace(episode.task, class_ids=episode.class_ids)
+            views = [
+                seen.map(lambda images: setup.normalize(images, setup.augment, generator))
+                for _ in range(setup.learner.capabilities.n_views)
+            ]
+            task: Task = dataclasses.replace(views[0], second_view=views[1] if len(views) > 1 else None)
+            return setup.objective.of_episode(setup.learner, dataclasses.replace(episode, task=task), setup.hardware)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from episodic.run.distributed import is_first, mean_over_processes, wait_for_all
 from episodic.train.interrupt import StopRequest
 from episodic.train.procedure import AbstractProcedure
 
@@ -88,10 +89,14 @@ def fit(
     window = Window(procedure)
     saved = procedure.step
     bar = tqdm(
-        total=procedure.steps, initial=procedure.step, desc="training", unit="step", disable=None if progress else True
+        total=procedure.steps,
+        initial=procedure.step,
+        desc="training",
+        unit="step",
+        disable=None if progress and is_first() else True,
     )
     with bar:
-        while procedure.step < procedure.steps and not (stop and stop.requested):
+        while procedure.step < procedure.steps and not (stop and stop.agreed()):
             window.add(*procedure.training_step())  # draw, forward, backward, step
             bar.update()
             step, last = procedure.step, procedure.step == procedure.steps
@@ -114,6 +119,7 @@ def fit(
             journal.log(procedure.step, window.means())
         if saved != procedure.step:
             journal.save(procedure.step)
+        wait_for_all()  # or the first process to leave would end the one that still writes
     return procedure.step == procedure.steps
 
 
@@ -140,7 +146,8 @@ class Window:
         **Raises:** `NonFiniteLossError`.
         """
         procedure = self.procedure
-        losses, corrects = (torch.stack(values).float().cpu() for values in zip(*self.steps, strict=True))
+        both = torch.stack([torch.stack(values).float() for values in zip(*self.steps, strict=True)])
+        losses, corrects = mean_over_processes(both).cpu()
         start = procedure.step - len(self.steps)
         self.steps.clear()
         if not losses.isfinite().all():

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import NoReturn
 
+from episodic.run.distributed import largest
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, the request to end, the terminal that was closed
 
 
@@ -67,6 +69,11 @@ class StopRequest:
     def requested(self) -> bool:
         """Whether a signal came."""
         return self.signal is not None
+
+    def agreed(self) -> bool:
+        """Whether a signal came to any of the processes that train together; then it counts for all of them."""
+        self.signal = largest(self.signal or 0) or None
+        return self.requested
 
     @property
     def exit_code(self) -> int:

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from episodic.core.losses.loss import AbstractLoss
+from episodic.episodes.share import present_share
 from episodic.episodes.task import Episode
 from episodic.evaluate.accuracy import accuracy
 from episodic.learners.learner import AbstractLearner, AbstractMetricLearner
 from episodic.run.device import Hardware
+from episodic.run.distributed import gathered, mean_of_batch
 
 
 class Objective(nn.Module):
@@ -20,9 +22,9 @@ class Objective(nn.Module):
 
         own_weight * the learner's loss  +  sum over losses of weight * loss(embeddings, labels)  +  auxiliary losses
 
-    On episodes the embeddings are those of all support and query items of a step, as one batch and flattened. Their labels are
-    those of the data set, so two episodes of a step that share a class have positive pairs between them. Procedures that take
-    batches use the losses of embeddings alone.
+    On episodes the embeddings are those of all support and query items of a step, as one batch and flattened, whatever process has
+    them. Their labels are those of the data set, so two episodes of a step that share a class have positive pairs between them.
+    Procedures that take batches use the losses of embeddings alone.
 
     **Arguments:**
 
@@ -77,7 +79,9 @@ class Objective(nn.Module):
             loss.check_length(steps)
 
     def of_episode(self, learner: AbstractLearner, episode: Episode, hardware: Hardware) -> tuple[Tensor, Tensor]:
-        """The loss of the learner's answer to a batch of episodes, and the accuracy of each episode: `(loss, accuracy [E])`."""
+        """The loss of the learner's answer to a batch of episodes, and its mean accuracy. Where several processes share the batch,
+        `episode` is this one's part, and the means over processes are those of the batch.
+        """
         with hardware.autocast():
             if not self.losses:
                 features, prediction = None, learner(episode.task)
@@ -85,16 +89,18 @@ class Objective(nn.Module):
                 features = learner.features(episode.task)
                 with torch.autocast(features.query.device.type, enabled=False):
                     prediction = learner.classify(features)
+        share = present_share()
         loss = torch.zeros((), device=prediction.logits.device)
         if self.own_weight is not None:
-            loss = self.own_weight * prediction.own_loss(episode).mean()
+            loss = self.own_weight * mean_of_batch(prediction.own_loss(episode), share)
         for term in prediction.auxiliary_losses.values():
-            loss = loss + term(episode).mean()
+            loss = loss + mean_of_batch(term(episode), share)
         if features is not None:
             items = torch.cat([features.support.flatten(2), features.query.flatten(2)], dim=1).flatten(0, 1)
             y = torch.cat([features.support_y, episode.query_y], dim=1)
-            loss = loss + self.of_batch(items, episode.answer_class_ids.gather(1, y).flatten())
-        return loss, accuracy(prediction.logits.detach(), episode.query_y)
+            labels = episode.answer_class_ids.gather(1, y).flatten()
+            loss = loss + self.of_batch(gathered(items, share), gathered(labels, share))
+        return loss, mean_of_batch(accuracy(prediction.logits.detach(), episode.query_y), share)
 
     def of_batch(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """The weighted sum of the losses of a batch of embeddings `[N, D]`."""

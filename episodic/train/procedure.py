@@ -16,6 +16,8 @@ from episodic.data.store import ImageStore
 from episodic.episodes.source import Episodes
 from episodic.learners.learner import AbstractLearner
 from episodic.run.device import Hardware
+from episodic.run.distributed import averaged
+from episodic.run.replica import Replica
 from episodic.train.objective import Objective
 from episodic.train.schedule import AbstractSchedule, Constant
 
@@ -33,6 +35,7 @@ class Setup:
     - `hardware`: device and precision. `seed` (default 0): of all draws.
     - `episodes`: a function `(how many, how many a step) ->` training episodes in the shape of the task.
     - `labeled`, `seen` (default None): which images may be used with their labels, and which at all; booleans `[N]`, None for all.
+    - `sync_batch_norm` (default true): with several processes, batch norm over the batch of all of them (see `run.replica`).
 
     >>> from episodic.episodes.sampler import EpisodeSampler
     >>> from episodic.learners.prototypical import Prototypical
@@ -59,6 +62,7 @@ class Setup:
     seed: int = 0
     labeled: np.ndarray | None = None
     seen: np.ndarray | None = None
+    sync_batch_norm: bool = True
 
 
 @dataclasses.dataclass(eq=False)
@@ -105,7 +109,7 @@ class AbstractProcedure(abc.ABC):
     ...     def compute_loss(self, generator):
     ...         images = self.setup.normalize(self.setup.store.images)  # all of them; most procedures take those of `source`
     ...         squares = self.setup.learner.backbone(images).square().sum(1)
-    ...         return squares.mean(), (squares < 1).float()
+    ...         return squares.mean(), (squares < 1).float().mean()
     >>> training = Shrinking(setup, steps=10)
     >>> losses = [training.training_step()[0].item() for _ in range(10)]
     >>> training.step, losses[-1] < losses[0]
@@ -144,8 +148,10 @@ class AbstractProcedure(abc.ABC):
         setup.schedule.check(self.steps)
         self.prepare()
         self.state.to(setup.hardware.device)
+        self.replica = Replica(setup.learner, setup.sync_batch_norm)
         self.optimizer = setup.optimizer(self.parameter_groups())
         groups = self.optimizer.param_groups
+        self._loss = averaged(self.compute_loss, [p for group in groups for p in group["params"]])
         self.base_rates = [g.setdefault("initial_lr", g["lr"] * g.get("lr_multiplier", 1.0)) for g in groups]
 
     def _check_number(self, field: dataclasses.Field) -> None:
@@ -177,8 +183,10 @@ class AbstractProcedure(abc.ABC):
 
     @abc.abstractmethod
     def compute_loss(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """The loss of this step, and the accuracy of its episodes or items, `(loss, accuracies)`. Augmentation draws from
-        `generator`.
+        """The loss of this step, and the mean accuracy of its episodes or items. Augmentation draws from `generator`.
+
+        With several processes, each computes its share of the batch (see `run.distributed`); loss and accuracy are the means of
+        what they return.
         """
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -186,7 +194,8 @@ class AbstractProcedure(abc.ABC):
         return self.setup.objective.parameter_groups(self.setup.learner.learned_parameters())
 
     def training_step(self) -> tuple[Tensor, Tensor]:
-        """Take one step of the optimizer. Returns `(loss, accuracy)`, detached and still on the device.
+        """Take one step of the optimizer. Returns `(loss, accuracy)`, detached and still on the device; with several processes,
+        their means are those of the step.
 
         **Raises:** `ValueError` where the loss depends on no weight that is trained.
         """
@@ -199,17 +208,19 @@ class AbstractProcedure(abc.ABC):
             group["lr"] = rate * factor
         learner.train()
         self.state.train()
-        loss, correct = self.compute_loss(torch.Generator().manual_seed(key))
+        self.replica.begin(key)
+        loss, correct = self._loss(torch.Generator().manual_seed(key))
         if not loss.requires_grad:
             raise ValueError("the loss depends on no weight that is trained: choose another learner, wrapper or loss")
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        self.replica.finish()
         if self.clip_norm:
             nn.utils.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], self.clip_norm)
         self.optimizer.step()
         learner.after_step()
         self.step += 1
-        return loss.detach(), correct.mean()
+        return loss.detach(), correct
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps of the procedure beside the learner: `tensors`, by name, and the `optimizer`."""

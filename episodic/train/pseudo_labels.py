@@ -10,13 +10,14 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from episodic.core.functional import diffusion
 from episodic.data.labels.folds import restricted
+from episodic.run.distributed import dealt, from_first, mean_of_batch
 from episodic.run.embed import embed
 from episodic.semi.pseudo_labels import PseudoLabels
 from episodic.train.procedure import AbstractProcedure
@@ -83,23 +84,26 @@ class PseudoLabelTraining(AbstractProcedure):
         if both:
             order = shuffled(len(self.hidden), self.step, wrapper.batch - n_labeled, (setup.seed, UNLABELED))
             items = np.concatenate([items, self.hidden[order]])
-        items = torch.from_numpy(items)
-        images = self.images.gather(items).to(setup.hardware.device, non_blocking=True)
-        with setup.hardware.autocast():
-            features = wrapper.backbone(setup.normalize(images, setup.augment, generator))
-        logits = wrapper.learner.base(features.float().flatten(1))
-        items = items.to(logits.device)
-        correct = logits.detach().argmax(-1) == self.state.labels[items]
-        return self.weighted_loss(logits, items, n_labeled), correct[:n_labeled].float()
+        is_labeled = torch.arange(len(items)) < n_labeled
+        with dealt(len(items), "images (semi.pseudo_labels.batch)") as share:
+            items, is_labeled = torch.from_numpy(items)[share.slice], is_labeled[share.slice]
+            images = self.images.gather(items).to(setup.hardware.device, non_blocking=True)
+            with setup.hardware.autocast():
+                features = wrapper.backbone(setup.normalize(images, setup.augment, generator))
+            logits = wrapper.learner.base(features.float().flatten(1))
+            items, is_labeled = items.to(logits.device), is_labeled.to(logits.device)
+            right = is_labeled * (logits.detach().argmax(-1) == self.state.labels[items])
+            loss = mean_of_batch(self.weighted_losses(logits, items, is_labeled), share)
+            return loss, mean_of_batch(right.float(), share) * (share.of / n_labeled)
 
-    def weighted_loss(
-        self, logits: Float[Tensor, "item n_classes"], items: Int64[Tensor, " item"], n_labeled: int
-    ) -> Float[Tensor, ""]:
-        """The weighted cross-entropy of some `items` of the training set. The first `n_labeled` of them are labeled."""
+    def weighted_losses(
+        self, logits: Float[Tensor, "item n_classes"], items: Int64[Tensor, " item"], is_labeled: Bool[Tensor, " item"]
+    ) -> Float[Tensor, " item"]:
+        """The weighted cross-entropy of each of some `items` of the training set."""
         labels = self.state.labels[items]
         weights = self.state.weights[items] * self.state.class_weights[labels]
-        weights = torch.cat([weights[:n_labeled], self.setup.learner.unlabeled_weight * weights[n_labeled:]])
-        return (weights * cross_entropy(logits, labels, ignore_index=-1, reduction="none")).mean()
+        weights = torch.where(is_labeled, weights, self.setup.learner.unlabeled_weight * weights)
+        return weights * cross_entropy(logits, labels, ignore_index=-1, reduction="none")
 
     def take(self, found: diffusion.PseudoLabels) -> None:
         """Train on the labels and weights `found` from now on."""
@@ -114,23 +118,22 @@ class PseudoLabelTraining(AbstractProcedure):
         """Spread the labels along a graph of the features that the backbone gives now. A line on the terminal says how many are
         right.
         """
-        setup, wrapper, times = self.setup, self.setup.learner, [time.perf_counter()]
+        setup, wrapper, began = self.setup, self.setup.learner, time.perf_counter()
         features = embed(wrapper.backbone, self.images, setup.normalize, setup.hardware)
         wrapper.train()
-        times.append(time.perf_counter())
-        graph = diffusion.neighbor_graph(features.flatten(1), wrapper.neighbors, wrapper.gamma)
-        times.append(time.perf_counter())
-        found = diffusion.pseudo_labels(
-            graph,
-            self.known,
-            wrapper.learner.base.out_features,
-            wrapper.alpha,
-            wrapper.iterations,
-            relative=wrapper.relative_weights,
-        )
-        times.append(time.perf_counter())
+        embedded = time.perf_counter()
+
+        def spread() -> tuple[diffusion.PseudoLabels, dict[str, float]]:
+            begun = time.perf_counter()
+            graph = diffusion.neighbor_graph(features.flatten(1), wrapper.neighbors, wrapper.gamma)
+            joined, n_classes = time.perf_counter(), wrapper.learner.base.out_features
+            settings = {"alpha": wrapper.alpha, "iterations": wrapper.iterations, "relative": wrapper.relative_weights}
+            found = diffusion.pseudo_labels(graph, self.known, n_classes, **settings)
+            return found, {"graph": joined - begun, "diffusion": time.perf_counter() - joined}
+
+        found, seconds_of = from_first(spread)
         self.take(found)
-        self.seconds = dict(zip(("embedding", "graph", "diffusion"), np.diff(times).tolist(), strict=True))
+        self.seconds = {"embedding": embedded - began, **seconds_of}
         seconds = ", ".join(f"{name} {value:.1f}" for name, value in self.seconds.items())
         tqdm.write(
             f"step {self.step:>6}  pseudo-labels {100 * self.metrics['pseudo_label_accuracy']:.2f} % right, mean weight "

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from episodic.core.functional.batches import hard_negatives
+from episodic.run.distributed import from_first
 from episodic.train.dml import AbstractBatches
 
 
@@ -53,7 +54,7 @@ class HardNegativeTraining(AbstractBatches):
             n_classes=self.classes_per_batch - 1,
             pool=self.candidates,
         )
-        items = torch.cat([anchors, negatives.cpu()])
+        items = torch.cat([anchors, from_first(negatives.cpu)])
         loss, accuracies, embeddings = self.loss_of_batch(items, generator)
         bank[items] = embeddings
         return loss, accuracies

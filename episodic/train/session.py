@@ -17,6 +17,7 @@ from episodic.assemble.learner import Parts, build_parts
 from episodic.assemble.load import load_initial
 from episodic.assemble.task import build_sampler, check_task, count_train_classes, episode_shape, load_store
 from episodic.config.compose import ConfigError
+from episodic.config.instantiate import make
 from episodic.config.types import fits
 from episodic.data.store import ImageStore
 from episodic.episodes.source import Episodes
@@ -25,6 +26,7 @@ from episodic.evaluate.retrieval import retrieval
 from episodic.evaluate.scoring import evaluate
 from episodic.evaluate.tables import percent
 from episodic.run.checkpoint import CheckpointError
+from episodic.run.distributed import first_ahead, largest, launcher, peers, wait_for_all
 from episodic.run.embed import embeddings_of
 from episodic.run.run import Run
 from episodic.run.tensorboard import Curves, episode_picture
@@ -56,12 +58,13 @@ class Session(Journal):
     def __init__(self, cfg: DictConfig, choices: dict[str, Any], overrides: list[str]):
         self.cfg, self.choices, self.options = cfg, choices, overrides
         check_task(cfg.task)
-        count_train_classes(cfg)
+        with first_ahead():  # it fills the cache
+            count_train_classes(cfg)
+            dataset = make(cfg.task.dataset, allow_any_target=cfg.allow_any_target)
+            self.val_store, self.test_store = (load_store(dataset, cfg.task, split) for split in ("val", "test"))
         self.parts: Parts = build_parts(cfg)
         self.procedure: AbstractProcedure = build_procedure(cfg, self.parts)
         check_effects(cfg, overrides, self.procedure)
-        self.val_store = load_store(self.parts.dataset, cfg.task, "val")
-        self.test_store = load_store(self.parts.dataset, cfg.task, "test")
         # All samplers before the first step: an impossible episode should not show after an hour.
         self.val_episodes = self._episodes(self.val_store, "val", self.procedure.validation_episodes)
         self.scored = {s.split: (s, self._episodes(s, "test", cfg.episodes)) for s in (self.val_store, self.test_store)}
@@ -91,6 +94,7 @@ class Session(Journal):
                 self.begun = f"all {done} steps are done, scored again" if ended else f"from step {done}"
             elif cfg.resume:  # it was stopped before its first checkpoint
                 self.begun = load_initial(cfg, self.learner)
+            wait_for_all()  # all have read before the first process writes
             self.run.write_config(cfg, self.options)  # from here on the folder is that of this training
             self.began = time.perf_counter() - self.state["seconds"]
             yield
@@ -104,7 +108,8 @@ class Session(Journal):
     def resume_command(self) -> str:
         """How to go on with this training, for messages."""
         trusted = " allow_any_target=true" * bool(self.cfg.allow_any_target)
-        return f"resume with: python -m episodic.train resume=true run={shlex.quote(str(self.run.folder))}{trusted}"
+        options = f"resume=true run={shlex.quote(str(self.run.folder))}{trusted}"
+        return f"resume with: {launcher()} -m episodic.train {options}"
 
     def _episodes(self, store: ImageStore, stream: str, count: int) -> Episodes:
         return build_sampler(self.cfg.task, store, shape=self.cfg.task, seed=0, stream=stream, episodes=count)
@@ -146,7 +151,8 @@ class Session(Journal):
         self.curves = Curves(self.run.folder, procedure.step, first)
         with StopRequest() as stop:
             try:
-                fit(procedure, self, stop=stop, progress=True)
+                with peers():
+                    reached = fit(procedure, self, stop=stop, progress=True)
             except NonFiniteLossError as error:
                 raise NonFiniteLossError(
                     f"{error}.\nThe last good checkpoint is step {self.state['step']} in {self.run.folder}. Lower optimizer.lr, "
@@ -161,8 +167,9 @@ class Session(Journal):
                 raise
             finally:
                 self.curves.close()
-        if stop.requested:
+        if not reached:
             say(f"Stopped at step {procedure.step}, saved in {self.run.folder}; {self.resume_command}")
+            wait_for_all()
             raise SystemExit(stop.exit_code)
 
     def _stopped_by(self, error: OSError) -> str:
@@ -191,7 +198,7 @@ class Session(Journal):
             "best_step": self.state["best"]["step"],
             "train/seconds": round(seconds, 1),
             f"train/{procedure.unit}_per_second": round(procedure.step * procedure.per_step / seconds, 1),
-            "train/peak_memory_gib": round(parts.hardware.peak_memory() / 2**30, 2),
+            "train/peak_memory_gib": round(largest(parts.hardware.peak_memory()) / 2**30, 2),  # of one process
             **measured,
             "train/classes": len(procedure.setup.store.class_names),
             "train/class_hash": procedure.setup.store.class_hash,

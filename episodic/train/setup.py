@@ -53,6 +53,7 @@ def build_procedure(cfg: DictConfig, parts: Parts) -> AbstractProcedure:
         seed=cfg.seed,
         labeled=mask,
         seen=None if seen.all() else seen,
+        sync_batch_norm=cfg.sync_batch_norm,
     )
     return make(cfg.trainer, setup, **trust)
 
