@@ -59,16 +59,16 @@ def command(
         check_overrides(name, [a for a, flag in zip(arguments, is_flag, strict=True) if not flag])
         sys.argv[1:] = arguments
 
-    with (joined or _alone)() as tells:
+    with joined() if joined else _alone(name) as tells:
         _guarded(name, tells, start)
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(run)()
 
 
 @contextlib.contextmanager
-def _alone() -> Iterator[Tells]:
+def _alone(name: str) -> Iterator[Tells]:
     if os.environ.get("TORCHELASTIC_RUN_ID") and os.environ.get("WORLD_SIZE", "1") != "1":
         if os.environ.get("RANK") == "0":
-            print("this command works in one process: start it by python, without torchrun", file=sys.stderr)
+            print(f"episodic.{name}: it works in one process: start it by python, without torchrun", file=sys.stderr)
         raise SystemExit(2)
     yield lambda text: True
 

@@ -10,7 +10,7 @@ import contextlib
 import datetime
 import os
 import re
-import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -193,6 +193,15 @@ def mean_over_processes(x: Tensor) -> Tensor:
     return x / processes()
 
 
+def check_can_be_dealt(units: int, what: str) -> None:
+    """**Raises:** `ConfigError` for a batch of fewer `units` than processes. `what`: their name, for the message."""
+    if units < processes():
+        raise ConfigError(
+            f"{processes()} processes share the batch of a step, and it has {units} {what}: take {processes()} or a multiple, or "
+            "fewer processes"
+        )
+
+
 @contextlib.contextmanager
 def dealt(units: int, what: str) -> Iterator[Share]:
     """The share of this process in a batch of `units`, such as episodes, while it is entered.
@@ -205,11 +214,7 @@ def dealt(units: int, what: str) -> Iterator[Share]:
     ...     share
     Share(start=0, stop=4, of=4)
     """
-    if units < processes():
-        raise ConfigError(
-            f"{processes()} processes share the batch of a step, which has {units} {what}, so some would have none: take a "
-            f"multiple of {processes()}, or fewer processes"
-        )
+    check_can_be_dealt(units, what)
     with sharing(Share.dealt(units, process_number(), processes())) as share:
         yield share
 
@@ -278,6 +283,8 @@ def averaged(function: Callable[..., T], parameters: Sequence[nn.Parameter]) -> 
     """
     if processes() == 1:
         return function
+    # What it copies then are the weights of layers with one input channel.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides", UserWarning)
     return DistributedDataParallel(_Called(function, parameters), find_unused_parameters=True)
 
 

@@ -135,9 +135,13 @@ class _Joint(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, group: distributed.ProcessGroup):
+    def forward(
+        ctx, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, group: distributed.ProcessGroup
+    ):
         channels = x.shape[1]
-        own = torch.batch_norm_update_stats(x, x.new_zeros(channels, dtype=torch.float32), x.new_zeros(channels, dtype=torch.float32), 1.0)
+        own = torch.batch_norm_update_stats(
+            x, x.new_zeros(channels, dtype=torch.float32), x.new_zeros(channels, dtype=torch.float32), 1.0
+        )
         mine = torch.cat([*own, torch.tensor([x.numel() / channels], device=x.device)]).double()
         parts = [torch.empty_like(mine) for _ in range(processes())]
         distributed.all_gather(parts, mine, group=group)
@@ -173,7 +177,9 @@ class _EpisodeNorm(_BatchNorm):
     them when a step ends.
     """
 
-    passes: list[list[Tensor]]  # of each call of the learner, what each call of this module found: mean and variance [2, C]
+    passes: list[
+        list[Tensor]
+    ]  # of each call of the learner, what each call of this module found: mean and variance [2, C]
 
     def begin(self) -> None:
         if self.momentum is None:

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from episodic.episodes.task import Task, gather_episode
-from episodic.run.distributed import dealt
+from episodic.run.distributed import check_can_be_dealt, dealt
 from episodic.train.procedure import AbstractProcedure
+
+EPISODES = "episodes (trainer.episodes_per_step)"
 
 
 @dataclasses.dataclass(eq=False)
@@ -52,11 +54,12 @@ class EpisodicTraining(AbstractProcedure):
         return self.episodes_per_step
 
     def prepare(self) -> None:
+        check_can_be_dealt(self.episodes_per_step, EPISODES)
         self.source = self.setup.episodes(self.steps * self.episodes_per_step, self.episodes_per_step)
 
     def compute_loss(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         setup = self.setup
-        with dealt(self.episodes_per_step, "episodes (trainer.episodes_per_step)") as share:
+        with dealt(self.episodes_per_step, EPISODES) as share:
             indices = self.source.batch(self.step)[share.slice]
             episode = gather_episode(indices, setup.store.gather, setup.hardware.device)
             seen = dataclasses.replace(episode.task, class_ids=episode.class_ids)

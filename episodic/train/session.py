@@ -26,7 +26,7 @@ from episodic.evaluate.retrieval import retrieval
 from episodic.evaluate.scoring import evaluate
 from episodic.evaluate.tables import percent
 from episodic.run.checkpoint import CheckpointError
-from episodic.run.distributed import first_ahead, largest, launcher, peers, wait_for_all
+from episodic.run.distributed import first_ahead, largest, launcher, peers, processes, wait_for_all
 from episodic.run.embed import embeddings_of
 from episodic.run.run import Run
 from episodic.run.tensorboard import Curves, episode_picture
@@ -204,6 +204,7 @@ class Session(Journal):
             "train/class_hash": procedure.setup.store.class_hash,
             "train/accuracy_of": procedure.accuracy_of,
             "hardware": parts.hardware.describe(),
+            **({"sync_batch_norm": cfg.sync_batch_norm} if processes() > 1 else {}),
             "task": choices["task"],
             "learner": choices["learner"],
             "backbone": choices["backbone"],

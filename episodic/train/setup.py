@@ -6,6 +6,7 @@ import dataclasses
 import math
 
 from omegaconf import DictConfig, OmegaConf
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from episodic.assemble.effects import check_unlabeled_are_used, idle_in_learner, idle_in_task, parts_of, refuse_idle
 from episodic.assemble.learner import Parts, build_label_swap
@@ -15,6 +16,7 @@ from episodic.config.instantiate import arguments_of, make
 from episodic.core.losses.loss import AbstractPairLoss
 from episodic.data.dataset import AbstractDataset
 from episodic.learners.learner import AbstractLearner
+from episodic.run.distributed import processes
 from episodic.semi.wrapper import unwrapped
 from episodic.train.objective import Objective
 from episodic.train.procedure import AbstractProcedure, Setup
@@ -129,4 +131,17 @@ def check_effects(cfg: DictConfig, overrides: list[str], procedure: AbstractProc
     setup = procedure.setup
     parts = parts_of(cfg, setup.learner) | {"trainer": procedure, "augment": setup.augment, "schedule": setup.schedule}
     parts |= {f"loss.{name}": getattr(loss, "loss", loss) for name, loss in setup.objective.losses.items()}
-    refuse_idle(overrides, parts, idle_in_task(cfg.task) | idle_in_learner(cfg, setup.learner) | dict(procedure.unread))
+    idle = idle_in_task(cfg.task) | idle_in_learner(cfg, setup.learner) | idle_in_processes(setup.learner)
+    refuse_idle(overrides, parts, idle | dict(procedure.unread))
+
+
+def idle_in_processes(learner: AbstractLearner) -> dict[str, str]:
+    """Settings that count only where several processes train the learner. The result is setting -> the reason."""
+    reason = ""
+    if processes() == 1:
+        reason = "one process has the whole batch of a step (torchrun starts several)"
+    elif learner.capabilities.episodes_apart:
+        reason = f"batch norm of {type(unwrapped(learner)[-1]).__name__} is over one episode at a time"
+    elif not any(isinstance(module, _BatchNorm) for module in learner.modules()):
+        reason = "there is no batch norm"
+    return {"sync_batch_norm": reason} if reason else {}
