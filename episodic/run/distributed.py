@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import itertools
 import os
 import re
 import warnings
@@ -18,7 +19,6 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from episodic.config.compose import ConfigError
 from episodic.episodes.share import Share, sharing
 
 T = TypeVar("T")
@@ -194,9 +194,9 @@ def mean_over_processes(x: Tensor) -> Tensor:
 
 
 def check_can_be_dealt(units: int, what: str) -> None:
-    """**Raises:** `ConfigError` for a batch of fewer `units` than processes. `what`: their name, for the message."""
+    """**Raises:** `ValueError` for a batch of fewer `units` than processes. `what`: their name, for the message."""
     if units < processes():
-        raise ConfigError(
+        raise ValueError(
             f"{processes()} processes share the batch of a step, and it has {units} {what}: take {processes()} or a multiple, or "
             "fewer processes"
         )
@@ -208,7 +208,7 @@ def dealt(units: int, what: str) -> Iterator[Share]:
 
     **Arguments:** `what`: their name, for the message.
 
-    **Raises:** `ConfigError` for fewer units than processes.
+    **Raises:** `ValueError` for fewer units than processes.
 
     >>> with dealt(4, "episodes (trainer.episodes_per_step)") as share:
     ...     share
@@ -220,15 +220,14 @@ def dealt(units: int, what: str) -> Iterator[Share]:
 
 
 def mean_of_batch(values: Tensor, share: Share) -> Tensor:
-    """The mean of one value for each unit of a batch, from the `values` of this process. Its mean over processes is the mean of
-    the batch.
+    """The mean of the values of a batch, from the `values` that this process has, one or more for each unit. The mean over
+    processes of what they get is the mean of the batch.
 
     >>> mean_of_batch(torch.tensor([1.0, 3.0]), Share(0, 2, 2))
     tensor(2.)
     """
-    if len(values) == share.of:
-        return values.mean()
-    return values.sum() * (processes() / share.of)
+    whole = share.whole(len(values))
+    return values.mean() if len(values) == whole else values.sum() * (processes() / whole)
 
 
 def gathered(x: Tensor, share: Share) -> Tensor:
@@ -269,7 +268,7 @@ def shares(count: int, size: int = 1) -> list[int]:
 def fill_from_all(x: Tensor, bounds: Sequence[int]) -> None:
     """Fill `x` in place: process `p` has the rows from `bounds[p]` to `bounds[p + 1]`, and gets all others."""
     if processes() > 1:
-        for number, (start, stop) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+        for number, (start, stop) in enumerate(itertools.pairwise(bounds)):
             if stop > start:
                 distributed.broadcast(x[start:stop], src=number)
 

@@ -54,7 +54,7 @@ class Replica:
             unwrapped(learner)[-1].register_forward_pre_hook(self._begin_pass)
         elif not sync_batch_norm:
             self.averages = [norm for norm in norms if norm.track_running_stats]
-        elif norms and next(learner.parameters()).is_cuda:
+        elif any(parameter.is_cuda for parameter in learner.parameters()):
             nn.SyncBatchNorm.convert_sync_batchnorm(learner)
         elif norms:
             # A group of its own: its exchanges come between those of gradients, whose order must not matter to them.

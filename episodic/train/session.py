@@ -152,7 +152,7 @@ class Session(Journal):
         with StopRequest() as stop:
             try:
                 with peers():
-                    reached = fit(procedure, self, stop=stop, progress=True)
+                    fit(procedure, self, stop=stop, progress=True)
             except NonFiniteLossError as error:
                 raise NonFiniteLossError(
                     f"{error}.\nThe last good checkpoint is step {self.state['step']} in {self.run.folder}. Lower optimizer.lr, "
@@ -167,7 +167,7 @@ class Session(Journal):
                 raise
             finally:
                 self.curves.close()
-        if not reached:
+        if stop.agreed():
             say(f"Stopped at step {procedure.step}, saved in {self.run.folder}; {self.resume_command}")
             wait_for_all()
             raise SystemExit(stop.exit_code)
