@@ -196,7 +196,7 @@ def test_commands_leave_what_the_pages_say(place):
     assert len(lines) >= 4
     for line in lines:
         place.run(shlex.split(line))
-    assert (place.folder / "runs" / "prototypical" / "evaluation.json").exists()
+    assert list((place.folder / "runs" / "prototypical" / "evaluations").glob("*.json"))
     assert (place.folder / "runs" / "prototypical" / "report" / "report.html").exists()
     answers = json.loads((place.folder / "answers.json").read_text())
     assert len(answers) == 6

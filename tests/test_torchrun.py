@@ -10,6 +10,8 @@ import time
 import pytest
 from safetensors.torch import load_file
 
+from episodic.run.run import Run
+
 SMALL = [
     *("task.image_size=16", "task.dataset.drawings=8", "backbone.widths=[8,8]", "task.n_query=3", "device=cpu"),
     *("precision=fp32", "optimizer=sgd", "optimizer.lr=0.001", "task.train.n_way=5", "task.train.n_query=3"),
@@ -57,9 +59,9 @@ def test_two_processes_train_one_run_and_score_it_as_one_process_does(tmp_path):
     for count in (1, 2):
         code, out, err = run(count, "episodic.evaluate", *options, cwd=tmp_path)
         assert code == 0, err
-        record = json.loads((tmp_path / "r" / "evaluation.json").read_text())
+        record = json.loads(Run(tmp_path / "r").evaluations()[-1].read_text())
         found.append(
-            {k: v for k, v in record.items() if not k.endswith("seconds") and k not in ("hardware", "versions")}
+            {k: v for k, v in record.items() if not k.endswith("seconds") and k not in ("hardware", "versions", "date")}
         )
     assert found[0] == found[1]
 

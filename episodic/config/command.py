@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from episodic.config.compose import conf_dir
 from episodic.config.help import help_text
-from episodic.config.overrides import check_overrides, in_full, refuse_unread
+from episodic.config.overrides import check_overrides, in_full, refuse_several, refuse_unread
 from episodic.config.paths import quoted_arguments
 from episodic.config.terminal import PrintableStream, printable
 from episodic.config.types import check_types
@@ -56,7 +56,10 @@ def command(
         arguments = [in_full(argument, name) for argument in quoted_arguments(sys.argv[1:], prepare)]
         after_flag = zip([None, *arguments], arguments, strict=False)  # `--cfg job`: the word belongs to the flag
         is_flag = [a.startswith("-") or ("=" not in a and (b or "").startswith("-")) for b, a in after_flag]
-        check_overrides(name, [a for a, flag in zip(arguments, is_flag, strict=True) if not flag])
+        overrides = [a for a, flag in zip(arguments, is_flag, strict=True) if not flag]
+        check_overrides(name, overrides)
+        if {"-m", "--multirun"}.isdisjoint(arguments):
+            refuse_several(overrides)
         sys.argv[1:] = arguments
 
     with joined() if joined else _alone(name) as tells:

@@ -66,6 +66,23 @@ def check_overrides(name: str, overrides: list[str]) -> None:
         raise ConfigError(": ".join([*refer, str(error).splitlines()[0]])) from None
 
 
+def refuse_several(overrides: list[str]) -> None:
+    """Refuse options with several values, which only a sweep can have.
+
+    **Raises:** `ConfigError`.
+
+    >>> refuse_several(["seed=0,1"])
+    Traceback (most recent call last):
+    ...
+    episodic.config.compose.ConfigError: seed=0,1 has several values: add -m for a run of each, or write a list as [a,b]
+    """
+    for override in OverridesParser.create().parse_overrides(overrides):
+        if override.is_sweep_override():
+            raise ConfigError(
+                f"{override.input_line} has several values: add -m for a run of each, or write a list as [a,b]"
+            )
+
+
 def in_full(argument: str, name: str = "train") -> str:
     """An option as Hydra wants it. A choice inside a part, such as a loss's distance, gets Hydra's `group@place=option`.
 

@@ -18,9 +18,9 @@ def quoted_arguments(arguments: list[str], prepare: Callable[[list[str]], list[s
     >>> quoted_arguments(["run=runs/a, b", "seed=1"], list)
     ["run='runs/a, b'", 'seed=1']
     """
-    if not {"-m", "--multirun"}.isdisjoint(arguments):
-        return prepare(arguments)
-    return [quoted(argument) for argument in prepare([unquoted(argument) for argument in arguments])]
+    flags = {"-m", "--multirun"}
+    prepared = prepare(arguments if flags & {*arguments} else [unquoted(argument) for argument in arguments])
+    return prepared if flags & {*prepared} else [quoted(argument) for argument in prepared]
 
 
 def _path_of(argument: str) -> tuple[str, str] | None:

@@ -97,7 +97,8 @@ def score(cfg: DictConfig) -> None:
             notes.append(verdict(changes, parts.learner.capabilities.transductive))
     print(f"{results.protocol}\n\n{results}")
     print("".join(f"\n{note}" for note in notes), end="\n" if notes else "")
-    Run(Path(cfg.run)).write_metrics(metrics | results.record, "evaluation.json")
+    written = Run(Path(cfg.run)).write_evaluation(metrics | results.record, overrides)
+    print(f"\nThe numbers: {written}")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -41,6 +43,19 @@ def atomic_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
         building.unlink(missing_ok=True)
         raise
     flush(path.parent)
+
+
+def file_name(text: str, longest: int = 120) -> str:
+    """The text as a name of a file. Characters that such a name cannot have become dashes; then, and where the text is too long, a
+    few digits tell it from others.
+
+    >>> file_name("learner=matching,seed=1"), file_name("init_from=runs/a")
+    ('learner=matching,seed=1', 'init_from=runs-a-fc4a39')
+    """
+    plain = re.sub(r"[^\w=,.+@ -]", "-", text)
+    if plain == text and len(text) <= longest:
+        return text
+    return f"{plain[:longest]}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

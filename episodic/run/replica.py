@@ -31,7 +31,8 @@ class Replica:
 
     **Raises:** `ValueError` for a network that sees single episodes and has batch norm without a momentum.
 
-    >>> replica = Replica(AbstractLearner, sync_batch_norm=True)  # one process: the learner is not even looked at
+    >>> from episodic.learners.prototypical import Prototypical
+    >>> replica = Replica(Prototypical(nn.Identity()), sync_batch_norm=True)
     >>> replica.begin(seed=3), replica.finish()
     (None, None)
     """

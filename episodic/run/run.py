@@ -21,11 +21,12 @@ from episodic.config.stored import read_tree, stored_config
 from episodic.config.types import check_types
 from episodic.run.checkpoint import CheckpointError, has_checkpoint, load_checkpoint, load_weights, save_checkpoint
 from episodic.run.distributed import from_first, is_first
-from episodic.run.files import write_atomically
+from episodic.run.files import file_name, write_atomically
 from episodic.run.lock import WriterLock
 
 FREE = ("resume", "run", "episodes", "device", "data_dir", "allow_any_target")  # what a resumed run may change
 CHECKPOINTS = ("last", "best", "last-previous", "best-previous")
+EVALUATIONS = "evaluations"  # the folder of the scores that `episodic.evaluate` wrote
 OPTIONS = "options"  # beside the settings in `config.yaml`: the options of the command line that made them
 
 
@@ -40,8 +41,8 @@ class Stateful(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """The folder of one training. It holds `config.yaml`, the checkpoints `last/` and `best/`, `metrics.json`, and the events of
-    TensorBoard. Of several processes the first alone writes.
+    """The folder of one training. It holds `config.yaml`, the checkpoints `last/` and `best/`, `metrics.json`, what later
+    evaluations found in `evaluations/`, and the events of TensorBoard. Of several processes the first alone writes.
 
     **Arguments:** `lock` (default none): that of whoever trains there, which `Run.open` takes.
 
@@ -73,7 +74,7 @@ class Run:
         locks: list[WriterLock] = []
 
         def claimed() -> Path:
-            folder = _new_folder(Path("runs") / name) if cfg.run is None else Path(cfg.run)
+            folder = new_folder(Path("runs") / name) if cfg.run is None else Path(cfg.run)
             run = Run(folder)
             if cfg.resume:
                 run.check_can_be_resumed()
@@ -223,6 +224,36 @@ class Run:
         versions |= {"episodic": __version__, "python": platform.python_version()}
         self._write(name, json.dumps({**metrics, "versions": versions}, indent=2) + "\n")
 
+    def write_evaluation(self, metrics: dict[str, Any], options: Sequence[str]) -> Path:
+        """Write the scores of an evaluation to a new file in `evaluations`, which the time and the `options` of the command name.
+        Earlier ones stay. Returns the file.
+
+        **Raises:** `ConfigError` where `evaluations` is a link, which would lead out of the run; `OSError`.
+        """
+        place = self.folder / EVALUATIONS
+        if place.is_symlink():
+            raise ConfigError(f"{place} is a link, and evaluations are written into it: put a folder in its place")
+        others = [option for option in options if not option.startswith("run=")]
+        name = file_name(",".join([time.strftime("%Y-%m-%d_%H-%M-%S"), *others]))
+
+        def claimed() -> str:
+            place.mkdir(exist_ok=True)
+            path = place / f"{name}.json"
+            while True:
+                try:
+                    path.open("x").close()  # making it is what decides, where several begin in one second
+                    return f"{EVALUATIONS}/{path.name}"
+                except FileExistsError:
+                    path = path.with_name(f"{path.stem}+.json")
+
+        file = from_first(claimed)
+        self.write_metrics({**metrics, "options": list(options), "date": time.strftime("%Y-%m-%d %H:%M:%S")}, file)
+        return self.folder / file
+
+    def evaluations(self) -> list[Path]:
+        """The files of all evaluations, the newest last."""
+        return sorted((self.folder / EVALUATIONS).glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
+
     def _write(self, name: str, text: str) -> None:
         if not is_first():
             return
@@ -231,7 +262,7 @@ class Run:
         write_atomically(self.folder / name, text)
 
 
-def _new_folder(series: Path) -> Path:
+def new_folder(series: Path) -> Path:
     """A new folder `<series>/<time>`. Making it is what decides, where several begin in one second."""
     folder = series / time.strftime("%Y-%m-%d_%H-%M-%S")
     while True:

@@ -6,21 +6,27 @@ python -m episodic.train task=... learner=... backbone=...
 from __future__ import annotations
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from episodic.config.command import command
 from episodic.run.distributed import joined, peers
 from episodic.train.interrupt import end, handled
-from episodic.train.resume import with_saved_options
 from episodic.train.session import train
+from episodic.train.sweep import Sweep, train_one
 
 
 def main(cfg: DictConfig) -> None:
-    """Train as the command line says."""
+    """Train as the command line says; in a sweep, one of its runs."""
     hydra = HydraConfig.get()
     with handled(end), peers():
-        train(cfg, dict(hydra.runtime.choices), list(hydra.overrides.task))
+        if hydra.mode == RunMode.MULTIRUN:
+            train_one(cfg, hydra)
+        else:
+            train(cfg, dict(hydra.runtime.choices), list(hydra.overrides.task))
 
 
 if __name__ == "__main__":
-    command("train", main, with_saved_options, joined=joined)
+    with Sweep() as sweep:
+        command("train", main, sweep.prepare, joined=joined)
+        sweep.finish()

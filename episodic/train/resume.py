@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -33,7 +34,7 @@ def with_saved_options(arguments: list[str]) -> list[str]:
     if given.get("resume", "").lower() != "true":
         return arguments
     named = given.get("run", "null") != "null"
-    folder = Path(given["run"]) if named else newest_run(Path("runs"))
+    folder = Path(given["run"]) if named else newest_folder(Path("runs"), ("config.yaml",))
     saved = _saved_options(folder)
     differ = _other_choices(saved, given)
     if differ:
@@ -42,12 +43,12 @@ def with_saved_options(arguments: list[str]) -> list[str]:
     return [*kept, *(a for a in arguments if named or not a.startswith("run=")), *([] if named else [f"run={folder}"])]
 
 
-def newest_run(place: Path) -> Path:
-    """The run in `place` that was started, or gone on with, last.
+def newest_folder(place: Path, files: Sequence[str]) -> Path:
+    """The folder in `place` of the run that was started, or gone on with, last: the one with the newest of `files`.
 
     **Raises:** `ConfigError` where there is none.
     """
-    found = sorted(place.rglob("config.yaml"), key=lambda path: path.stat().st_mtime_ns)
+    found = sorted((path for name in files for path in place.rglob(name)), key=lambda path: path.stat().st_mtime_ns)
     if not found:
         raise ConfigError(f"there is no run in {place.resolve()} to go on with: give run=<dir>")
     return found[-1].parent
@@ -60,12 +61,21 @@ def _saved_options(folder: Path) -> dict[str, str]:
     """
     run = Run(folder)
     run.check_can_be_resumed()
-    options = run.options()
-    for option in options:
-        if "${" in REFERENCE.sub("", option) or _is_sweep(option):
-            raise ConfigError(f"{folder / 'config.yaml'} has the option {option}, with which no run is started")
-    by_name = given_options(map(unquoted, options))
+    by_name = given_options(map(unquoted, checked_options(run.options(), folder / "config.yaml")))
     return {name: value for name, value in by_name.items() if not OF_THE_COMMAND.match(name)}
+
+
+def checked_options(options: list[str], source: Path, *, sweep: bool = False) -> list[str]:
+    """The options in a file that may come from a stranger.
+
+    **Arguments:** `sweep` (default false): whether an option may have several values, one for each run.
+
+    **Raises:** `ConfigError` for one with which no training can have been started.
+    """
+    for option in options:
+        if "${" in REFERENCE.sub("", option) or (_is_sweep(option) and not sweep):
+            raise ConfigError(f"{source} has the option {option}, with which no run is started")
+    return options
 
 
 def _is_sweep(option: str) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from episodic.run.run import Run
 from tables import records
 
 DATASETS = ("omniglot", "glyphs")
@@ -49,8 +50,8 @@ def rows(name: str) -> list[list[str]]:
 def add(name: str, options: str, dataset: str, run: Path, run20: Path) -> None:
     """Keep a learner's scores on `dataset`."""
     trained = json.loads((run / "metrics.json").read_text())
-    other = run20 / ("evaluation.json" if run == run20 else "metrics.json")
-    scored = json.loads(other.read_text()) if other.exists() else {}
+    others = Run(run).evaluations() if run == run20 else [run20 / "metrics.json"]
+    scored = json.loads(others[-1].read_text()) if others and others[-1].exists() else {}
     training = {key: value for key, value in trained.items() if not key.startswith(("val/", "test/"))}
     tests = {
         way: {k: v for k, v in of.items() if k.startswith("test/")} for way, of in (("5", trained), ("20", scored))

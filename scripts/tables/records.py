@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from episodic.run.run import Run
+
 RESULTS = Path(__file__).parents[1] / "results"
 KEPT = (  # scores that a record keeps; those whose names begin so
     "accuracy",
@@ -50,7 +52,7 @@ def train(run: Path, *options: str) -> Path:
 def score(run: Path, *options: str) -> Path:
     """Evaluate a run once more and return the file of these scores."""
     subprocess.run([sys.executable, "-m", "episodic.evaluate", f"run={run}", *options], check=True)
-    return run / "evaluation.json"
+    return Run(run).evaluations()[-1]
 
 
 def read(name: str) -> dict[str, Any]:

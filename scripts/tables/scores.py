@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from episodic.run.run import Run
 from tables import records
 
 HEADER = ["command", "protocol", "classes scored", "paper (test)", "ours", "over classes", "training"]
@@ -45,8 +46,8 @@ def rows(name: str) -> list[list[str]]:
 def add(run: Path, name: str, experiment: str, task: str, paper: str) -> None:
     """Keep the last evaluation of a run as a record."""
     trained = json.loads((run / "metrics.json").read_text())
-    scored = json.loads((run / "evaluation.json").read_text())
+    scored = json.loads(Run(run).evaluations()[-1].read_text())
     how = {"experiment": experiment, "task": task, "paper": paper, "train/hardware": trained["hardware"]}
     kept = {key: trained[key] for key in ("steps", "best_step", "train/seconds", "train/classes", "train/class_hash")}
-    scored.pop("run")
+    scored = {key: value for key, value in scored.items() if key not in ("run", "options", "date")}
     records.write(name, {**how, **kept, "train/seed": trained["seed"], **scored}, indent=2)

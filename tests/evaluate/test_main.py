@@ -5,6 +5,7 @@ import json
 import pytest
 
 import episodic.train
+from episodic.run.run import Run
 from tests.command import run_command
 
 
@@ -37,7 +38,9 @@ def evaluate(place, *options):
 def test_the_record_and_the_table_agree_with_those_of_training(place):
     code, said = evaluate(place)
     assert code == 0, said
-    trained, scored = (json.loads((place / "r" / f"{name}.json").read_text()) for name in ("metrics", "evaluation"))
+    trained = json.loads((place / "r" / "metrics.json").read_text())
+    scored = json.loads(Run(place / "r").evaluations()[-1].read_text())
+    assert f"The numbers: r/evaluations/{Run(place / 'r').evaluations()[-1].name}" in said
     assert scored["test/accuracy"] == trained["test/accuracy"]
     assert f"{100 * scored['test/accuracy']:.2f} ±" in said
 

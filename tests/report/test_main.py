@@ -14,6 +14,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from episodic.report.__main__ import writing
+from episodic.run.run import Run
 from tests.command import run_command
 from tests.report.reader import Reader
 
@@ -40,7 +41,7 @@ def runs(pictures):
 
 def test_the_page_has_the_numbers_of_evaluate(runs):
     run(runs, "evaluate", "run=ours", "against=theirs", *SHAPE)
-    expected = json.loads((runs / "ours" / "evaluation.json").read_text())
+    expected = json.loads(Run(runs / "ours").evaluations()[-1].read_text())
     output = run(runs, "report", "run=ours", "against=theirs", *SHAPE)
     folder = runs / "ours" / "report"
     assert str(folder.relative_to(runs) / "report.html") in output

@@ -81,7 +81,7 @@ def test_one_writer_and_any_readers(tmp_path):
         with pytest.raises(ConfigError, match=f"r is in use: process {os.getpid()} on .*, which since .* writes there"):
             opened(cfg)
         assert Run(run.folder).config().seed == 0
-        Run(run.folder).write_metrics({"accuracy": 0.5}, "evaluation.json")
+        Run(run.folder).write_evaluation({"accuracy": 0.5}, [])
     assert opened(cfg) == run
 
 
@@ -212,3 +212,23 @@ def test_metrics_that_cannot_be_read_are_none(tmp_path, text):
 def test_a_folder_without_a_configuration_is_no_run(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"is no run: it has no config\.yaml"):
         Run(tmp_path).config()
+
+
+def test_each_evaluation_is_a_file_of_its_own_and_none_takes_the_place_of_another(tmp_path):
+    run = Run(tmp_path)
+    written = [run.write_evaluation({"test/accuracy": i / 10}, ["run=x", "task=glyphs_5w1s"]) for i in range(3)]
+    assert len(set(written)) == 3
+    assert sorted(run.evaluations()) == sorted(written)
+    records = [json.loads(path.read_text()) for path in written]
+    assert [record["test/accuracy"] for record in records] == [0.0, 0.1, 0.2]
+    assert records[0]["options"] == ["run=x", "task=glyphs_5w1s"]
+    assert all("task=glyphs_5w1s" in path.name and "run=" not in path.name for path in written)
+
+
+def test_evaluations_are_not_written_through_a_link(tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "evaluations").symlink_to(tmp_path / "other")
+    with pytest.raises(ConfigError, match="evaluations is a link"):
+        Run(tmp_path / "run").write_evaluation({}, [])
+    assert not list((tmp_path / "other").iterdir())

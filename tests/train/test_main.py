@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from episodic.run.run import Run
 from tests.command import run_command
 
 SMALL = [
@@ -109,7 +110,7 @@ def test_training_leaves_what_the_design_says(trained):
 def test_evaluate_gives_the_same_figure_and_a_paired_comparison(place, trained):
     metrics = json.loads((trained[1] / "metrics.json").read_text())
     output = run(place, "evaluate", "run=whole", "episodes=40", "against=whole", "audit=true", "split=all")
-    again = json.loads((trained[1] / "evaluation.json").read_text())
+    again = json.loads(Run(trained[1]).evaluations()[-1].read_text())
     for key in ("test/accuracy", "test/ci95", "test/episodes_hash", "val/accuracy"):
         assert again[key] == metrics[key], key
     assert again["test/difference"] == again["test/difference_ci95"] == 0
@@ -121,17 +122,17 @@ def test_evaluate_gives_the_same_figure_and_a_paired_comparison(place, trained):
 
 def test_evaluate_takes_another_shape_and_a_manifest(place, trained):
     run(place, "evaluate", "run=whole", "episodes=30", "task.n_way=2", "task.n_shot=2", "save_episodes=list.jsonl")
-    first = json.loads((trained[1] / "evaluation.json").read_text())
+    first = json.loads(Run(trained[1]).evaluations()[-1].read_text())
     assert first["test/protocol"].startswith("2-way 2-shot")
     run(place, "evaluate", "run=whole", "episodes=list.jsonl", "task.n_way=2", "task.n_shot=2")
-    second = json.loads((trained[1] / "evaluation.json").read_text())
+    second = json.loads(Run(trained[1]).evaluations()[-1].read_text())
     assert second["test/accuracy"] == first["test/accuracy"]
     assert second["test/episodes_hash"] == first["test/episodes_hash"]
 
 
 def test_evaluate_can_change_the_settings_of_the_learner(place, trained):
     output = run(place, "evaluate", "run=whole", "against=whole", "episodes=30", "learner.temperature=2.0")
-    scored = json.loads((trained[1] / "evaluation.json").read_text())
+    scored = json.loads(Run(trained[1]).evaluations()[-1].read_text())
     assert scored["learner"] == {
         "_target_": "episodic.learners.prototypical.Prototypical",
         "temperature": 2.0,
@@ -293,12 +294,6 @@ def test_a_corrupt_picture_is_named_or_skipped(place):
     assert run(place, "train", *where, "run=skipping", "task.dataset.corrupt=skip")
 
 
-def test_multirun_sweeps(place):
-    run(place, "train", "-m", "seed=1,2", "trainer.steps=10")
-    results = list((place / "runs" / "folder_5w1s-prototypical").glob("*/metrics.json"))
-    assert {json.loads(r.read_text())["seed"] for r in results} >= {1, 2}
-
-
 def test_incremental_learning_in_two_stages(place):
     task = ["task.base_way=4", "task.base_query=1", "task.held_out=0.5", "task.train.n_query=2", "trainer.steps=10"]
     assert "goes on from trained weights" in run(place, "train", "learner=attention_attractor", *task, code=2)
@@ -336,7 +331,7 @@ def test_metric_learning_reports_retrieval_and_gives_its_backbone_to_episodes(pl
     again = run(place, "evaluate", "run=dml", "retrieval=true", "clustering=true", "episodes=40")
     assert shown in again
     assert "density (intra / inter)" in again
-    scores = json.loads((place / "dml" / "evaluation.json").read_text())
+    scores = json.loads(Run(place / "dml").evaluations()[-1].read_text())
     assert scores["test/accuracy"] == metrics["test/accuracy"]
     assert scores["test/map@r"] == metrics["test/map@r"]
     assert 0 < scores["test/f1"] < 1

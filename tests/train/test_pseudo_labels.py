@@ -14,6 +14,7 @@ from episodic.data.labels.folds import restricted
 from episodic.data.labels.fraction import labeled_mask
 from episodic.learners.base_classifier import BaseClassifier
 from episodic.run.embed import embed
+from episodic.run.run import Run
 from episodic.semi.pseudo_labels import PseudoLabels
 from episodic.train.fit import fit
 from episodic.train.objective import Objective
@@ -202,8 +203,8 @@ def test_the_command_line_end_to_end(place):  # noqa: F811 - the fixture
     assert 0 < metrics["train/pseudo_label_accuracy"] <= 1
     assert metrics["train/refresh_seconds"] > 0
     run(place, "evaluate", "run=whole_pseudo", "episodes=40")
-    scored = json.loads((place / "whole_pseudo" / "evaluation.json").read_text())
+    scored = json.loads(Run(place / "whole_pseudo").evaluations()[-1].read_text())
     assert scored["test/accuracy"] == metrics["test/accuracy"]
     assert run(place, "evaluate", "run=whole_pseudo", "semi=supervised", "episodes=40", "against=few")
-    plain = json.loads((place / "whole_pseudo" / "evaluation.json").read_text())
+    plain = json.loads(Run(place / "whole_pseudo").evaluations()[-1].read_text())
     assert plain["test/accuracy"] == metrics["test/accuracy"]

@@ -8,7 +8,7 @@ import pytest
 from episodic.config.compose import ConfigError, compose_config
 from episodic.config.overrides import composed
 from episodic.run.run import Run
-from episodic.train.resume import newest_run, with_saved_options
+from episodic.train.resume import newest_folder, with_saved_options
 
 OPTIONS = ["learner=matching", "loss=[cross_entropy,circle]", "distance@loss.circle.distance=snr", "trainer.steps=7"]
 
@@ -85,7 +85,7 @@ def test_without_a_folder_it_is_the_newest_run(started):
         os.utime(f"runs/{name}/config.yaml", (1000 + place, 1000 + place))
     assert with_saved_options(["resume=true", "run=null"]) == ["seed=2", "resume=true", "run=runs/a"]
     os.utime("runs/deeper/b/config.yaml", (2000, 2000))
-    assert newest_run(Path("runs")) == Path("runs/deeper/b")
+    assert newest_folder(Path("runs"), ["config.yaml"]) == Path("runs/deeper/b")
 
 
 @pytest.mark.parametrize("content", ["", "seed: 1\n", "options: 3\nseed: 1\n", "options: [seed=1, 3]\n"])

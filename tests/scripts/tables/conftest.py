@@ -32,8 +32,9 @@ def commands(records, monkeypatch):
             check_overrides("train", options)
             (folder / "config.yaml").touch()
             scores |= {"steps": 2, "best_step": 1, "train/seconds": 9.0}
-        file = "metrics.json" if name == "episodic.train" else "evaluation.json"
-        (folder / file).write_text(json.dumps(scores))
+        file = folder / ("metrics.json" if name == "episodic.train" else "evaluations/a.json")
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps(scores))
         ran.append((name, options))
 
     monkeypatch.setattr(records.subprocess, "run", run)
@@ -54,7 +55,9 @@ def retrieved(records, monkeypatch):
         value = len(ran) / 1000
         scores = {f"{split}/{key}": value for split in ("val", "test") for key in ("accuracy", "recall@1", "map@r")}
         scores |= {"seed": 0, "hardware": "x", "steps": 2, "best_step": 1, "train/seconds": 9.0}
-        (folder / ("metrics.json" if name == "episodic.train" else "evaluation.json")).write_text(json.dumps(scores))
+        file = folder / ("metrics.json" if name == "episodic.train" else "evaluations/a.json")
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps(scores))
         ran.append((name, folder.name, options[1:]))
 
     monkeypatch.setattr(records.subprocess, "run", run)

@@ -26,7 +26,8 @@ def test_a_cell_is_kept_beside_those_of_the_other_data_set(records, tmp_path, sa
     for folder in {run, run20}:
         folder.mkdir()
         (folder / "metrics.json").write_text(json.dumps({"steps": 3, "test/accuracy": 0.5, "val/accuracy": 0.6}))
-    (run / "evaluation.json").write_text(json.dumps({"test/accuracy": 0.25}))
+    (run / "evaluations").mkdir()
+    (run / "evaluations" / "a.json").write_text(json.dumps({"test/accuracy": 0.25}))
     for dataset in learners.DATASETS:
         learners.add("anil", "learner=anil", dataset, run, run20)
     cell = {"training": {"steps": 3}, "5": {"test/accuracy": 0.5}, "20": {"test/accuracy": 0.25 if same else 0.5}}

@@ -18,7 +18,9 @@ def test_each_wrapper_is_compared_with_the_run_without_it(records, tmp_path, mon
         folder = Path(options[0].removeprefix("run="))
         folder.mkdir(parents=True, exist_ok=True)
         scores = {f"test/{key}": 0.5 for key in ("accuracy", "difference", "difference_ci95")}
-        (folder / ("metrics.json" if name == "episodic.train" else "evaluation.json")).write_text(json.dumps(scores))
+        file = folder / ("metrics.json" if name == "episodic.train" else "evaluations/a.json")
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps(scores))
         ran.append((name, folder.name, options[1:]))
 
     monkeypatch.setattr(records.subprocess, "run", run)

@@ -24,9 +24,11 @@ def test_a_record_is_the_last_evaluation_of_a_run(records, tmp_path):
     interval = {"test/accuracy": 0.5, "test/ci95": 0.01, "test/class_ci95": [0.4, 0.6]}
     evaluated = {"run": "runs/x", "test/protocol": "5-way", "test/episodes": 2000, "test/classes": 20}
     (tmp_path / "metrics.json").write_text(json.dumps(trained))
-    (tmp_path / "evaluation.json").write_text(json.dumps({**evaluated, **interval, "test/split_name": "ravi"}))
+    evaluated |= {"options": ["run=runs/x"], "date": "2020-01-01 00:00:00"}
+    (tmp_path / "evaluations").mkdir()
+    (tmp_path / "evaluations" / "a.json").write_text(json.dumps({**evaluated, **interval, "test/split_name": "ravi"}))
     scores.add(tmp_path, "some", "matching_omniglot", "omniglot_5w1s", "98.1")
-    assert "run" not in records.read("some")
+    assert not {"run", "options", "date"} & records.read("some").keys()
     assert records.read("some")["train/seed"] == 4
     [row] = scores.rows("results")
     command = "`experiment=matching_omniglot`, `task=omniglot_5w1s`"
