@@ -53,6 +53,8 @@ BATCHES = [
     "task.n_query=3",
 ]
 SMALL = {  # settings of parts that are too large for the case, or need others
+    # Their losses are steep: at larger rates roundings grow at once.
+    **{loss: ["optimizer.lr=0.001"] for loss in ("circle", "n_pair", "soft_triple")},
     "divide_and_conquer": ["trainer=divide_and_conquer", "head=linear", "head.normalize=true", "head.slices=4",
                            "trainer.recluster_every=2", "trainer.finish=0.3"],
     "schem": ["trainer=schem"],

@@ -50,8 +50,8 @@ class Replica:
         norms = [module for module in learner.modules() if isinstance(module, _BatchNorm)]
         if learner.capabilities.episodes_apart:
             self.records = [_changed(norm, _EpisodeNorm) for norm in norms if norm.momentum != 0]
-            for norm in self.records:
-                norm.begin()
+            if any(norm.momentum is None for norm in self.records):
+                raise ValueError(f"{type(learner).__name__} needs a momentum of batch norm, got None")
             unwrapped(learner)[-1].register_forward_pre_hook(self._begin_pass)
         elif not sync_batch_norm:
             self.averages = [norm for norm in norms if norm.track_running_stats]
@@ -67,6 +67,8 @@ class Replica:
         """Begin a step, whose random numbers depend on `seed`."""
         if processes() > 1:
             self._draws = _states((seed + GOLDEN * (process_number() + 1)) % 2**63)
+        for norm in self.records:
+            norm.passes = []
 
     def finish(self) -> None:
         """End the backward pass of a step: the running statistics become those of all processes."""
@@ -86,8 +88,8 @@ class Replica:
             torch.cuda.set_rng_state(self._draws[1])
         self._draws = present
 
-    def _begin_pass(self, *_: object) -> None:
-        for norm in self.records:
+    def _begin_pass(self, learner: AbstractLearner, _: object) -> None:
+        for norm in self.records if learner.training else []:
             norm.passes.append([])
 
 
@@ -132,7 +134,7 @@ class _Joint(torch.autograd.Function):
     """Batch norm by the statistics of all processes: `y = (x - mean) / sqrt(variance + eps) * weight + bias`.
 
     Each process finds the mean and variance of its own part; they are combined by their distance to the mean of all. The backward
-    pass is that of fixed statistics, plus what goes through mean and variance, `offset + slope * x` in each channel.
+    pass is that of fixed statistics, plus what goes through mean and variance, `offset + slope * (x - mean)` in each channel.
     """
 
     @staticmethod
@@ -166,26 +168,19 @@ class _Joint(torch.autograd.Function):
         distributed.all_reduce(sums, group=ctx.group)
         inverse = (variance + ctx.eps).rsqrt()
         scale = inverse * given[2] / count
-        slope = -scale * inverse * sums[0]
-        offset = -scale * sums[1] - slope * mean
-        place = (-1, *[1] * (x.ndim - 2))
-        dx.addcmul_(x, slope.to(x.dtype).view(place)).add_(offset.to(x.dtype).view(place))
+        slope, offset = (-scale * inverse * sums[0]).float(), (-scale * sums[1]).float()
+        dx += batch_norm(x, given[3], torch.ones_like(slope), slope, offset, training=False, eps=0.0)
         return dx, *((None, None) if weight is None else (d_weight, d_bias)), None, None
 
 
 class _EpisodeNorm(_BatchNorm):
     """Batch norm in a network that sees one episode at a time. It notes the statistics of each call, and the running ones follow
     them when a step ends.
+
+    `passes`: for each call of the learner in a step, the mean and variance `[2, C]` of each call of this module.
     """
 
-    passes: list[
-        list[Tensor]
-    ]  # of each call of the learner, what each call of this module found: mean and variance [2, C]
-
-    def begin(self) -> None:
-        if self.momentum is None:
-            raise ValueError("learners that adapt to one episode at a time need a momentum of batch norm, got None")
-        self.passes = []
+    passes: list[list[Tensor]]
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or not self.track_running_stats:
@@ -203,4 +198,3 @@ class _EpisodeNorm(_BatchNorm):
         for statistic, change in zip((self.running_mean, self.running_var), moved, strict=True):
             statistic.mul_(keep**calls).add_(change)
         self.num_batches_tracked.add_(calls)
-        self.passes.clear()

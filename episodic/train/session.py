@@ -17,7 +17,6 @@ from episodic.assemble.learner import Parts, build_parts
 from episodic.assemble.load import load_initial
 from episodic.assemble.task import build_sampler, check_task, count_train_classes, episode_shape, load_store
 from episodic.config.compose import ConfigError
-from episodic.config.instantiate import make
 from episodic.config.types import fits
 from episodic.data.store import ImageStore
 from episodic.episodes.source import Episodes
@@ -58,11 +57,11 @@ class Session(Journal):
     def __init__(self, cfg: DictConfig, choices: dict[str, Any], overrides: list[str]):
         self.cfg, self.choices, self.options = cfg, choices, overrides
         check_task(cfg.task)
-        with first_ahead():  # it fills the cache
+        with first_ahead():  # it fills the caches of images and of weights
             count_train_classes(cfg)
-            dataset = make(cfg.task.dataset, allow_any_target=cfg.allow_any_target)
-            self.val_store, self.test_store = (load_store(dataset, cfg.task, split) for split in ("val", "test"))
-        self.parts: Parts = build_parts(cfg)
+            self.parts: Parts = build_parts(cfg)
+            stores = [load_store(self.parts.dataset, cfg.task, split) for split in ("val", "test")]
+        self.val_store, self.test_store = stores
         self.procedure: AbstractProcedure = build_procedure(cfg, self.parts)
         check_effects(cfg, overrides, self.procedure)
         # All samplers before the first step: an impossible episode should not show after an hour.

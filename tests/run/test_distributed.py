@@ -121,6 +121,7 @@ def test_a_batch_that_is_too_small_is_refused(tmp_path):
 
 def test_a_lost_process_is_told_in_words(tmp_path):
     def work(number):
+        distributed.wait_for_all()  # until all are connected
         if number == 1:
             torch.save(None, next(tmp_path.glob("meeting-?")).with_name("meeting-0-1"))
             os._exit(1)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import distributed, nn
 
+from episodic.evaluate.scoring import evaluate
 from episodic.learners.maml import MAML
 from episodic.learners.prototypical import Prototypical
 from episodic.run.distributed import dealt, from_all
@@ -104,6 +105,9 @@ def test_a_network_that_sees_one_episode_at_a_time_counts_them_in_the_order_of_o
     store = random_store()
 
     def norms(training):
+        training.training_step()
+        learner = training.setup.learner
+        evaluate(learner, store, training.setup.episodes(4, 1), training.setup.normalize, training.setup.hardware)
         training.training_step()
         return {k: v for k, v in training.setup.learner.state_dict().items() if "running" in k or "num_batches" in k}
 
