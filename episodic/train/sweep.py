@@ -71,9 +71,8 @@ class Sweep:
         folder = Path(given["run"]) if given.get("run", "null") != "null" else None
         if resume and folder is None:
             folder = newest_folder(Path("runs"), ("config.yaml", OPTIONS))
-            folder = (
-                folder.parent if (folder.parent / OPTIONS).is_file() else folder
-            )  # a run of a sweep is newer than that
+            if (folder.parent / OPTIONS).is_file():  # one of its runs is newer than a sweep
+                folder = folder.parent
         if not flagged and not (resume and (folder / OPTIONS).is_file()):
             return with_saved_options(arguments)
         if launched():
@@ -85,9 +84,10 @@ class Sweep:
             options = self._saved(folder, options)
         launcher = given.get("hydra/launcher", "basic")
         _check_launcher(launcher)
-        check_overrides("train", [in_full(option) for option in options])
-        swept = [o for o in _parsed(options) if o.is_sweep_override()]
-        if not swept:
+        complete = [in_full(option) for option in options]
+        check_overrides("train", complete)
+        fixed = [o.input_line.partition("=")[0] for o in _parsed(complete) if not o.is_sweep_override()]
+        if len(fixed) == len(complete):
             raise ConfigError("-m trains a run for each value of an option that has several, and none has: seed=0,1,2")
         if not resume and folder is not None and any((folder / name).exists() for name in (OPTIONS, "config.yaml")):
             raise ConfigError(
@@ -96,8 +96,7 @@ class Sweep:
         self.folder = folder if folder is not None else new_folder(Path("runs") / "sweeps")
         self._lock.enter_context(WriterLock(self.folder))
         write_atomically(self.folder / OPTIONS, OmegaConf.to_yaml(OmegaConf.create({"options": options})))
-        fixed = [o.key_or_group for o in _parsed(options) if not o.is_sweep_override()]
-        (jobs,) = BasicSweeper.split_arguments(_parsed(in_full(option) for option in options), None)
+        (jobs,) = BasicSweeper.split_arguments(_parsed(complete), None)
         self.names = [name_of(job, fixed) for job in jobs]
         if launcher == "joblib":
             # Trainings side by side share the cores; more threads than cores only wait for each other.

@@ -140,6 +140,13 @@ def test_what_counts_only_where_it_is_given_is_not_taken_from_a_file(monkeypatch
     assert not any("allow" in a or "launcher" in a for a in arguments)
 
 
+def test_choices_inside_a_part_are_no_part_of_the_names(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with Sweep() as sweep:
+        sweep.prepare(["-m", "loss=[cross_entropy,circle]", "loss.circle.distance=snr", "seed=0,1", "run=r"])
+    assert sweep.names == ["seed=0", "seed=1"]
+
+
 def test_names_are_those_of_files_and_differ():
     assert name_of(["seed=1", "run=x", "task.n_way=5"], fixed=["task.n_way"]) == "seed=1"
     paths = [
