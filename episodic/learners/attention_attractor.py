@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Literal
 
@@ -138,6 +137,9 @@ class AttentionAttractor(AbstractMetricLearner):
         own = _logits(append_bias(query), _split(fast, groups))
         return Prediction(torch.cat([own, base_logits_of(self.base, features, query)], dim=-1).float())
 
+    def _dropped(self, keys: Tensor) -> Tensor:
+        return nn.functional.dropout(keys, 0.1, self.training)
+
     def _groups(self, support: Tensor, y: Tensor, features: Task) -> list[tuple[Attractor, Tensor]]:
         """The groups of fast weights: an attractor and where it pulls to, `[E, units, rows]`, for each."""
         mask = None if features.class_ids is None else classes_played_as_new(features.class_ids, self.base.out_features)
@@ -146,8 +148,7 @@ class AttentionAttractor(AbstractMetricLearner):
                 f"an episode has all {self.base.out_features} training classes, so none is left to attend to: take fewer ways"
             )
         keys = prototypes(support, y, features.n_way), support.mean(1, keepdim=True)
-        dropout = functools.partial(nn.functional.dropout, p=0.1, training=self.training)
-        of_class, of_episode = (for_whole_batch(dropout, key) for key in keys)
+        of_class, of_episode = (for_whole_batch(self._dropped, key) for key in keys)
         rows = self.label_swap(torch.arange(self.base.out_features, device=support.device))
         base = self.base.weight[rows]
         mask = None if mask is None else mask[:, rows]
