@@ -79,7 +79,7 @@ class Place:
         return self.said[key]
 
     def _run(self, words):
-        if words[0] == "torchrun" or any(word.startswith("hydra/launcher=") for word in words):
+        if words[0] == "torchrun":
             return self._run_together(words)
         assert words[:2] == ["python", "-m"]
         name = words[2].removeprefix("episodic.")
@@ -95,10 +95,9 @@ class Place:
         return out
 
     def _run_together(self, words):
-        """A command of several processes, which needs one of its own."""
+        """A command of several processes."""
         environment = {**os.environ, "EPISODIC_CACHE": str(self.folder / "cache"), "OMP_NUM_THREADS": "1"}
-        start = ["-m", "torch.distributed.run", "--standalone"] if words[0] == "torchrun" else []
-        command = [sys.executable, *start, *words[1:], *shortened(words)]
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", *words[1:], *shortened(words)]
         done = subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         return done.stdout

@@ -12,17 +12,12 @@ from episodic.config.compose import conf_dir
 FEW = [
     "prototypical",
     "cross_attention sse",
-    "matching full_context",
     "attention_attractor",
     "mean_teacher",
     "pseudo_labels",
-    "loss margin",
-    "loss divide_and_conquer",
     "loss schem",
     "losses of episodes",
     "memory",
-    "sampler coreset",
-    "jitter",
 ]
 
 
