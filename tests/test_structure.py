@@ -33,7 +33,7 @@ ROOMS = [
     "demo",
     "doctor",
 ]
-CORE = ["functional", "distances", "regularizers", "losses", "backbones"]
+CORE = ["functional", "distances", "regularizers", "losses", "backbones", "transforms"]
 COMMANDS = {path.parent.name for path in PACKAGE.glob("*/__main__.py")}
 LIBRARIES = {"evaluate", "train"}  # commands whose modules others may use; the rest of the commands are leaves
 

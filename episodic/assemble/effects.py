@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from episodic.config.compose import ConfigError
+from episodic.core.transforms.transform import AbstractTransform
 from episodic.learners.learner import AbstractLearner
 from episodic.semi.wrapper import AbstractWrapper, unwrapped
 
@@ -42,6 +43,7 @@ def parts_of(cfg: DictConfig, learner: AbstractLearner) -> dict[str, Any]:
     """The learner, its wrappers and its backbone, by the place of their settings in the configuration."""
     layers = unwrapped(learner)
     inner, backbone = layers[-1], getattr(layers[-1], "backbone", None)
+    backbone = backbone.body if isinstance(backbone, AbstractTransform) else backbone
     names = [name for name in cfg.semi if name != "supervised"]
     parts = {f"semi.{name}": layer for name, layer in zip(names, reversed(layers[:-1]), strict=True)}
     return parts | {"learner": inner, "head": backbone, "backbone": getattr(backbone, "body", backbone)}

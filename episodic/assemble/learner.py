@@ -58,14 +58,16 @@ def build_parts(cfg: DictConfig) -> Parts:
 
 
 def build_backbone(cfg: DictConfig, **trust: bool) -> nn.Module:
-    """Build the backbone of a configuration, with its head where there is one.
+    """Build the backbone of a configuration, with its head and its transform where there are any.
 
     >>> from episodic.config.compose import compose_config
     >>> build_backbone(compose_config("train", ["backbone=conv4", "task.image_size=28", "task.channels=1"])).shape
     (64,)
     """
     backbone = make(cfg.backbone, **trust)
-    return make(cfg.head, backbone, **trust) if "head" in cfg else backbone
+    for part in ("head", "transform"):
+        backbone = make(cfg[part], backbone, **trust) if part in cfg else backbone
+    return backbone
 
 
 def build_learner(

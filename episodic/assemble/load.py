@@ -9,14 +9,19 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from episodic.assemble.learner import Parts, build_parts
-from episodic.assemble.task import is_incremental
+from episodic.assemble.task import is_incremental, load_split, training_masks
 from episodic.config.compose import ConfigError
+from episodic.config.instantiate import make
 from episodic.config.overrides import given_options
+from episodic.core.transforms.transform import AbstractCentered
 from episodic.episodes.arguments import file_path
 from episodic.learners.learner import AbstractLearner
 from episodic.run.checkpoint import unwrapped_name
+from episodic.run.embed import fit_transforms
 from episodic.run.run import Run
 from episodic.semi.wrapper import unwrapped
+
+PARTS = ("learner", "semi", "transform")  # of a run, which evaluation may change
 
 
 def load(path: str | os.PathLike, device: str = "auto", *, allow_any_target: bool = False) -> AbstractLearner:
@@ -62,9 +67,9 @@ def with_saved_parts(arguments: list[str]) -> list[str]:
     if "run" not in given:
         raise ConfigError("which run? Give run=<dir>, a directory that episodic.train made")
     saved = Run(Path(given["run"])).config()
-    for part in ("learner", "semi"):
+    for part in PARTS:
         OmegaConf.resolve(saved[part])  # the model stays that of the task it was trained for
-    for part in ("task", "learner", "semi"):
+    for part in ("task", *PARTS):
         ConfigStore.instance().store(group=part, name="saved", node=saved[part])
     return arguments if "data_dir" in given or saved.data_dir is None else [*arguments, f"data_dir={saved.data_dir}"]
 
@@ -85,18 +90,27 @@ def load_parts(cfg: DictConfig, folder: str, *, as_saved: bool = False) -> Parts
     if saved.task.channels != cfg.task.channels:
         raise ConfigError(f"{folder} was trained on {saved.task.channels} channels; this task has {cfg.task.channels}")
     check_held_out(saved, cfg.task, folder)
-    for part in ("backbone", "learner", "semi"):
+    for part in ("backbone", *PARTS):
         OmegaConf.resolve(saved[part])
-    saved.task, trained = cfg.task, OmegaConf.to_container(saved.semi)
+    trained_on, trained = saved.task, {part: OmegaConf.to_container(saved[part]) for part in PARTS[1:]}
+    saved.task = cfg.task
     if not as_saved:
-        saved.learner, saved.semi = cfg.learner, cfg.semi
+        saved.update({part: cfg[part] for part in PARTS})
     if "weights" in saved.backbone:
         saved.backbone.weights = None  # all come from the checkpoint
     OmegaConf.update(saved, "sse", {"_target_": "torch.nn.Identity"}, merge=False)  # in evaluation nothing is exchanged
     parts = build_parts(saved)
-    # Evaluation may have fewer weights than the checkpoint, where a wrapper, or a setting of one, is left out.
-    changed = OmegaConf.to_container(saved.semi, resolve=True) != trained
-    run.restore("best" if run.has("best") else "last", parts.learner, ignore_extra=changed)
+    # Evaluation may have fewer weights than the checkpoint, where a wrapper, or a setting of one, is left out. It may have another
+    # transform, which is then fitted to the run's training images.
+    changed = any(OmegaConf.to_container(saved[part], resolve=True) != trained[part] for part in trained)
+    lacking = [f"{name}.mean" for name, module in parts.learner.named_modules() if isinstance(module, AbstractCentered)]
+    other = OmegaConf.to_container(saved.transform, resolve=True) != trained["transform"]
+    kind = "best" if run.has("best") else "last"
+    run.restore(kind, parts.learner, ignore_extra=changed, may_lack=lacking if other else [])
+    if other and lacking:
+        store = load_split(make(trained_on.dataset, allow_any_target=cfg.allow_any_target), trained_on, "train")
+        seen, _ = training_masks(trained_on, store.labels.numpy())
+        fit_transforms(parts.learner, store, parts.normalize, parts.hardware, seen)
     return parts
 
 

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from episodic.assemble.learner import Parts, build_backbone, build_learner, build_parts
-from episodic.assemble.load import load_parts
+from episodic.assemble.load import PARTS, load_parts
 from episodic.assemble.saved import PREFIX, read_saved
 from episodic.config.compose import compose_config
 from episodic.config.instantiate import arguments_of, check_targets
@@ -131,7 +131,7 @@ def _with_weights_of_run(cfg: DictConfig) -> Model:
 def _model(parts: Parts, cfg: DictConfig, backbone: DictConfig) -> Model:
     """`parts` as a model. Learner and wrappers are those of `cfg`, backbone and head those of the configuration `backbone`."""
     nodes = {part: backbone[part] for part in ("backbone", "head") if part in backbone}
-    nodes |= {"learner": cfg.learner, "semi": cfg.semi}
+    nodes |= {part: cfg[part] for part in PARTS}
     config = {name: OmegaConf.to_container(node, resolve=True) for name, node in nodes.items()}
     config["backbone"] |= {"weights": None} if "weights" in config["backbone"] else {}  # all are in the saved file
     return Model(parts.learner, parts.hardware, PictureForm.of(parts.dataset), config)

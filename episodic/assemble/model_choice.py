@@ -8,7 +8,7 @@ from __future__ import annotations
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
-from episodic.assemble.load import with_saved_parts
+from episodic.assemble.load import PARTS, with_saved_parts
 from episodic.config.compose import ConfigError, compose_config
 from episodic.config.overrides import given_options
 
@@ -53,10 +53,10 @@ def with_parts(arguments: list[str]) -> list[str]:
     if "run" in given:
         with_saved_parts(arguments)
         return arguments
-    if "model" in given and (extra := given & {"task", "learner", "semi"}):
+    if "model" in given and (extra := given & {"task", *PARTS}):
         raise ConfigError(f"model=<file> has a {min(extra)} of its own: leave {min(extra)} out")
     plain = compose_config("train", list(PRETRAINED_TASK))
-    for part in ("task", "learner", "semi"):
+    for part in ("task", *PARTS):
         ConfigStore.instance().store(group=part, name="saved", node=plain[part])
     return arguments
 

@@ -7,31 +7,37 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
+from torch.nn.functional import affine_grid, grid_sample
 
-from episodic.episodes.arguments import flag, integer, number, numbers
+from episodic.episodes.arguments import flag, number, numbers
 from episodic.episodes.share import present_share
 
 
 class Augment:
-    """Random crop, horizontal flip and color jitter. They are drawn anew for every item, and computed for all items at once.
+    """Random crop, zoom, horizontal flip and color jitter. They are drawn anew for every item, and computed for all items at once.
 
     **Arguments** (the defaults change nothing):
 
-    - `crop_padding`: pixels of zero padding on each side before a crop to the old size at a random place.
+    - `crop_padding`: zero padding on each side before a crop to the old size at a random place, as a share of the side, so that it
+      follows the image size. It is rounded down to whole pixels, at least one.
+    - `smallest_crop`: the area of a square crop, which is resized to the old size, as a share of the image's. It is uniform from
+      this to 1, and the place is random (torchvision's `RandomResizedCrop` of aspect ratio 1, bilinear).
     - `flip`: mirror left and right with probability one half.
     - `jitter`: brightness, contrast and saturation are each scaled by a factor uniform in `1 - jitter ... 1 + jitter`, in
       this order.
 
-    With 8 (84 x 84) or 4 (32 x 32), true and 0.4 it is the augmentation of Lee et al. (MetaOptNet, CVPR 2019,
+    With a crop padding of 8 pixels in 84 or 4 in 32, true and 0.4 it is the augmentation of Lee et al. (MetaOptNet, CVPR 2019,
     https://arxiv.org/abs/1904.03758); departure: the three color changes come in a fixed order.
 
-    >>> augment = Augment(crop_padding=4, flip=True, jitter=0.4)
+    >>> augment = Augment(crop_padding=0.125, flip=True, jitter=0.4)
     >>> augment(torch.rand(2, 3, 32, 32), torch.Generator().manual_seed(0)).shape
     torch.Size([2, 3, 32, 32])
     """
 
-    def __init__(self, crop_padding: int = 0, flip: bool = False, jitter: float = 0.0):
-        self.crop_padding = integer("crop_padding", crop_padding, at_least=0)
+    def __init__(self, crop_padding: float = 0.0, smallest_crop: float = 1.0, flip: bool = False, jitter: float = 0.0):
+        note = ", the share of a side (8 pixels of 84 are 0.096)"
+        self.crop_padding = number("crop_padding", crop_padding, at_least=0, below=1, note=note)
+        self.smallest_crop = number("smallest_crop", smallest_crop, above=0, at_most=1)
         self.flip = flag("flip", flip)
         self.jitter = number("jitter", jitter, at_least=0, below=1)
 
@@ -44,7 +50,7 @@ class Augment:
         share = present_share()
         drawn, here = share.whole(n), share.rows(n)
         if self.crop_padding or self.flip:
-            p = self.crop_padding
+            p = max(1, int(self.crop_padding * height)) if self.crop_padding else 0
             offsets = torch.randint(-p, p + 1, (2, drawn, 1), generator=generator)[:, here].to(device)
             mirrored = torch.rand(drawn, 1, generator=generator)[here].to(device) < (0.5 if self.flip else 0.0)
             rows = torch.arange(height, device=device) + offsets[0]  # [n, height], outside the image: padding
@@ -54,6 +60,15 @@ class Augment:
             place = rows.clamp(0, height - 1)[:, :, None] * width + columns.clamp(0, width - 1)[:, None]
             taken = images.flatten(2).gather(2, place.flatten(1)[:, None].expand(-1, channels, -1))
             images = taken.unflatten(2, (height, width)) * inside[:, None]
+        if self.smallest_crop < 1:
+            sides = torch.empty(drawn).uniform_(self.smallest_crop, 1, generator=generator).sqrt()
+            place = (2 * torch.rand(drawn, 2, generator=generator) - 1) * (1 - sides)[:, None]
+            view = (
+                torch.diag_embed(sides[:, None].expand(-1, 2)),
+                place[:, :, None],
+            )  # what is seen, on a square of -1..1
+            grid = affine_grid(torch.cat(view, dim=2)[here].to(device), list(images.shape), align_corners=False)
+            images = grid_sample(images, grid, padding_mode="border", align_corners=False)
         if self.jitter:
             low, high = 1 - self.jitter, 1 + self.jitter
             factor = torch.empty(3, drawn, 1, 1, 1).uniform_(low, high, generator=generator)[:, here].to(device)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from episodic.core.distances.distance import AbstractDistance
 from episodic.episodes.arguments import refuse
 from episodic.episodes.task import Task
 from episodic.learners.prediction import Prediction
@@ -91,6 +92,24 @@ def embedding_shape(backbone: nn.Module) -> tuple[int, ...]:
     if not isinstance(backbone, nn.Module) or shape is None:
         refuse("backbone", "a module with the shape of its embeddings as its attribute shape", backbone)
     return tuple(shape)
+
+
+def natural_temperature(distance: AbstractDistance, backbone: nn.Module, dim: int) -> float:
+    """What to divide comparisons of embeddings by, so that a softmax of them is neither flat nor hard, whatever the backbone is.
+
+        spread^(degree / 2) / 4,    spread = dim, or the squared length of embeddings where all have the same
+
+    Coordinates after batch norm are of the order of 1, so squared distances are of the order of the dimension, and distances of its
+    root. A comparison that does not depend on the length, as the cosine, has degree 0.
+
+    **Arguments:** `distance`: what is compared by. `dim`: of the embeddings.
+
+    >>> from episodic.core.distances.squared_euclidean import SquaredEuclidean
+    >>> natural_temperature(SquaredEuclidean(), nn.Flatten(), dim=1600)
+    400.0
+    """
+    squared_length = getattr(backbone, "squared_length", None)
+    return (dim if squared_length is None else squared_length) ** (distance.degree / 2) / 4
 
 
 def map_shape(backbone: nn.Module, learner: str, positions: int = 1) -> tuple[int, int, int]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -97,25 +97,32 @@ def has_checkpoint(folder: Path) -> bool:
 
 def unwrapped_name(name: str) -> str:
     """The name of a weight without what is around the learner and its backbone. It is the same in every wrapper and under every
-    head.
+    head and transform.
 
-    A wrapper puts `learner.` before the name, and a head puts `body.` between the backbone and its weights.
+    A wrapper puts `learner.` before the name, and a head or a transform puts `body.` between the backbone and its weights.
 
     >>> unwrapped_name("learner.learner.backbone.body.conv.weight")
     'backbone.conv.weight'
     """
     while name.startswith("learner."):
         name = name.removeprefix("learner.")
-    return name.replace("backbone.body.", "backbone.", 1)
+    while "backbone.body." in name:
+        name = name.replace("backbone.body.", "backbone.", 1)
+    return name
 
 
 def load_weights(
-    model: torch.nn.Module, weights: Mapping[str, Tensor], source: object, ignore_extra: bool = False
+    model: torch.nn.Module,
+    weights: Mapping[str, Tensor],
+    source: object,
+    ignore_extra: bool = False,
+    may_lack: Collection[str] = (),
 ) -> None:
     """Put `weights` into `model`, whatever wrappers were around the learner then and are now.
 
     **Arguments:** `source`: where the weights come from, for messages. `ignore_extra` (default false): leave out weights that the
-    model does not have, as those of a wrapper.
+    model does not have, as those of a wrapper. `may_lack` (default none): names of the model that `weights` need not have; they
+    stay as they are.
 
     **Raises:** `CheckpointError` where the weights are of another model, with the first names that differ.
 
@@ -128,6 +135,8 @@ def load_weights(
     full = {unwrapped_name(name): name for name in mine}
     own = {unwrapped_name(name): tuple(t.shape) for name, t in mine.items()}
     taken = {name: t for name, t in weights.items() if not ignore_extra or unwrapped_name(name) in own}
+    given = {unwrapped_name(name) for name in taken}
+    taken |= {name: mine[name] for name in may_lack if unwrapped_name(name) not in given}
     theirs = {unwrapped_name(name): tuple(t.shape) for name, t in taken.items()}
     if len(theirs) < len(taken):
         raise CheckpointError(f"{source} has several weights of one name, in a wrapper and without it")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from episodic.core.transforms.transform import AbstractCentered
 from episodic.data.augment import Normalize
 from episodic.data.store import ImageStore
 from episodic.learners.learner import AbstractLearner, AbstractMetricLearner
@@ -13,6 +17,7 @@ from episodic.run.device import Hardware
 from episodic.run.distributed import fill_from_all, from_first, is_first, process_number, shares
 
 EMBED_BATCH = 256  # images embedded at once in evaluation
+FITTED = 4096  # training images that a transform is fitted on; the mean of so many is 64 times as sure as one
 CHUNK_BYTES = 2**24  # of gathered features; larger chunks leave the processor's cache
 
 
@@ -64,3 +69,40 @@ def embeddings_of(
         )
     features = embed(learner.backbone, store, normalize, hardware, progress=progress)
     return features.flatten(1), store.labels.to(features.device)
+
+
+def fit_transforms(
+    learner: AbstractLearner,
+    store: ImageStore,
+    normalize: Normalize,
+    hardware: Hardware,
+    seen: np.ndarray | None = None,
+) -> None:
+    """Fit the transforms of embeddings that need it, such as `cl2n`, on training images of `store` as the network embeds them now,
+    without augmentation. They are up to 4,096, at even distances. The learner's mode stays as it is.
+
+    **Arguments:** `seen` (default None): which images may be used, booleans `[N]`; None for all.
+
+    >>> from episodic.core.backbones.conv4 import Conv4
+    >>> from episodic.core.transforms.center import Center
+    >>> from episodic.learners.prototypical import Prototypical
+    >>> images, labels = torch.randint(0, 256, (6, 1, 16, 16), dtype=torch.uint8), torch.arange(6) // 3
+    >>> store = ImageStore(images, labels, ("cat", "dog"), tuple("abcdef"), None, (), "pets", "train", "ours")
+    >>> learner, hardware = Prototypical(Center(Conv4(1, 16))), Hardware.choose("cpu", "fp32")
+    >>> fit_transforms(learner, store, Normalize([0.5], [0.5]), hardware)
+    >>> bool(embed(learner.backbone, store, Normalize([0.5], [0.5]), hardware).mean(0).abs().max() < 1e-6)
+    True
+    """
+    transforms = [module for module in learner.modules() if isinstance(module, AbstractCentered)]
+    if not transforms:
+        return
+    allowed = np.arange(len(store)) if seen is None else np.flatnonzero(seen)
+    chosen = allowed[np.linspace(0, len(allowed) - 1, min(FITTED, len(allowed))).round().astype(int)]
+    items = torch.from_numpy(chosen)
+    names = tuple(store.item_names[i] for i in chosen)
+    sample = dataclasses.replace(store, images=store.gather(items), labels=store.labels[items], item_names=names)
+    training = {module: module.training for module in learner.modules()}
+    for transform in transforms:
+        transform.fit(embed(transform.body, sample, normalize, hardware))
+    for module, mode in training.items():
+        module.training = mode

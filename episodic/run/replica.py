@@ -11,8 +11,10 @@ from torch import Tensor, distributed, nn
 from torch.nn.functional import batch_norm
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from episodic.core.transforms.transform import AbstractCentered
+from episodic.episodes.share import present_share
 from episodic.learners.learner import AbstractLearner
-from episodic.run.distributed import from_all, process_number, processes
+from episodic.run.distributed import from_all, mean_over_processes, process_number, processes
 from episodic.semi.wrapper import unwrapped
 
 GOLDEN = 0x9E3779B97F4A7C15  # spreads the seeds of processes
@@ -24,7 +26,7 @@ class Replica:
     Batch norm uses the mean and variance of the batch of all processes, in the forward and the backward pass, so that it does not
     depend on their number; with `sync_batch_norm=False` those of this process, and the running statistics are averaged. Where a
     learner's network sees one episode at a time, so does batch norm, and the running statistics follow the episodes in the order of
-    one process.
+    one process. The same holds for the mean that a transform subtracts.
 
     Dropout and the like inside of a backbone are drawn by each process for its own images: other masks than in one process, of the
     same distribution. All else is drawn alike in all processes.
@@ -47,6 +49,10 @@ class Replica:
             if name.rpartition(".")[2] == "backbone":
                 module.register_forward_pre_hook(self._exchange_draws)
                 module.register_forward_hook(self._exchange_draws)
+        if not learner.capabilities.episodes_apart:
+            for module in learner.modules():
+                if isinstance(module, AbstractCentered):
+                    module.mean_of_batch = _joint_mean
         norms = [module for module in learner.modules() if isinstance(module, _BatchNorm)]
         if learner.capabilities.episodes_apart:
             self.records = [_changed(norm, _EpisodeNorm) for norm in norms if norm.momentum != 0]
@@ -91,6 +97,12 @@ class Replica:
     def _begin_pass(self, learner: AbstractLearner, _: object) -> None:
         for norm in self.records if learner.training else []:
             norm.passes.append([])
+
+
+def _joint_mean(features: Tensor) -> Tensor:
+    """The mean of each channel over the batch of all processes."""
+    positions = features.flatten(2).mean(2) if features.ndim > 2 else features
+    return mean_over_processes(positions.sum(0) * (processes() / present_share().whole(len(positions))))
 
 
 def _states(seed: int) -> tuple[Tensor, Tensor | None]:

@@ -7,7 +7,7 @@ import dataclasses
 import json
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -175,19 +175,26 @@ class Run:
         save_checkpoint(self.folder / kind, learner.state_dict(), trainer.state_dict(), state)
 
     def restore(
-        self, kind: str, learner: torch.nn.Module, trainer: Stateful | None = None, *, ignore_extra: bool = False
+        self,
+        kind: str,
+        learner: torch.nn.Module,
+        trainer: Stateful | None = None,
+        *,
+        ignore_extra: bool = False,
+        may_lack: Collection[str] = (),
     ) -> dict[str, Any]:
         """Read the checkpoint `kind` into `learner`, and into the training procedure where one is given. Returns its `state`. Where
         it is damaged, the one before it is read.
 
-        **Arguments:** `ignore_extra` (default false): leave out weights that only wrappers of the run had.
+        **Arguments:** `ignore_extra` (default false): leave out weights that only wrappers of the run had. `may_lack` (default
+        none): names of weights that the checkpoint need not have.
 
         **Raises:** `CheckpointError` where none can be read, or it was made for another model.
         """
         weights, trained, state, warning = load_checkpoint(self.folder / kind)
         if warning:
             print(f"Note: {warning}")
-        load_weights(learner, weights, self.folder / kind, ignore_extra)
+        load_weights(learner, weights, self.folder / kind, ignore_extra, may_lack)
         if trainer is not None:
             try:
                 trainer.load_state_dict(trained)

@@ -13,9 +13,10 @@ from episodic.core.distances.distance import AbstractDistance
 from episodic.core.functional.prototypes import one_hot
 from episodic.episodes.arguments import integer, number
 from episodic.episodes.task import Task
-from episodic.learners.learner import AbstractLearner
+from episodic.learners.learner import AbstractLearner, natural_temperature
 from episodic.learners.prediction import Prediction
-from episodic.semi.wrapper import AbstractWrapper, check_distance, check_metric_learner
+from episodic.learners.prototypical import Prototypical
+from episodic.semi.wrapper import AbstractWrapper, check_distance, check_metric_learner, unwrapped
 
 ITSELF = "steps=0 is the learner itself"
 
@@ -40,14 +41,14 @@ class AbstractRefinement(AbstractWrapper):
         learner: AbstractLearner,
         name: str,
         steps: int,
-        temperature: float,
+        temperature: float | None,
         distance: AbstractDistance,
         detach: bool = False,
     ):
         super().__init__()
         self.learner = check_metric_learner(learner, name)
         self.steps = integer("steps", steps, at_least=0, note=" (0 is the learner itself)")
-        self.temperature = number("temperature", temperature, above=0)
+        self.temperature = None if temperature is None else number("temperature", temperature, above=0)
         self.distance = check_distance(distance, name)
         self.detach = detach
         self.without_effect = {} if steps else {"temperature": ITSELF, "distance": ITSELF}
@@ -63,6 +64,14 @@ class AbstractRefinement(AbstractWrapper):
         `initial` are those before the first step.
         """
 
+    def temperature_for(self, dim: int) -> float:
+        """The temperature for embeddings of `dim` coordinates: as set, else that of Prototypical Networks, else one that follows
+        the embedding.
+        """
+        inner = unwrapped(self.learner)[-1]
+        given = self.temperature or (inner.temperature if isinstance(inner, Prototypical) else None)
+        return given or natural_temperature(self.distance, inner.backbone, dim)
+
     def classify_with_unlabeled(self, features: Task) -> Prediction:
         if self.steps == 0:
             return self.learner.classify(dataclasses.replace(features, unlabeled=None))
@@ -70,11 +79,12 @@ class AbstractRefinement(AbstractWrapper):
         member = one_hot(features.support_y, features.n_way)
         sums, counts = member.mT @ support, member.sum(1)[..., None]
         centers = sums / counts.clamp(min=1)
-        initial = self.distance.distances(unlabeled, centers) / self.temperature
+        temperature = self.temperature_for(unlabeled.shape[-1])
+        initial = self.distance.distances(unlabeled, centers) / temperature
         distances = initial
         for step in range(self.steps):
             if step:
-                distances = self.distance.distances(unlabeled, centers) / self.temperature
+                distances = self.distance.distances(unlabeled, centers) / temperature
             weights = self.weights(distances, unlabeled, initial)
             weights = weights.detach() if self.detach else weights
             total = counts + weights.sum(1)[..., None]

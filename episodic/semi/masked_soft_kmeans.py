@@ -30,8 +30,9 @@ class MaskedSoftKMeans(AbstractRefinement):
     threshold and the slope are exponentials, as in the authors' code, so both are positive. Departures: the code's third
     output, a drift of beta from step to step, does nothing with one step and is left out.
 
-    **Arguments:** `steps`: 1 in the paper; 0 is the learner itself. `temperature`: of z. `mask_power`: 1 in the paper; the code
-    multiplies the mask in twice (2). `distance`: d (paper: squared Euclidean); the mean stays the center, whatever the distance.
+    **Arguments:** `steps`: 1 in the paper; 0 is the learner itself. `temperature`: of z, as in `soft_kmeans`. `mask_power`: 1 in
+    the paper; the code multiplies the mask in twice (2). `distance`: d (paper: squared Euclidean); the mean stays the center,
+    whatever the distance.
 
     >>> import torch
     >>> from episodic import Task
@@ -50,7 +51,7 @@ class MaskedSoftKMeans(AbstractRefinement):
         self,
         learner: AbstractLearner,
         steps: int = 1,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         mask_power: int = 1,
         distance: AbstractDistance = SquaredEuclidean(),
     ):

@@ -26,9 +26,9 @@ class SoftKMeans(AbstractRefinement):
     Classification*, ICLR 2018, https://arxiv.org/abs/1803.00676. As inductive as the learner: no query sees another.
 
     **Arguments:** `steps`: 1 in the paper, more did not help; 0 is the learner itself. `temperature`: of the assignments, 1 in
-    the paper; give it that of the learner. `detach_assignments`: z is a constant to the gradient, as in the authors' code.
-    `distance`: d of the assignments (paper: squared Euclidean); give it that of the learner. The mean stays the center, whatever
-    the distance.
+    the paper; None for that of Prototypical Networks, or one that follows the embedding. `detach_assignments`: z is a constant to
+    the gradient, as in the authors' code. `distance`: d of the assignments (paper: squared Euclidean); give it that of the
+    learner. The mean stays the center, whatever the distance.
 
     >>> import torch
     >>> from episodic import Task
@@ -36,7 +36,7 @@ class SoftKMeans(AbstractRefinement):
     >>> backbone = torch.nn.Flatten()  # leaves vectors as they are
     >>> support, query, unlabeled = (torch.tensor(x)[None, :, None] for x in ([0.0, 2.0], [0.9], [0.5, 1.5]))
     >>> task = Task(support, torch.tensor([[0, 1]]), query, n_way=2, unlabeled=unlabeled)
-    >>> prediction = SoftKMeans(Prototypical(backbone))(task)
+    >>> prediction = SoftKMeans(Prototypical(backbone, temperature=1.0))(task)
     >>> prediction.unlabeled
     tensor([[[0.8808, 0.1192],
              [0.1192, 0.8808]]])
@@ -48,7 +48,7 @@ class SoftKMeans(AbstractRefinement):
         self,
         learner: AbstractLearner,
         steps: int = 1,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         detach_assignments: bool = True,
         distance: AbstractDistance = SquaredEuclidean(),
     ):

@@ -48,7 +48,7 @@ class SoftKMeansCluster(AbstractRefinement):
         self,
         learner: AbstractLearner,
         steps: int = 1,
-        temperature: float = 1.0,
+        temperature: float | None = None,
         radius: float = 100.0,
         distance: AbstractDistance = SquaredEuclidean(),
     ):
@@ -59,7 +59,7 @@ class SoftKMeansCluster(AbstractRefinement):
 
     def weights(self, distances: Tensor, unlabeled: Tensor, initial: Tensor) -> Tensor:
         origin = torch.zeros_like(unlabeled[:, :1])
-        to_origin = self.distance.distances(unlabeled, origin) / self.temperature
+        to_origin = self.distance.distances(unlabeled, origin) / self.temperature_for(unlabeled.shape[-1])
         # log(2 pi) / 2 is the same for all clusters, and log r is 0 for the classes.
         wide = -to_origin * (-2 * self.log_radius).exp() - self.log_radius
         return torch.cat([-distances, wide], dim=-1).softmax(-1)[..., :-1]

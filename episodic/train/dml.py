@@ -41,7 +41,10 @@ class AbstractBatches(AbstractProcedure):
 
     accuracy_of: ClassVar[str] = "nearest image in the batch"
     reports_retrieval: ClassVar[bool] = True
-    unread: ClassVar[Mapping[str, str]] = {"task.train": "it takes batches of images in the place of training episodes"}
+    unread: ClassVar[Mapping[str, str]] = {
+        "task.train": "it takes batches of images in the place of training episodes",
+        "pretrain": "a first stage is for training by episodes; init_from=<run> begins with the weights of any run",
+    }
 
     def __post_init__(self):
         if self.images_per_class < 2:
@@ -104,6 +107,7 @@ class AbstractBatches(AbstractProcedure):
     def embed_all(self) -> Float[Tensor, "image dim"]:
         """The embeddings that the network gives all training images now, without augmentation."""
         setup = self.setup
+        self.fit_transforms()
         features = embed(setup.learner.backbone, setup.store, setup.normalize, setup.hardware)
         setup.learner.train()
         return features.flatten(1)

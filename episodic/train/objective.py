@@ -107,9 +107,17 @@ class Objective(nn.Module):
         return sum(self.weights[name] * loss(embeddings, labels) for name, loss in self.losses.items())
 
     def parameter_groups(self, learned: list[nn.Parameter]) -> list[dict[str, Any]]:
-        """What the optimizer moves: the parameters `learned`, and those of each loss, in groups with their `lr_multiplier`."""
-        groups = [{"params": learned, "lr_multiplier": 1.0}]
-        for name, loss in self.losses.items():
-            if owned := list(loss.parameters()):
-                groups.append({"params": owned, "lr_multiplier": self.lr_multipliers.get(name, 1.0)})
+        """What the optimizer moves: the parameters `learned`, and those of each loss, in groups with their `lr_multiplier`.
+
+        Weight decay is for matrices alone. Biases, the weights of norms, scales and boundaries are not pulled to 0: 0 is no simpler
+        a value for them than another.
+        """
+        owned = [(learned, 1.0)]
+        owned += [(list(loss.parameters()), self.lr_multipliers.get(name, 1.0)) for name, loss in self.losses.items()]
+        groups = []
+        for parameters, multiplier in owned:
+            matrices = [p for p in parameters if p.ndim > 1]
+            others = [p for p in parameters if p.ndim <= 1]
+            groups += [{"params": matrices, "lr_multiplier": multiplier}] * bool(matrices)
+            groups += [{"params": others, "lr_multiplier": multiplier, "weight_decay": 0.0}] * bool(others)
         return groups

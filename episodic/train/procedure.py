@@ -17,6 +17,7 @@ from episodic.episodes.source import Episodes
 from episodic.learners.learner import AbstractLearner
 from episodic.run.device import Hardware
 from episodic.run.distributed import averaged
+from episodic.run.embed import fit_transforms
 from episodic.run.replica import Replica
 from episodic.train.objective import Objective
 from episodic.train.schedule import AbstractSchedule, Constant
@@ -188,6 +189,11 @@ class AbstractProcedure(abc.ABC):
         With several processes, each computes its share of the batch (see `run.distributed`); loss and accuracy are the means of
         what they return.
         """
+
+    def fit_transforms(self) -> None:
+        """Fit the transforms of embeddings that need it on the training images, as the network embeds them now."""
+        setup = self.setup
+        fit_transforms(setup.learner, setup.store, setup.normalize, setup.hardware, setup.seen)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What the optimizer moves: the learner's weights, and those of the losses."""

@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from episodic.assemble.learner import Parts, build_parts
 from episodic.assemble.load import load_initial
 from episodic.assemble.task import build_sampler, check_task, count_train_classes, episode_shape, load_store
 from episodic.config.compose import ConfigError
+from episodic.config.instantiate import make
 from episodic.config.types import fits
 from episodic.data.store import ImageStore
 from episodic.episodes.source import Episodes
@@ -31,6 +32,7 @@ from episodic.run.run import Run
 from episodic.run.tensorboard import Curves, episode_picture
 from episodic.train.fit import Journal, NonFiniteLossError, fit
 from episodic.train.interrupt import StopRequest
+from episodic.train.pretraining import Pretraining
 from episodic.train.procedure import AbstractProcedure
 from episodic.train.setup import OWN, build_procedure, check_effects
 
@@ -69,7 +71,12 @@ class Session(Journal):
         self.scored = {s.split: (s, self._episodes(s, "test", cfg.episodes)) for s in (self.val_store, self.test_store)}
         self.wrappers, self.losses = "+".join(cfg.semi), "+".join(cfg.loss)
         self.state: dict[str, Any] = {"step": 0, "best": None, "seconds": 0.0}
-        self.begun = "" if cfg.resume else load_initial(cfg, self.learner)
+        self.pretraining: Pretraining | None = None
+        if cfg.init_from is None and "pretrain" not in self.procedure.unread:
+            self.pretraining = make(cfg.pretrain, allow_any_target=cfg.allow_any_target)
+        elif any(option.startswith("pretrain") for option in overrides) and cfg.init_from is not None:
+            raise ConfigError("pretrain= would have no effect here: weights begin with those of init_from=")
+        self.begun = "" if cfg.resume or self.pretraining else load_initial(cfg, self.learner)
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
@@ -91,12 +98,25 @@ class Session(Journal):
                     )
                 ended = done == procedure.steps
                 self.begun = f"all {done} steps are done, scored again" if ended else f"from step {done}"
-            elif cfg.resume:  # it was stopped before its first checkpoint
+            elif cfg.resume and self.pretraining is None:  # it was stopped before its first checkpoint
                 self.begun = load_initial(cfg, self.learner)
             wait_for_all()  # all have read before the first process writes
             self.run.write_config(cfg, self.options)  # from here on the folder is that of this training
+            if self.pretraining is not None and not self.run.has("last"):
+                self.begun = self._begin_with(self.pretraining)
             self.began = time.perf_counter() - self.state["seconds"]
             yield
+
+    def _begin_with(self, pretraining: Pretraining) -> str:
+        """Train the first stage, or what is left of it, and take its weights. Says what was taken."""
+        cfg, choices = pretraining.config(self.cfg, self.choices, self.run.folder)
+        first = Run(Path(cfg.run))
+        cfg.resume = (first.folder / "config.yaml").is_file()
+        if not first.metrics():
+            print(f"First stage, of two (pretrain={self.choices['pretrain']}):")
+            train(cfg, choices, list(pretraining.options))
+            print("\nSecond stage:")
+        return load_initial(OmegaConf.merge(self.cfg, {"init_from": cfg.run}), self.learner)
 
     @property
     def learner(self):
@@ -127,6 +147,7 @@ class Session(Journal):
     def validate(self, step: int) -> None:
         """Score the learner on the validation classes. The weights are saved as `best` where they are better than all before."""
         parts = self.parts
+        self.procedure.fit_transforms()
         found = evaluate(parts.learner, self.val_store, self.val_episodes, parts.normalize, parts.hardware).interval
         self.curves.validation(step, found.mean, found.half_width)
         say(f"step {step:>6}  validation {percent(found)} %")
@@ -146,6 +167,8 @@ class Session(Journal):
         **Raises:** `SystemExit` where the user asked to stop; `NonFiniteLossError` and `OSError` that say how to go on.
         """
         procedure = self.procedure
+        if procedure.step == 0:
+            procedure.fit_transforms()  # learners that keep their backbone in eval mode need it
         first = None if procedure.source is None else episode_picture(procedure.setup.store, procedure.source[0])
         self.curves = Curves(self.run.folder, procedure.step, first)
         with StopRequest() as stop:

@@ -30,7 +30,7 @@ def test_a_share_is_present_only_while_it_is_entered():
 
 
 def test_an_item_is_augmented_alike_whatever_share_it_is_in():
-    images, augment = torch.rand(12, 3, 9, 9), Augment(crop_padding=2, flip=True, jitter=0.4)
+    images, augment = torch.rand(12, 3, 9, 9), Augment(crop_padding=0.25, smallest_crop=0.5, flip=True, jitter=0.4)
     whole = augment(images, torch.Generator().manual_seed(3))
     for processes in (2, 3):
         shares = [Share.dealt(4, number, processes) for number in range(processes)]  # of four episodes of three images

@@ -7,21 +7,24 @@ from torch.nn.functional import cross_entropy
 from episodic import Task
 from episodic.core.distances.cosine import Cosine
 from episodic.core.distances.dot import Dot
+from episodic.core.distances.euclidean import Euclidean
+from episodic.core.distances.squared_euclidean import SquaredEuclidean
 from episodic.core.functional.pairs import squared_euclidean
+from episodic.core.transforms.unit import Unit
 from episodic.learners.matching import Matching
 from episodic.learners.prototypical import Prototypical
-from tests.conftest import random_task
+from tests.conftest import Features, random_task
 from tests.learners.laws import DISTANCES, check_laws, similarity_of_pair
 
 
 def test_laws():
-    check_laws(Prototypical(nn.Identity()))
+    check_laws(Prototypical(nn.Identity(), 1.0))
 
 
 def test_hand_computed_example():
     support = torch.tensor([[[0.0, 0.0], [2.0, 0.0], [0.0, 2.0], [0.0, 2.0]]])
     task = Task(support, torch.tensor([[0, 0, 1, 1]]), torch.tensor([[[1.0, 1.0]]]), n_way=2)
-    logits = Prototypical(nn.Identity()).classify(task).logits
+    logits = Prototypical(nn.Identity(), 1.0).classify(task).logits
     torch.testing.assert_close(logits, torch.tensor([[[-1.0, -2.0]]]))
     torch.testing.assert_close(logits.softmax(-1)[0, 0, 0].item(), 0.73106, atol=1e-5, rtol=0)
     torch.testing.assert_close(cross_entropy(logits[0], torch.tensor([0])).item(), 0.31326, atol=1e-5, rtol=0)
@@ -61,7 +64,7 @@ def test_with_the_cosine_by_hand():
     torch.testing.assert_close(logits, torch.tensor([[[6.0, 8.0]]]))
     torch.testing.assert_close(logits.softmax(-1)[0, 0, 1].item(), 0.88080, atol=1e-5, rtol=0)
     # The inner product, which is no distance, will do as well: 12 and 8.
-    logits = Prototypical(nn.Identity(), distance=Dot()).classify(task).logits
+    logits = Prototypical(nn.Identity(), 1.0, Dot()).classify(task).logits
     torch.testing.assert_close(logits, torch.tensor([[[12.0, 8.0]]]))
 
 
@@ -74,7 +77,7 @@ def test_the_default_is_minus_the_squared_distance_over_the_temperature_bit_for_
 
 def test_decides_as_scikit_learns_nearest_centroid():
     task = random_task(n_query=50)
-    answers = Prototypical(nn.Identity()).classify(task).logits.argmax(-1)
+    answers = Prototypical(nn.Identity(), 1.0).classify(task).logits.argmax(-1)
     for e in range(3):
         peer = NearestCentroid().fit(task.support[e].numpy(), task.support_y[e].numpy())
         assert (peer.predict(task.query[e].numpy()) == answers[e].numpy()).all()
@@ -82,7 +85,7 @@ def test_decides_as_scikit_learns_nearest_centroid():
 
 def test_same_softmax_as_the_linear_form():
     task = random_task()
-    logits = Prototypical(nn.Identity()).classify(task).logits
+    logits = Prototypical(nn.Identity(), 1.0).classify(task).logits
     centers = torch.stack([task.support[:, 2 * n : 2 * n + 2].mean(1) for n in range(4)], dim=1)
     linear = 2 * task.query @ centers.mT - centers.square().sum(-1)[:, None]
     torch.testing.assert_close(logits.softmax(-1), linear.softmax(-1))
@@ -90,7 +93,7 @@ def test_same_softmax_as_the_linear_form():
 
 def test_one_constant_added_to_all_embeddings_changes_nothing():
     task = random_task()
-    learner = Prototypical(nn.Identity())
+    learner = Prototypical(nn.Identity(), 1.0)
     torch.testing.assert_close(
         learner.classify(task.map(lambda x: x + 3)).logits, learner.classify(task).logits, atol=1e-4, rtol=1e-4
     )
@@ -99,20 +102,39 @@ def test_one_constant_added_to_all_embeddings_changes_nothing():
 def test_one_shot_on_the_unit_sphere_equals_matching():
     # ||a - b||^2 = 2 - 2 cos, so the logits of the two differ by a constant per query.
     task = random_task(n_shot=1).map(lambda x: nn.functional.normalize(x, dim=-1))
-    ours = Prototypical(nn.Identity()).classify(task).logits.log_softmax(-1)
+    ours = Prototypical(nn.Identity(), 1.0).classify(task).logits.log_softmax(-1)
     torch.testing.assert_close(ours, Matching(nn.Identity(), scale=2.0).classify(task).logits)
 
 
 def test_maps_are_flattened_and_gradients_reach_support_and_query():
     task = random_task(item=(2, 3, 3))
     leaves = task.support.clone().requires_grad_(), task.query.clone().requires_grad_()
-    Prototypical(nn.Identity()).forward(Task(leaves[0], task.support_y, leaves[1], 4)).logits.logsumexp(
+    Prototypical(nn.Identity(), 1.0).forward(Task(leaves[0], task.support_y, leaves[1], 4)).logits.logsumexp(
         -1
     ).sum().backward()
     assert all(leaf.grad.flatten(2).abs().amax(-1).min() > 0 for leaf in leaves)
     flat = random_task(item=(2, 3, 3)).map(lambda x: x.flatten(1))
-    logits = Prototypical(nn.Identity()).classify(flat).logits
-    torch.testing.assert_close(Prototypical(nn.Identity()).classify(task).logits, logits)
+    logits = Prototypical(nn.Identity(), 1.0).classify(flat).logits
+    torch.testing.assert_close(Prototypical(nn.Identity(), 1.0).classify(task).logits, logits)
+
+
+@pytest.mark.parametrize(
+    ("distance", "power"), [(SquaredEuclidean(), 1), (Euclidean(), 0.5), (Cosine(), 0), (Dot(), 1)], ids=repr
+)
+def test_the_temperature_follows_the_embedding(distance, power):
+    """Longer embeddings by a factor, or more coordinates of the same kind, need another temperature; the answers stay soft."""
+    for dim in (16, 1600):
+        task = random_task(item=(dim,))
+        assert torch.equal(
+            Prototypical(nn.Identity(), distance=distance).classify(task).logits,
+            Prototypical(nn.Identity(), dim**power / 4, distance).classify(task).logits,
+        )
+    unit = Unit(Features(1600))
+    task = random_task(item=(1600,)).map(lambda x: nn.functional.normalize(x, dim=-1))
+    assert torch.equal(
+        Prototypical(unit, distance=distance).classify(task).logits,
+        Prototypical(unit, 0.25, distance).classify(task).logits,
+    )
 
 
 def test_temperature_must_be_positive():
@@ -123,6 +145,6 @@ def test_temperature_must_be_positive():
 def test_the_head_stays_in_float32_under_autocast():
     # 1,600 features far from the origin: in bf16 the distances between them drown in rounding.
     task = random_task(item=(1600,)).map(lambda x: x + 30)
-    exact = Prototypical(nn.Identity())(task).logits
+    exact = Prototypical(nn.Identity(), 1.0)(task).logits
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        torch.testing.assert_close(Prototypical(nn.Identity())(task).logits, exact)
+        torch.testing.assert_close(Prototypical(nn.Identity(), 1.0)(task).logits, exact)

@@ -13,7 +13,7 @@ from tests.semi.test_soft_kmeans import line
 
 def with_threshold(beta, gamma, **settings) -> MaskedSoftKMeans:
     """The MLP replaced by a constant."""
-    wrapper = MaskedSoftKMeans(Prototypical(Features(1)), **settings)
+    wrapper = MaskedSoftKMeans(Prototypical(Features(1), temperature=1.0), **settings)
     torch.nn.init.zeros_(wrapper.mask[2].weight)
     with torch.no_grad():
         wrapper.mask[2].bias.copy_(torch.tensor([beta, gamma]).log())
@@ -56,7 +56,7 @@ def test_statistics_are_those_of_scipy_and_of_the_example():
 
 def test_a_high_threshold_is_soft_kmeans():
     task = line([0.0, 4.0], [1.0, 3.0, 8.0], [0.5])
-    plain = SoftKMeans(Prototypical(Features(1))).classify(task).logits
+    plain = SoftKMeans(Prototypical(Features(1), temperature=1.0)).classify(task).logits
     torch.testing.assert_close(with_threshold(1e6, 1.0).classify(task).logits, plain)
 
 
@@ -71,7 +71,7 @@ def test_the_scale_of_the_features_does_not_move_the_mask():
 
 
 def test_training_starts_near_one_and_moves_the_mask():
-    wrapper = MaskedSoftKMeans(Prototypical(Features(6)))
+    wrapper = MaskedSoftKMeans(Prototypical(Features(6), temperature=1.0))
     task = random_task(n_unlabeled=9)
     found = wrapper.mask(statistics(torch.rand(3, 9, 4)))
     assert found.abs().max() < 0.05
@@ -81,10 +81,10 @@ def test_training_starts_near_one_and_moves_the_mask():
 
 def test_a_power_that_makes_no_sense():
     with pytest.raises(ValueError, match="mask_power must be an integer, at least 0"):
-        MaskedSoftKMeans(Prototypical(Features(1)), mask_power=-1)
+        MaskedSoftKMeans(Prototypical(Features(1), temperature=1.0), mask_power=-1)
 
 
 def test_without_steps_no_other_setting_has_an_effect():
-    learner = Prototypical(Features(6))
+    learner = Prototypical(Features(6), temperature=1.0)
     assert MaskedSoftKMeans(learner, steps=0).without_effect.keys() == {"temperature", "distance", "mask_power"}
     assert MaskedSoftKMeans(learner).without_effect == {}

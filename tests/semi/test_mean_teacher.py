@@ -99,7 +99,7 @@ def test_with_a_constant_decay_it_is_the_average_of_torch():
 
 
 def test_statistics_of_batch_norm_are_averaged_too_and_counts_copied():
-    wrapper = mean_teacher(Prototypical(small_backbone()), decay=0.4)
+    wrapper = mean_teacher(Prototypical(small_backbone(), temperature=1.0), decay=0.4)
     train(wrapper, steps=1)
     expected = copy.deepcopy(wrapper.teacher.state_dict())
     training = train(wrapper, steps=0)
@@ -130,7 +130,7 @@ def test_ramp():
 
 def test_consistency_is_the_distance_to_the_teachers_answers_on_the_second_view():
     """Against the pieces called one by one: the student is asked in one batch, the teacher by its own."""
-    wrapper = MetricMeanTeacher(Prototypical(small_backbone()), weight=3.0, ramp_steps=0).train()
+    wrapper = MetricMeanTeacher(Prototypical(small_backbone(), temperature=1.0), weight=3.0, ramp_steps=0).train()
     wrapper.steps += 1
     with torch.no_grad():
         wrapper.teacher.backbone.blocks[0][0].weight.add_(0.1)
@@ -154,22 +154,28 @@ def test_consistency_is_the_distance_to_the_teachers_answers_on_the_second_view(
 
 
 def test_without_weight_the_student_learns_as_alone_bit_for_bit():
-    alone, wrapper = Prototypical(small_backbone()), mean_teacher(Prototypical(small_backbone()), weight=0, decay=0.9)
-    train(alone, augment=Augment(crop_padding=1))
-    train(wrapper, augment=Augment(crop_padding=1))
+    alone, wrapper = (
+        Prototypical(small_backbone(), temperature=1.0),
+        mean_teacher(Prototypical(small_backbone(), temperature=1.0), weight=0, decay=0.9),
+    )
+    train(alone, augment=Augment(crop_padding=0.1))
+    train(wrapper, augment=Augment(crop_padding=0.1))
     student = wrapper.learner.state_dict()
     assert all(torch.equal(value, student[name]) for name, value in alone.state_dict().items())
     assert not torch.equal(wrapper.teacher.backbone.blocks[0][0].weight, student["backbone.blocks.0.0.weight"])
 
 
 def test_settings_without_effect():
-    learner = Prototypical(small_backbone())
+    learner = Prototypical(small_backbone(), temperature=1.0)
     assert mean_teacher(learner).without_effect == mean_teacher(learner, decay=0, ramp_steps=0).without_effect == {}
     assert list(mean_teacher(learner, weight=0).without_effect) == ["ramp_steps", "consistency"]
 
 
 def test_without_weight_and_decay_it_is_the_learner_itself():
-    alone, wrapper = Prototypical(small_backbone()), mean_teacher(Prototypical(small_backbone()), weight=0, decay=0)
+    alone, wrapper = (
+        Prototypical(small_backbone(), temperature=1.0),
+        mean_teacher(Prototypical(small_backbone(), temperature=1.0), weight=0, decay=0),
+    )
     train(alone)
     train(wrapper)
     task = two_views(seed=5).task
@@ -177,7 +183,7 @@ def test_without_weight_and_decay_it_is_the_learner_itself():
 
 
 def test_without_unlabeled_items_it_trains_as_the_learner_itself():
-    wrapper = mean_teacher(Prototypical(small_backbone())).train()
+    wrapper = mean_teacher(Prototypical(small_backbone(), temperature=1.0)).train()
     episode = two_views()
     episode = dataclasses.replace(episode, task=dataclasses.replace(episode.task, unlabeled=None))
     prediction = wrapper(episode.task)
@@ -186,7 +192,7 @@ def test_without_unlabeled_items_it_trains_as_the_learner_itself():
 
 
 def test_the_teacher_learns_by_averaging_only():
-    wrapper = mean_teacher(Prototypical(small_backbone()), ramp_steps=0)
+    wrapper = mean_teacher(Prototypical(small_backbone(), temperature=1.0), ramp_steps=0)
     training = train(wrapper, steps=0)
     held = {id(p) for group in training.optimizer.param_groups for p in group["params"]}
     assert not held & {id(p) for p in wrapper.teacher.parameters()}
@@ -199,17 +205,19 @@ def test_the_teacher_learns_by_averaging_only():
 
 
 def test_the_teacher_starts_as_the_student_at_the_first_step():
-    wrapper = mean_teacher(Prototypical(small_backbone()))
-    wrapper.learner.load_state_dict(Prototypical(small_backbone(seed=1)).state_dict())  # as init_from=<run> does
+    wrapper = mean_teacher(Prototypical(small_backbone(), temperature=1.0))
+    wrapper.learner.load_state_dict(
+        Prototypical(small_backbone(seed=1), temperature=1.0).state_dict()
+    )  # as init_from=<run> does
     wrapper.train()(two_views().task)
     assert torch.equal(wrapper.teacher.backbone.blocks[0][0].weight, wrapper.learner.backbone.blocks[0][0].weight)
 
 
 def test_training_goes_on_from_a_checkpoint_as_if_undisturbed():
-    whole, half = (mean_teacher(Prototypical(small_backbone()), ramp_steps=4) for _ in range(2))
+    whole, half = (mean_teacher(Prototypical(small_backbone(), temperature=1.0), ramp_steps=4) for _ in range(2))
     train(whole, steps=4)
     before = train(half, steps=2)
-    again = mean_teacher(Prototypical(small_backbone(seed=7)), ramp_steps=4)
+    again = mean_teacher(Prototypical(small_backbone(seed=7), temperature=1.0), ramp_steps=4)
     resumed = train(again, steps=0)
     again.load_state_dict(half.state_dict())
     resumed.optimizer.load_state_dict(before.optimizer.state_dict())
@@ -231,7 +239,7 @@ def test_any_learner_can_be_taught(name):
 
         wrapper = mean_teacher(TPN(Conv4(1, 16, widths=[8, 8], output="map")))
     else:
-        wrapper = mean_teacher(SoftKMeans(Prototypical(small_backbone())))
+        wrapper = mean_teacher(SoftKMeans(Prototypical(small_backbone(), temperature=1.0)))
     assert isinstance(wrapper, MetricMeanTeacher) == (name != "maml")
     assert wrapper.capabilities.transductive == (name != "soft_kmeans")
     before = copy.deepcopy(wrapper.teacher.state_dict())
@@ -264,4 +272,4 @@ def test_other_wrappers_go_around_the_teacher_in_evaluation():
 @pytest.mark.usefixtures("unchecked")
 def test_settings_that_make_no_sense(settings, message):
     with pytest.raises(ValueError, match=message):
-        mean_teacher(Prototypical(small_backbone()), **settings)
+        mean_teacher(Prototypical(small_backbone(), temperature=1.0), **settings)

@@ -33,7 +33,7 @@ class Fixed(AbstractRefinement):
 def test_prototypes_are_weighted_means_and_the_learner_sees_one_support_item_a_class():
     task = random_task(n_unlabeled=9, imbalanced=True)
     given = torch.rand(3, 9, 4, generator=torch.Generator().manual_seed(0))
-    learner = Prototypical(Features(6))
+    learner = Prototypical(Features(6), temperature=1.0)
     prediction = Fixed(learner, given).classify(task)
     assert torch.equal(prediction.unlabeled, given)
     for e in range(3):
@@ -53,14 +53,14 @@ def test_prototypes_are_weighted_means_and_the_learner_sees_one_support_item_a_c
 
 
 def test_weights_of_zero_leave_the_prototypes_where_they_are():
-    task, learner = random_task(n_unlabeled=9), Prototypical(Features(6))
+    task, learner = random_task(n_unlabeled=9), Prototypical(Features(6), temperature=1.0)
     found = Fixed(learner, torch.zeros(3, 9, 4), steps=3).classify(task).logits
     torch.testing.assert_close(found, learner.classify(task).logits)
 
 
 def test_a_step_sees_the_distances_to_the_latest_prototypes_and_to_the_first():
     task = random_task(n_unlabeled=9)
-    wrapper = Fixed(Prototypical(Features(6)), torch.full((3, 9, 4), 0.25), steps=3)
+    wrapper = Fixed(Prototypical(Features(6), temperature=1.0), torch.full((3, 9, 4), 0.25), steps=3)
     wrapper.classify(task)
     centers = task.support.view(3, 4, 2, 6).mean(2)
     first = torch.cdist(task.unlabeled, centers) ** 2 / 2.0
@@ -79,7 +79,7 @@ def test_weights_are_constants_to_the_gradient_where_they_are_detached():
     for detach in (False, True):
         given = torch.full((3, 9, 4), 0.25, requires_grad=True)
         support = task.support.clone().requires_grad_()
-        wrapper = Fixed(Prototypical(Features(6)), given, detach=detach)
+        wrapper = Fixed(Prototypical(Features(6), temperature=1.0), given, detach=detach)
         wrapper.classify(dataclasses.replace(task, support=support)).logits[..., 0].sum().backward()
         assert (given.grad is None) == detach
         assert support.grad.abs().sum() > 0
@@ -108,7 +108,7 @@ def test_assignments_by_any_distance_equal_an_explicit_loop(kind, distance, of_p
     task = random_task(n_unlabeled=9, imbalanced=True)
     torch.manual_seed(0)
     further = {"radius": 2.0} if kind is SoftKMeansCluster else {}
-    wrapper = kind(Prototypical(Features(6)), steps=2, temperature=0.8, distance=distance, **further)
+    wrapper = kind(Prototypical(Features(6), temperature=1.0), steps=2, temperature=0.8, distance=distance, **further)
     prediction = wrapper.classify(task)
     for e in range(3):
         support, y, unlabeled = task.support[e], task.support_y[e], task.unlabeled[e]
@@ -135,17 +135,17 @@ def test_assignments_by_any_distance_equal_an_explicit_loop(kind, distance, of_p
 def test_a_similarity_that_is_no_distance_is_refused(kind):
     name = kind.__module__.rpartition(".")[2]
     with pytest.raises(ValueError, match=rf"semi={name} needs distances, and Dot\(\) cannot be read as one: take sq"):
-        kind(Prototypical(Features(6)), distance=Dot())
+        kind(Prototypical(Features(6), temperature=1.0), distance=Dot())
 
 
 @pytest.mark.parametrize("kind", ALL)
 def test_every_setting_but_the_steps_is_without_effect_where_there_are_none(kind):
     settings = set(inspect.signature(kind).parameters) - {"learner", "steps"}
-    assert kind(Prototypical(Features(6)), steps=0).without_effect.keys() == settings
+    assert kind(Prototypical(Features(6), temperature=1.0), steps=0).without_effect.keys() == settings
 
 
 def test_settings_without_effect_have_none():
-    task, learner = random_task(n_unlabeled=9), Prototypical(Features(6))
+    task, learner = random_task(n_unlabeled=9), Prototypical(Features(6), temperature=1.0)
     one = SoftKMeans(learner, steps=0).classify(task).logits
     other = SoftKMeans(learner, steps=0, temperature=9.0, distance=DISTANCES[2][0], detach_assignments=False)
     assert torch.equal(other.classify(task).logits, one)
@@ -153,4 +153,4 @@ def test_settings_without_effect_have_none():
 
 def test_a_negative_number_of_steps_is_refused():
     with pytest.raises(ValueError, match=r"steps must be an integer, at least 0 \(0 is the learner itself\), got -1"):
-        Fixed(Prototypical(Features(6)), None, steps=-1)
+        Fixed(Prototypical(Features(6), temperature=1.0), None, steps=-1)

@@ -26,7 +26,7 @@ def _seed():
 
 
 def plain(**settings) -> SelfTraining:
-    return SelfTraining(Prototypical(Features(6)), **{"weighting": False, **settings}).eval()
+    return SelfTraining(Prototypical(Features(6), temperature=1.0), **{"weighting": False, **settings}).eval()
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,9 @@ def plain(**settings) -> SelfTraining:
     [{}, {"weighting": False}, {"weighting": False, "threshold": 0.6, "most_confident": None, "stages": 4}],
 )
 def test_laws(settings):
-    check_wrapper_laws(lambda learner: SelfTraining(learner, **settings), lambda learner: plain(stages=0))
+    check_wrapper_laws(
+        lambda learner: SelfTraining(learner, **settings), lambda learner: SelfTraining(learner, stages=0).eval()
+    )
 
 
 def test_laws_on_maps():
@@ -168,7 +170,7 @@ def outer_losses(wrapper, task):
 def test_one_loss_trains_the_learner_and_the_other_the_network():
     task = random_task(n_unlabeled=9)
     items = [x.requires_grad_() for x in (task.support, task.query, task.unlabeled)]
-    wrapper = SelfTraining(Prototypical(Features(6))).train()
+    wrapper = SelfTraining(Prototypical(Features(6), temperature=1.0)).train()
     network = list(wrapper.weighting.parameters())
     main, term = (torch.autograd.grad(loss, items + network, allow_unused=True) for loss in outer_losses(wrapper, task))
     assert all(gradient.abs().sum() > 0 for gradient in (*main[:2], *term[3:]))
@@ -179,7 +181,7 @@ def test_the_loss_of_the_network_is_that_of_the_queries_before_fine_tuning():
     task = random_task(n_unlabeled=8)
     support = task.support + 5 * torch.eye(4, 6)[task.support_y]
     task = dataclasses.replace(task, support=support, unlabeled=support + task.unlabeled)  # labels are sure
-    wrapper = SelfTraining(Prototypical(Features(6)), finetune_steps=30, most_confident=None).eval()
+    wrapper = SelfTraining(Prototypical(Features(6), temperature=1.0), finetune_steps=30, most_confident=None).eval()
     before = SelfTraining(wrapper.learner, finetune_steps=0, most_confident=None).eval()
     before.load_state_dict(wrapper.state_dict())
     assert torch.equal(before.self_train(task).labels, wrapper.self_train(task).labels)
@@ -191,7 +193,7 @@ def test_the_loss_of_the_network_is_that_of_the_queries_before_fine_tuning():
 def test_the_gradient_goes_through_every_step_to_the_network():
     """Against finite differences, in a direction of its last layer."""
     task = random_task(n_unlabeled=9)
-    wrapper = SelfTraining(Prototypical(Features(6)), lr=1.0).eval()
+    wrapper = SelfTraining(Prototypical(Features(6), temperature=1.0), lr=1.0).eval()
     weight = wrapper.weighting.rest[-1].weight
     outer_losses(wrapper, task)[1].backward()
     direction, values = weight.grad / weight.grad.norm(), []
@@ -316,7 +318,9 @@ def test_a_threshold_and_a_share_together_label_the_surest_first():
 def test_labels_that_no_longer_change_end_it():
     apart = 20 * torch.eye(4).repeat(1, 2)[None]
     task = Task(apart, torch.arange(4)[None], apart, 4, apart + 0.1)
-    trained = SelfTraining(Prototypical(Features(8)), stages=5, weighting=False).eval().self_train(task)
+    trained = (
+        SelfTraining(Prototypical(Features(8), temperature=1.0), stages=5, weighting=False).eval().self_train(task)
+    )
     assert trained.labels.tolist() == [[0, 1, 2, 3]]
     assert trained.labeled_in.tolist() == [[1, 1, 1, 1]]
     assert STOPPED[trained.stopped[0]] == "no_change"
@@ -347,11 +351,11 @@ def test_other_learners_start_it():
 )
 def test_settings_that_make_no_sense(settings, message):
     with pytest.raises(ValueError, match=message):
-        SelfTraining(Prototypical(Features(6)), **settings)
+        SelfTraining(Prototypical(Features(6), temperature=1.0), **settings)
 
 
 def test_settings_without_effect():
-    assert SelfTraining(Prototypical(Features(6))).without_effect == {}
+    assert SelfTraining(Prototypical(Features(6), temperature=1.0)).without_effect == {}
     idle = ["retrain_steps", "finetune_steps", "lr", "most_confident", "threshold"]
     assert list(plain(stages=0).without_effect) == idle
     assert list(plain(retrain_steps=0, finetune_steps=0).without_effect) == ["lr"]
@@ -364,6 +368,6 @@ def test_a_transductive_learner_is_refused():
 
 
 def test_base_classes_are_no_answers_whatever_the_learner_can():
-    learner = Prototypical(Features(6))
+    learner = Prototypical(Features(6), temperature=1.0)
     learner.capabilities = Capabilities(incremental=True)
     assert not SelfTraining(learner).capabilities.incremental

@@ -24,7 +24,7 @@ def test_laws():
 
 def test_the_example_worked_out_by_hand():
     task = line([0.0, 2.0], [0.5, 1.5], [0.9])
-    prediction = SoftKMeans(Prototypical(Features(1))).classify(task)
+    prediction = SoftKMeans(Prototypical(Features(1), temperature=1.0)).classify(task)
     z = torch.tensor([[[0.880797, 0.119203], [0.119203, 0.880797]]])
     torch.testing.assert_close(prediction.unlabeled, z, atol=1e-6, rtol=0)
     torch.testing.assert_close(prediction.logits, torch.tensor([[[-0.348570, -0.624730]]]), atol=1e-5, rtol=0)
@@ -47,7 +47,7 @@ def test_steps_go_on_from_the_latest_prototypes():
             for c in range(4)
         ]
     expected = torch.stack([-((q - p) ** 2).sum() for q in task.query[0] for p in centers]).view(1, 5, 4)
-    found = SoftKMeans(Prototypical(Features(6)), steps=3, temperature=7).classify(task).logits
+    found = SoftKMeans(Prototypical(Features(6), temperature=1.0), steps=3, temperature=7).classify(task).logits
     torch.testing.assert_close(found, expected)
 
 
@@ -55,7 +55,7 @@ def test_items_that_sit_on_prototypes_far_apart_do_not_move_them():
     task = random_task()
     task = dataclasses.replace(task, support=task.support * 30)
     centers = task.support.view(3, 4, 2, 6).mean(2)
-    learner = Prototypical(Features(6))
+    learner = Prototypical(Features(6), temperature=1.0)
     refined = SoftKMeans(learner).classify(dataclasses.replace(task, unlabeled=centers)).logits
     torch.testing.assert_close(refined, learner.classify(task).logits, atol=1e-3, rtol=1e-5)
 
@@ -65,7 +65,7 @@ def test_assignments_are_constants_to_the_gradient_unless_asked_otherwise():
     task = line([0.0, 2.0], [0.5, 1.5], [0.9])
     for detach, same in ((True, True), (False, False)):
         unlabeled = task.unlabeled.clone().requires_grad_()
-        wrapper = SoftKMeans(Prototypical(Features(1)), detach_assignments=detach)
+        wrapper = SoftKMeans(Prototypical(Features(1), temperature=1.0), detach_assignments=detach)
         prediction = wrapper.classify(dataclasses.replace(task, unlabeled=unlabeled))
         prediction.logits[0, 0, 0].backward()  # -(0.9 - p)^2, so d/dp = 2 (0.9 - p)
         z = torch.tensor([0.880797, 0.119203])
@@ -93,7 +93,7 @@ def test_maps_stay_maps():
 )
 def test_settings_that_make_no_sense(settings, message):
     with pytest.raises(ValueError, match=message):
-        SoftKMeans(Prototypical(Features(1)), **settings)
+        SoftKMeans(Prototypical(Features(1), temperature=1.0), **settings)
 
 
 def test_a_learner_without_embeddings_is_refused():
@@ -105,6 +105,6 @@ def test_a_learner_without_embeddings_is_refused():
 
 
 def test_without_steps_no_other_setting_has_an_effect():
-    learner = Prototypical(Features(6))
+    learner = Prototypical(Features(6), temperature=1.0)
     assert SoftKMeans(learner, steps=0).without_effect.keys() == {"temperature", "distance", "detach_assignments"}
     assert SoftKMeans(learner).without_effect == {}

@@ -42,7 +42,7 @@ def batches_of(
         random_store(separation=1.0),
         Prototypical(conv4()),
         objective=objective,
-        augment=augment or Augment(crop_padding=1),
+        augment=augment or Augment(crop_padding=0.1),
         optimizer=lambda groups: torch.optim.SGD(groups, lr=lr),
         labeled=labeled,
     )

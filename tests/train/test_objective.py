@@ -11,6 +11,7 @@ from episodic.core.losses.circle import Circle
 from episodic.core.losses.contrastive import Contrastive
 from episodic.core.losses.divide_and_conquer import DivideAndConquer
 from episodic.core.losses.loss import AbstractLoss
+from episodic.core.losses.margin import Margin
 from episodic.core.losses.memory.xbm import XBM
 from episodic.data.augment import Augment
 from episodic.episodes.task import gather_episode
@@ -73,7 +74,21 @@ def test_losses_of_pytorch_metric_learning_can_stand_among_the_losses():
     torch.testing.assert_close(ours, theirs)
     proxies = ProxyAnchorLoss(num_classes=12, embedding_size=6)
     objective = Objective({"proxies": proxies}, lr_multipliers={"proxies": 30.0})
-    assert objective.parameter_groups([])[1] == {"params": [proxies.proxies], "lr_multiplier": 30.0}
+    assert objective.parameter_groups([])[0] == {"params": [proxies.proxies], "lr_multiplier": 30.0}
+
+
+def test_weight_decay_is_for_matrices_alone():
+    """One step of plain descent at a rate of 1 on a loss of 0: what shrinks is what decays."""
+    torch.manual_seed(0)
+    network, margin = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)), Margin(learn_beta=True, n_classes=3)
+    groups = Objective({"margin": margin}).parameter_groups(list(network.parameters()))
+    optimizer = torch.optim.SGD(groups, lr=1.0, weight_decay=0.5)
+    before = {name: p.detach().clone() for name, p in [*network.named_parameters(), *margin.named_parameters()]}
+    for parameter in (*network.parameters(), *margin.parameters()):
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for name, parameter in [*network.named_parameters(), *margin.named_parameters()]:
+        torch.testing.assert_close(parameter, before[name] * (0.5 if name == "0.weight" else 1.0))
 
 
 def test_base_queries_have_their_own_labels():

@@ -36,7 +36,7 @@ def training_of(store=None, *, seed=0, steps=10, weights=0, augment=None, fracti
     torch.manual_seed(weights)
     learner = PseudoLabels(BaseClassifier(Conv4(1, 16, widths=(8, 8, 8, 8)), 8), **{**SMALL, **settings})
     given = {"labeled": labeled, "seen": seen, "seed": seed, "shape": (3, 1, 1)}
-    setup = setup_of(store, learner, augment=augment or Augment(crop_padding=1), **given)
+    setup = setup_of(store, learner, augment=augment or Augment(crop_padding=0.1), **given)
     return PseudoLabelTraining(setup, steps=steps)
 
 

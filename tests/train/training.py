@@ -41,7 +41,7 @@ def setup_of(store=None, learner=None, *, objective=None, augment=None, schedule
         hardware=FP32,
         episodes=episodes,
         objective=objective or Objective(),
-        augment=augment or Augment(2, True, 0.1),
+        augment=augment or Augment(0.15, 1.0, True, 0.1),
         schedule=schedule or Constant(),
         seed=seed,
         labeled=labeled,

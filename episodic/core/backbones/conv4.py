@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from episodic.core.backbones._output import Output, check_images, checked_input, embed, embedding_shape
+from episodic.core.backbones._output import check_images, checked_input, embed, embedding_shape
 from episodic.episodes.arguments import choice, flag, integer, integers, refuse
 
 
@@ -29,7 +30,9 @@ class Conv4(nn.Module):
     - `widths`: channels of each block, one block a number. "Conv4-512" is not one network in the literature: both
       64-64-64-512 and 96-128-256-512 go by that name.
     - `bias`: of the convolutions; redundant before batch norm, but in the published network.
-    - `output`: `"vector"`, the flattened map, or `"map"`.
+    - `output`: `"vector"`, the flattened map, `"average"` over its pixels, or `"map"`.
+    - `last_relu`: whether the last block ends in a ReLU, as published. Without it embeddings have entries below 0 too (Gidaris,
+      Komodakis: *Dynamic Few-Shot Visual Learning without Forgetting*, CVPR 2018, https://arxiv.org/abs/1804.09458).
     - `pools`: how many blocks, from the first, end in max-pooling. None: all of them; with `output="map"` only those that have
       at least 10 pixels a side to pool, so that small images keep a map of several pixels, and 84 pixels give the published one.
     - `unpadded`: how many convolutions, from the first, have no padding. Relation Networks (Sung et al., 2018) take
@@ -52,32 +55,35 @@ class Conv4(nn.Module):
         image_size: int = 84,
         widths: Sequence[int] = (64, 64, 64, 64),
         bias: bool = True,
-        output: Output = "vector",
+        output: Literal["vector", "average", "map"] = "vector",
         pools: int | None = None,
         unpadded: int = 0,
+        last_relu: bool = True,
     ) -> None:
         super().__init__()
-        output = choice("output", output, Output)
+        output = choice("output", output, Literal["vector", "average", "map"])
+        last_relu = flag("last_relu", last_relu)
         widths, bias = integers("widths", widths, at_least=1).tolist(), flag("bias", bias)
         if not widths:
             refuse("widths", "a number of channels for each block, at least one", widths)
         blocks = {"at_least": 0, "below": len(widths) + 1, "note": f" ({len(widths)} blocks)"}
         pools = None if pools is None else integer("pools", pools, **blocks)
         unpadded = integer("unpadded", unpadded, **blocks)
-        sure = pools if pools is not None else len(widths) if output == "vector" else 0
+        sure = pools if pools is not None else len(widths) if output != "map" else 0
         smallest = 1
         for block in reversed(range(len(widths))):
             smallest = smallest * (2 if block < sure else 1) + 2 * (block < unpadded)
         in_channels, image_size = checked_input("Conv4", in_channels, image_size, smallest=smallest)
         self.in_channels, self.image_size = in_channels, image_size
-        self.output = "flatten" if output == "vector" else "map"
+        self.output = "flatten" if output == "vector" else output
         self.blocks, side = nn.Sequential(), image_size
         for block, (dim_in, dim) in enumerate(zip((in_channels, *widths), widths, strict=False)):
             padding = int(block >= unpadded)
             side -= 2 - 2 * padding
             pooled = block < sure or (pools is None and side >= 10)
             layers = [nn.Conv2d(dim_in, dim, 3, padding=padding, bias=bias), nn.BatchNorm2d(dim)]
-            self.blocks.append(nn.Sequential(*layers, *[nn.MaxPool2d(2)] * pooled, nn.ReLU(inplace=True)))
+            ends = [nn.MaxPool2d(2)] * pooled + [nn.ReLU(inplace=True)] * (last_relu or block < len(widths) - 1)
+            self.blocks.append(nn.Sequential(*layers, *ends))
             side = side // 2 if pooled else side
         self.shape = embedding_shape(widths[-1], side, self.output)
 

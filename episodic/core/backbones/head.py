@@ -51,6 +51,7 @@ class LinearHead(nn.Module):
         self.shape = (embedding_dim,)
         idle = {"slices": "embeddings keep their length (head.normalize=false)"}
         self.without_effect = {} if normalize else idle
+        self.squared_length = float(slices) if normalize else None
 
     def forward(self, images: Float[Tensor, "item channels height width"]) -> Float[Tensor, "item dim"]:
         embeddings = self.head(self.body(images).flatten(1))

@@ -21,6 +21,7 @@ class Cosine(AbstractDistance):
 
     larger_is_closer = True
     ignores_length = True
+    degree = 0
 
     def matrix(self, x: Float[Tensor, "*axes n dim"], y: Float[Tensor, "*axes m dim"]) -> Float[Tensor, "*axes n m"]:
         return cosine(x, y)

@@ -20,6 +20,7 @@ class AbstractDistance(abc.ABC):
 
     - `larger_is_closer`: whether `matrix` holds similarities. Default: it holds distances.
     - `ignores_length`: whether the length of vectors makes no difference, so that normalizing them is not needed.
+    - `degree`: how the comparison grows where all vectors become longer: by this power of the factor.
     - `has_distances`: whether a pair's comparison can be read as a distance of 0 or more; false for the inner product.
 
     >>> import torch
@@ -34,6 +35,7 @@ class AbstractDistance(abc.ABC):
 
     larger_is_closer: bool = False
     ignores_length: bool = False
+    degree: int
     has_distances: bool = True
 
     @abc.abstractmethod

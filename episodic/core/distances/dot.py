@@ -20,6 +20,7 @@ class Dot(AbstractDistance):
     """
 
     larger_is_closer = True
+    degree = 2
     has_distances = False
 
     def matrix(self, x: Float[Tensor, "*axes n dim"], y: Float[Tensor, "*axes m dim"]) -> Float[Tensor, "*axes n m"]:

@@ -19,6 +19,8 @@ class Euclidean(AbstractDistance):
     tensor([[5.]])
     """
 
+    degree = 1
+
     def matrix(self, x: Float[Tensor, "*axes n dim"], y: Float[Tensor, "*axes m dim"]) -> Float[Tensor, "*axes n m"]:
         return euclidean(x, y)
 

@@ -27,6 +27,8 @@ class SNR(AbstractDistance):
     tensor([[1.]])
     """
 
+    degree = 0
+
     def matrix(self, x: Float[Tensor, "*axes n dim"], y: Float[Tensor, "*axes m dim"]) -> Float[Tensor, "*axes n m"]:
         x, y = upcast_both(x, y)
         centered = x - x.mean(-1, keepdim=True)

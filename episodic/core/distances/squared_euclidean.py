@@ -22,6 +22,8 @@ class SquaredEuclidean(AbstractDistance):
     tensor([[25.]])
     """
 
+    degree = 2
+
     def matrix(self, x: Float[Tensor, "*axes n dim"], y: Float[Tensor, "*axes m dim"]) -> Float[Tensor, "*axes n m"]:
         return squared_euclidean(x, y)
 

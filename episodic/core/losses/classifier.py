@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 
 from episodic.core.functional.pairs import cosine, upcast_both
 from episodic.core.losses.loss import AbstractProxyLoss
+from episodic.episodes.arguments import flag
 
 
 class Classifier(AbstractProxyLoss):
@@ -15,12 +17,16 @@ class Classifier(AbstractProxyLoss):
 
         mean over items of  CE(W x + b, y),    or with a `scale`  CE(scale cos(x, w_c), y)
 
+    With `learned_scale` the scale is a number that is trained too (Gidaris, Komodakis: *Dynamic Few-Shot Visual Learning without
+    Forgetting*, CVPR 2018, https://arxiv.org/abs/1804.09458).
+
     Chen, Liu, Kira, Wang, Huang: *A Closer Look at Few-shot Classification*, ICLR 2019, https://arxiv.org/abs/1904.04232: the
     training stage of their Baseline, and with a `scale` of their Baseline++. The second is Proxy-NCA in its variant
     `probability` with half the scale, and the normalized softmax of temperature `1 / scale` (Zhai, Wu, BMVC 2019).
 
     **Arguments:** `dim`: of the embeddings. `n_classes`: training classes. `label_smoothing`: PyTorch's. `scale`: of cosines; None
-    for a linear layer with a bias. The authors' code has 2 up to 200 classes and 10 above. `label_swap`: see `AbstractProxyLoss`;
+    for a linear layer with a bias. The authors' code has 2 up to 200 classes and 10 above. `learned_scale`: whether it is only the
+    start of a learned one; false by default. `label_swap`: see `AbstractProxyLoss`;
     on average it smooths labels too.
 
     **Departures**: the authors' code gives each class of Baseline++ a learned factor on its cosines, which the paper does not
@@ -39,6 +45,7 @@ class Classifier(AbstractProxyLoss):
         n_classes: int,
         label_smoothing: float = 0.0,
         scale: float | None = None,
+        learned_scale: bool = False,
         label_swap: nn.Module | None = None,
     ):
         super().__init__(n_classes, label_swap)
@@ -48,7 +55,10 @@ class Classifier(AbstractProxyLoss):
         if scale is not None and scale <= 0:
             raise ValueError(f"scale must be positive, or None for a linear layer, got {scale}")
         self.label_smoothing = label_smoothing
-        self.scale = scale
+        self.learned_scale = flag("learned_scale", learned_scale)
+        if scale is None:
+            self.without_effect = {"learned_scale": "a linear layer has no scale (scale=null)"}
+        self.scale = nn.Parameter(torch.tensor(float(scale))) if scale is not None and learned_scale else scale
         self.linear = nn.Linear(dim, n_classes, bias=scale is None)
 
     def of_classes(self, embeddings: Float[Tensor, "item dim"], labels: Int64[Tensor, " item"]) -> Float[Tensor, ""]:

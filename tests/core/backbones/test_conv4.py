@@ -124,7 +124,7 @@ def test_trains_under_bfloat16_autocast():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"output": "flat"}, "output must be one of vector, map, got 'flat'"),
+        ({"output": "flat"}, "output must be one of vector, average, map, got 'flat'"),
         ({"image_size": 15}, "image_size of at least 16.*got 15"),
         ({"in_channels": 0}, "in_channels must be an integer, at least 1"),
         ({"widths": ()}, "widths must be a number of channels for each block, at least one, got"),

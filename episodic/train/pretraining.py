@@ -1,0 +1,78 @@
+"""The first stage of a training: another training, with whose weights it begins."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from episodic.config.compose import ConfigError
+from episodic.config.overrides import composed
+from episodic.episodes.arguments import integer, number, strings
+from episodic.train.resume import OF_THE_COMMAND
+
+SHARED = ("data_dir", "device", "precision", "allow_any_target", "sync_batch_norm", "seed")
+FOLDER = "pretrain"  # in that of the run
+COPIED = ("task", "backbone")  # parts that both stages share
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretraining:
+    """A training that comes first. The one that it is for begins with its best weights, as with `init_from=<run>/pretrain`.
+
+    It is a training of its own in the folder `pretrain` of the run, with its own procedure, losses, optimizer and schedule, and a
+    record of its own. Data, backbone, seed and hardware are those of the run. A run that is resumed goes on with the stage that it
+    was in. With `init_from=<run>` there is no first stage.
+
+    **Arguments:** `steps`: of the first stage. `resolution` (default 1): of its images, as a share of the task's; half of it
+    is four times as fast. `options` (default none): all else that is to be set, as on the command line.
+
+    **Raises:** `ConfigError` for options of another kind, such as a folder.
+
+    >>> Pretraining(steps=1000, resolution=0.5, options=["trainer=dml", "loss=classifier"]).steps
+    1000
+    """
+
+    steps: int
+    resolution: float = 1.0
+    options: Sequence[str] = ()
+
+    def __post_init__(self):
+        integer("pretrain.steps", self.steps, at_least=1)
+        number("pretrain.resolution", self.resolution, above=0, at_most=1)
+        for option in strings("pretrain.options", self.options):
+            if OF_THE_COMMAND.match(option) or option.partition("=")[0] in ("task", *SHARED, "pretrain"):
+                raise ConfigError(f"pretrain.options: {option} is that of the run, and both stages share it")
+
+    def config(self, cfg: DictConfig, choices: dict[str, Any], folder: Path) -> tuple[DictConfig, dict[str, Any]]:
+        """The configuration of the first stage, and which option each group has in it.
+
+        **Arguments:** `cfg`, `choices`: those of the run in `folder`.
+
+        **Raises:** `ConfigError` for options that do not exist.
+        """
+        chosen = [f"{part}={choices[part]}" for part in (*COPIED, "augment")]
+        options = [*chosen, *self.options, f"trainer.steps={self.steps}"]
+        stage, stage_choices = composed("train", options)
+        own = OmegaConf.masked_copy(stage, list(COPIED))
+        for part in COPIED:
+            stage[part] = cfg[part]
+        for option in self.options:
+            key = option.partition("=")[0]
+            if key.partition(".")[0] in COPIED:
+                OmegaConf.update(stage, key, OmegaConf.select(own, key))
+        stage.update({key: cfg[key] for key in SHARED})
+        stage.task.image_size = max(1, round(self.resolution * cfg.task.image_size))
+        stage.run = str(folder / FOLDER)
+        return stage, stage_choices
+
+
+def no_pretraining() -> None:
+    """No first stage.
+
+    >>> no_pretraining() is None
+    True
+    """
