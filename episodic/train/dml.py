@@ -62,6 +62,10 @@ class AbstractBatches(AbstractProcedure):
             )
         super().__post_init__()
 
+    @property
+    def images_per_step(self) -> int:
+        return self.classes_per_batch * self.images_per_class
+
     def batches(self, steps: int, candidates: int = 1, **changes) -> EpisodeSampler:
         """A sampler of batches, `candidates` of them for each step. They are drawn as episodes, of which the labels in the episode
         are not used.

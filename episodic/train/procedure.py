@@ -172,6 +172,14 @@ class AbstractProcedure(abc.ABC):
         return 1
 
     @property
+    def images_per_step(self) -> int | None:
+        """How many images a step trains on, on average; None where it is not known."""
+        if self.source is None:
+            return None
+        few = range(min(16, self.steps))  # episodes may have different numbers
+        return round(sum(self.source.batch(step).flat().size for step in few) / len(few))
+
+    @property
     def metrics(self) -> dict[str, float]:
         """What there is to report beside the loss and the accuracy, by name."""
         return {}

@@ -67,6 +67,10 @@ class PseudoLabelTraining(AbstractProcedure):
         return wrapper.refresh_every or -(-len(self.hidden) // (wrapper.batch - wrapper.labeled_per_batch))
 
     @property
+    def images_per_step(self) -> int:
+        return self.setup.learner.batch
+
+    @property
     def metrics(self) -> dict[str, float]:
         if not self.setup.learner.unlabeled_weight:
             return {}

@@ -32,7 +32,7 @@ from episodic.run.run import Run
 from episodic.run.tensorboard import Curves, episode_picture
 from episodic.train.fit import Journal, NonFiniteLossError, fit
 from episodic.train.interrupt import StopRequest
-from episodic.train.pretraining import Pretraining
+from episodic.train.pretraining import FOLDER, Pretraining
 from episodic.train.procedure import AbstractProcedure
 from episodic.train.setup import OWN, build_procedure, check_effects
 
@@ -51,13 +51,13 @@ class Session(Journal):
 
     `state` is what a checkpoint has beside weights: the `step`, the `best` validation, and the `seconds` that training took so far.
 
-    **Arguments:** as in `train`.
+    **Arguments:** as in `train`. `stage_of` (default None): the folder of the run whose first stage this is, which is not scored.
 
     **Raises:** `ConfigError` or `ValueError` for parts that do not go together, could have no effect, or cannot be had.
     """
 
-    def __init__(self, cfg: DictConfig, choices: dict[str, Any], overrides: list[str]):
-        self.cfg, self.choices, self.options = cfg, choices, overrides
+    def __init__(self, cfg: DictConfig, choices: dict[str, Any], overrides: list[str], stage_of: Path | None = None):
+        self.cfg, self.choices, self.options, self.stage_of = cfg, choices, overrides, stage_of
         check_task(cfg.task)
         with first_ahead():  # it fills the caches of images and of weights
             count_train_classes(cfg)
@@ -71,6 +71,7 @@ class Session(Journal):
         self.scored = {s.split: (s, self._episodes(s, "test", cfg.episodes)) for s in (self.val_store, self.test_store)}
         self.wrappers, self.losses = "+".join(cfg.semi), "+".join(cfg.loss)
         self.state: dict[str, Any] = {"step": 0, "best": None, "seconds": 0.0}
+        self.expected: float | None = None  # seconds that training will take, once that is known
         self.pretraining: Pretraining | None = None
         if cfg.init_from is None and "pretrain" not in self.procedure.unread:
             self.pretraining = make(cfg.pretrain, allow_any_target=cfg.allow_any_target)
@@ -113,10 +114,21 @@ class Session(Journal):
         first = Run(Path(cfg.run))
         cfg.resume = (first.folder / "config.yaml").is_file()
         if not first.metrics():
-            print(f"First stage, of two (pretrain={self.choices['pretrain']}):")
-            train(cfg, choices, list(pretraining.options))
+            print(f"First stage of two, pretrain={self.choices['pretrain']}:")
+            stage = Session(cfg, choices, list(pretraining.options), stage_of=self.run.folder)
+            with stage.opened():
+                print(stage)
+                stage.fit()
+                stage.run.write_metrics(stage.facts())
             print("\nSecond stage:")
         return load_initial(OmegaConf.merge(self.cfg, {"init_from": cfg.run}), self.learner)
+
+    def _first_stage(self) -> dict[str, Any]:
+        """What the record says of the first stage, where there was one."""
+        found = Run(self.run.folder / FOLDER).metrics() if self.pretraining else {}
+        return {
+            f"pretrain/{name}": found[f"train/{name}"] for name in ("images", "seconds") if f"train/{name}" in found
+        }
 
     @property
     def learner(self):
@@ -127,7 +139,7 @@ class Session(Journal):
     def resume_command(self) -> str:
         """How to go on with this training, for messages."""
         trusted = " allow_any_target=true" * bool(self.cfg.allow_any_target)
-        options = f"resume=true run={shlex.quote(str(self.run.folder))}{trusted}"
+        options = f"resume=true run={shlex.quote(str(self.stage_of or self.run.folder))}{trusted}"
         return f"resume with: {launcher()} -m episodic.train {options}"
 
     def _episodes(self, store: ImageStore, stream: str, count: int) -> Episodes:
@@ -141,8 +153,15 @@ class Session(Journal):
         return f"{head}\n" + "; ".join(filter(None, [self.parts.hardware.describe(), str(self.run.folder), self.begun]))
 
     def log(self, step: int, values: dict[str, float]) -> None:
-        """Write a point of the training curve."""
+        """Write a point of the training curve. The first time, say how long training will take on this machine."""
         self.curves.training(step, values)
+        procedure = self.procedure
+        if self.expected is None and step < procedure.steps:
+            rate = values[f"{procedure.unit}_per_second"] / procedure.per_step  # steps a second
+            self.expected = (procedure.steps - step) / rate
+            images = procedure.images_per_step
+            of = f" of {images:,} images ({rate * images:,.0f} images/s)" if images else ""
+            say(f"{duration(self.expected)} for {procedure.steps - step:,} steps{of}, and some more for validation")
 
     def validate(self, step: int) -> None:
         """Score the learner on the validation classes. The weights are saved as `best` where they are better than all before."""
@@ -210,18 +229,35 @@ class Session(Journal):
         """Score the best weights on validation and test classes. Prints the tables, writes `metrics.json`, and returns its
         numbers.
         """
+        parts, metrics = self.parts, self.facts()
+        self.run.restore("best", self.learner)
+        results = Results(episode_shape(self.cfg.task))
+        for store, episodes in self.scored.values():
+            results.add(evaluate(self.learner, store, episodes, parts.normalize, parts.hardware, progress=True), store)
+            if self.procedure.reports_retrieval:
+                embeddings = embeddings_of(self.learner, store, parts.normalize, parts.hardware)
+                results.add_retrieval(retrieval(*embeddings), store)
+        self.run.write_metrics(metrics | results.record)
+        minutes = f"{metrics['train/seconds'] / 60:.1f} min"
+        print(f"\n{results.protocol}; best of step {self.state['best']['step']}; {minutes}\n\n{results}")
+        print(f"\nMore episodes, other tasks, comparisons: python -m episodic.evaluate run={self.run.folder}")
+        return metrics | results.record
+
+    def facts(self) -> dict[str, Any]:
+        """What the record says of the training itself."""
         cfg, parts, procedure, choices = self.cfg, self.parts, self.procedure, self.choices
         seconds = time.perf_counter() - self.began
         measured = {f"train/{name}": round(value, 4) for name, value in procedure.metrics.items()}  # of the last step
-        self.run.restore("best", self.learner)
-        metrics = {
+        return {
             "seed": cfg.seed,
             "steps": procedure.step,
             "best_step": self.state["best"]["step"],
             "train/seconds": round(seconds, 1),
             f"train/{procedure.unit}_per_second": round(procedure.step * procedure.per_step / seconds, 1),
+            **({"train/images": procedure.step * images} if (images := procedure.images_per_step) else {}),
             "train/peak_memory_gib": round(largest(parts.hardware.peak_memory()) / 2**30, 2),  # of one process
             **measured,
+            **self._first_stage(),
             "train/classes": len(procedure.setup.store.class_names),
             "train/class_hash": procedure.setup.store.class_hash,
             "train/accuracy_of": procedure.accuracy_of,
@@ -233,17 +269,6 @@ class Session(Journal):
             "semi": self.wrappers,
             "loss": self.losses,
         }
-        results = Results(episode_shape(cfg.task))
-        for store, episodes in self.scored.values():
-            results.add(evaluate(self.learner, store, episodes, parts.normalize, parts.hardware, progress=True), store)
-            if procedure.reports_retrieval:
-                embeddings = embeddings_of(self.learner, store, parts.normalize, parts.hardware)
-                results.add_retrieval(retrieval(*embeddings), store)
-        self.run.write_metrics(metrics | results.record)
-        minutes = f"{seconds / 60:.1f} min"
-        print(f"\n{results.protocol}; best of step {self.state['best']['step']}; {minutes}\n\n{results}")
-        print(f"\nMore episodes, other tasks, comparisons: python -m episodic.evaluate run={self.run.folder}")
-        return metrics | results.record
 
 
 def _checked(state: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -256,6 +281,18 @@ def _checked(state: dict[str, Any], folder: Path) -> dict[str, Any]:
     if not (whole and found):
         raise CheckpointError(f"{folder} is damaged: its state is {str(state)[:100]}")
     return state
+
+
+def duration(seconds: float) -> str:
+    """A time in words.
+
+    >>> duration(40), duration(1300), duration(9000)
+    ('about 40 seconds', 'about 22 minutes', 'about 2.5 hours')
+    """
+    for unit, name, digits in ((3600, "hours", 1), (60, "minutes", 0), (1, "seconds", 0)):
+        if seconds >= 1.5 * unit:
+            return f"about {seconds / unit:.{digits}f} {name}"
+    return "about a second"
 
 
 def say(text: str) -> None:

@@ -80,7 +80,10 @@ def test_losses_of_pytorch_metric_learning_can_stand_among_the_losses():
 def test_weight_decay_is_for_matrices_alone():
     """One step of plain descent at a rate of 1 on a loss of 0: what shrinks is what decays."""
     torch.manual_seed(0)
-    network, margin = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)), Margin(learn_beta=True, n_classes=3)
+    network, margin = (
+        nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)),
+        Margin(triplets="all", learn_beta=True, n_classes=3),
+    )
     groups = Objective({"margin": margin}).parameter_groups(list(network.parameters()))
     optimizer = torch.optim.SGD(groups, lr=1.0, weight_decay=0.5)
     before = {name: p.detach().clone() for name, p in [*network.named_parameters(), *margin.named_parameters()]}
@@ -113,9 +116,9 @@ def test_weights_of_a_loss_learn_at_their_own_rate():
     backbone = nn.Linear(6, 3)
     objective = Objective({"recorder": Recorder(), "owner": Owner(), "other": Owner()}, lr_multipliers={"owner": 50.0})
     groups = objective.parameter_groups(list(backbone.parameters()))
-    assert [group["lr_multiplier"] for group in groups] == [1.0, 50.0, 1.0]
-    assert groups[0]["params"] == list(backbone.parameters())
-    assert groups[1]["params"] == [objective.losses["owner"].proxies]
+    assert [group["lr_multiplier"] for group in groups] == [1.0, 1.0, 50.0, 1.0]
+    assert groups[0]["params"] + groups[1]["params"] == list(backbone.parameters())
+    assert groups[2]["params"] == [objective.losses["owner"].proxies]
 
 
 def test_learners_that_have_no_embeddings_or_train_otherwise_are_refused():
