@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from torch.nn.functional import cross_entropy, pad
+from torch.nn.functional import pad
 
 from episodic.core.functional.prototypes import one_hot
-from episodic.episodes.arguments import flag, integer, number
+from episodic.episodes.arguments import flag, integer, integers, number
 from episodic.episodes.task import Episode, Task
 from episodic.learners.learner import AbstractLearner
-from episodic.learners.prediction import Prediction
+from episodic.learners.prediction import Prediction, mean_cross_entropy
 from episodic.semi._weighting import SoftWeighting
 from episodic.semi.wrapper import AbstractWrapper, check_metric_learner
 
@@ -34,10 +34,10 @@ class SelfTraining(AbstractWrapper):
 
         cross-entropy of softmax(w_j * f(u_j) / s) and the label,    w = 1 for the support
 
-    with `w_j`, one weight a class, from a network that sees u_j beside each class (see `SoftWeighting`). Labels, and embeddings
-    of support and unlabeled items, are constants to W. In training there is one stage, which keeps all items; the
-    queries' cross-entropy after it trains the learner, instead of the learner's own loss. The cross-entropy after `retrain_steps`
-    trains the network and nothing else.
+    with `w_j`, one weight a class, in the mean 1, from a network that sees u_j beside each class (see `SoftWeighting`). Labels, and
+    embeddings of support and unlabeled items, are constants to W. In training there is one stage, which keeps all items; the
+    queries' cross-entropy of `f / s` after it trains the learner, instead of the learner's own loss. The cross-entropy of `f / s`
+    after `retrain_steps` trains the network and nothing else.
 
     Li, Sun, Liu, Zheng, Zhou, Chua, Schiele: *Learning to Self-Train for Semi-Supervised Few-Shot Classification*, NeurIPS 2019,
     https://arxiv.org/abs/1906.00562. No query sees another. It does not answer with base classes.
@@ -54,6 +54,9 @@ class SelfTraining(AbstractWrapper):
       episode's support and unlabeled items, in units of their root mean square distance to it, so that no direction that all
       items share lets W favor whole classes; there is no bias for the same reason. s is the root mean square deviation of
       their g from its mean over classes: without it there would be nothing left to fit after a learner that is sure of every label.
+      All losses see the same `f / s`: a network that was trained by another scale than W is fitted with would learn to undo it.
+    - The weights are n_way times the paper's softmax over classes. With that softmax an undecided network divides the logits of
+      pseudo-labeled items by n_way; here it leaves them as they are.
     - The loss is a mean (code: a sum divided by the shots). The first labels come after as many steps as the others
       (paper: 10). A class with few items is not filled up by repeats, and each stage sees all unlabeled items (paper: a
       window of them). Batch norm of the network uses running statistics in evaluation.
@@ -63,8 +66,10 @@ class SelfTraining(AbstractWrapper):
     - `stages`: 6 in the paper; 0 is the learner itself.
     - `retrain_steps`, `finetune_steps`: in the paper 5 and 15 in training, 10 and 30 in each stage of its tests.
     - `lr`: of W; from 4 on the steps may swing.
-    - `most_confident`: how many items of a class are kept, the surest by their odds, as a share of the unlabeled items over
-      the classes (paper: 20 of 30); null keeps all. With a `threshold`: how many items a class gets in one stage.
+    - `most_confident`: how many items of a class are kept, the surest by their odds, as a share of the unlabeled items that a
+      class has (paper: 20 of 30); null keeps all. With a `threshold`: how many items a class gets in one stage.
+    - `distractors`: how many further classes the unlabeled items are of, so that the share counts those of the task's own classes.
+      A range stands for its middle.
     - `threshold`: a probability; null draws all labels anew in each stage.
     - `weighting`: false for w = 1, without a network.
 
@@ -94,6 +99,7 @@ class SelfTraining(AbstractWrapper):
         finetune_steps: int = 10,
         lr: float = 3.0,
         most_confident: float | None = 0.67,
+        distractors: int | tuple[int, int] = 0,
         threshold: float | None = None,
         weighting: bool = True,
     ):
@@ -106,6 +112,10 @@ class SelfTraining(AbstractWrapper):
             most_confident = number(
                 "most_confident", most_confident, above=0, at_most=1, note=", a share, or null for all"
             )
+        low, high = integers(
+            "distractors", [distractors] * 2 if isinstance(distractors, int) else distractors, at_least=0
+        )
+        self.distractors = (low + high) / 2
         if threshold is not None:
             threshold = number("threshold", threshold, at_least=0, below=1, note=", a probability, or null for none")
         if flag("weighting", weighting) and stages and not retrain_steps:
@@ -121,8 +131,10 @@ class SelfTraining(AbstractWrapper):
         self.weighting = SoftWeighting(learner.backbone.shape) if weighting else None
         if stages == 0:
             # Not weighting, which decides whether there is a network to train, save and load.
-            idle = ("retrain_steps", "finetune_steps", "lr", "most_confident", "threshold")
+            idle = ("retrain_steps", "finetune_steps", "lr", "most_confident", "distractors", "threshold")
             self.without_effect = dict.fromkeys(idle, "stages=0 is the learner itself")
+        elif most_confident is None:
+            self.without_effect = {"distractors": "all labels are kept (most_confident=null)"}
         elif retrain_steps == finetune_steps == 0:
             self.without_effect = {"lr": "retrain_steps and finetune_steps are 0, so nothing is fitted"}
 
@@ -142,11 +154,14 @@ class SelfTraining(AbstractWrapper):
         def weighting(episode: Episode) -> Float[Tensor, " episode"]:
             constant = fit.detach()
             retrained = constant.descend(constant.targets(pseudo), weights, self.retrain_steps)
-            return cross_entropy(constant.fitted_query_logits(retrained).mT, episode.query_y, reduction="none").mean(-1)
+            return mean_cross_entropy(constant.fitted_query_logits(retrained) / fit.scale, episode.query_y)
+
+        def loss(episode: Episode) -> Float[Tensor, " episode"]:
+            return mean_cross_entropy(trained.logits / fit.scale, episode.query_y)
 
         terms = {} if self.weighting is None else {"weighting": weighting}
-        n_support = features.support.shape[1]
-        return Prediction(trained.logits, auxiliary_losses=terms, unlabeled=pseudo * weights[:, n_support:].detach())
+        taken = weights[:, features.support.shape[1] :].detach() / (1 if self.weighting is None else features.n_way)
+        return Prediction(trained.logits, loss, terms, unlabeled=pseudo * taken)
 
     def _weights(self, features: Task) -> Float[Tensor, "episode item way"]:
         """w of the support, which is 1, and of the unlabeled items."""
@@ -155,7 +170,7 @@ class SelfTraining(AbstractWrapper):
             weights = features.support.new_ones(*features.unlabeled.shape[:2], n_way)
         else:
             support, unlabeled = features.support.detach(), features.unlabeled.detach()
-            weights = self.weighting(unlabeled, support, features.support_y, n_way)
+            weights = n_way * self.weighting(unlabeled, support, features.support_y, n_way)
         return pad(weights, (0, 0, n_support, 0), value=1.0)
 
     def _linear_fit(self, features: Task) -> LinearFit:
@@ -217,7 +232,7 @@ class SelfTraining(AbstractWrapper):
             own = one_hot(guess, logits.shape[-1]).bool() & chosen[..., None]
             # Odds rank items whose probabilities are all rounded to 1.
             odds = best[..., None] - logits.scatter(-1, guess[..., None], -torch.inf).logsumexp(-1, keepdim=True)
-            a_class = max(1, round(self.most_confident * own.shape[1] / own.shape[2]))
+            a_class = max(1, round(self.most_confident * own.shape[1] / (own.shape[2] + self.distractors)))
             surest = odds.where(own, -torch.inf).topk(a_class, dim=1).indices
             chosen = (own & torch.zeros_like(own).scatter(1, surest, True)).any(-1)
         found = torch.where(chosen, guess, -1)

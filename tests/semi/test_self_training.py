@@ -6,7 +6,7 @@ import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.semi_supervised import SelfTrainingClassifier
 from torch import nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, one_hot
 
 from episodic import Episode, Task
 from episodic.learners.learner import Capabilities
@@ -99,7 +99,8 @@ def test_is_what_a_plain_loop_with_autograd_gives(settings):
         weights = torch.ones(3, 11, 4)
         if wrapper.weighting is not None:
             nn.init.normal_(wrapper.weighting.rest[-1].weight, std=5)
-            weights = wrapper.weighting(task.unlabeled, task.support, task.support_y, 4).detach()
+            weights = 4 * wrapper.weighting(task.unlabeled, task.support, task.support_y, 4).detach()
+            torch.testing.assert_close(weights.mean(-1), torch.ones(3, 11))
             assert weights.std() > 0.1
         found, taken = wrapper.self_train(task), wrapper.classify(task).unlabeled
         for e in range(3):
@@ -109,7 +110,7 @@ def test_is_what_a_plain_loop_with_autograd_gives(settings):
             for j, label in enumerate(labels):
                 expected = torch.zeros(4)
                 if label >= 0:
-                    expected[label] = weights[e, j, label]
+                    expected[label] = weights[e, j, label] / (1 if wrapper.weighting is None else 4)
                 torch.testing.assert_close(taken[e, j], expected)
 
 
@@ -162,9 +163,55 @@ def outer_losses(wrapper, task):
     prediction = wrapper.classify(task)
     query_y = torch.arange(5).remainder(4).expand(3, -1)
     (term,) = prediction.auxiliary_losses.values()
-    values = term(Episode(task, query_y, torch.arange(4).expand(3, -1)))
-    assert values.shape == (3,)
-    return cross_entropy(prediction.logits.mT, query_y), values.mean()
+    episode = Episode(task, query_y, torch.arange(4).expand(3, -1))
+    main, values = prediction.own_loss(episode), term(episode)
+    assert main.shape == values.shape == (3,)
+    return main.mean(), values.mean()
+
+
+@pytest.mark.parametrize("temperature", [0.01, 100.0])
+def test_all_losses_see_one_scale(temperature):
+    """Logits of any scale give the same fit, so they give the same losses and the same gradients of the network."""
+    task, found = random_task(n_unlabeled=9), []
+    wrapper = SelfTraining(Prototypical(Features(6), temperature=1.0), most_confident=None).eval()
+    for learner in (wrapper.learner, Prototypical(Features(6), temperature=temperature)):
+        other = SelfTraining(learner, most_confident=None).eval()
+        other.load_state_dict(wrapper.state_dict())
+        main, term = outer_losses(other, task)
+        found.append([main, term, *torch.autograd.grad(term, other.weighting.rest[-1].weight)])
+    for one, scaled in zip(*found, strict=True):
+        torch.testing.assert_close(scaled, one, atol=1e-5, rtol=1e-3)
+
+
+def test_a_network_learns_which_class_an_item_is_of():
+    """Two thirds of the unlabeled items are noise. After a few steps on its loss the network weighs the right class of the others most."""
+    torch.manual_seed(0)
+    wrapper = SelfTraining(Prototypical(Features(8)), most_confident=None).train()
+    optimizer = torch.optim.Adam(wrapper.weighting.parameters(), lr=0.03)
+    query_y = torch.arange(4).repeat(10).expand(16, -1)
+    for _ in range(60):
+        centers = 3 * torch.eye(4, 8).expand(16, -1, -1)
+        draw = lambda y: centers.gather(1, y[..., None].expand(-1, -1, 8)) + 0.6 * torch.randn(*y.shape, 8)  # noqa: B023, E731
+        support_y = torch.arange(4).expand(16, -1)
+        unlabeled = torch.cat([draw(torch.arange(4).repeat(3).expand(16, -1)), 2 * torch.randn(16, 24, 8)], dim=1)
+        task = Task(draw(support_y), support_y, draw(query_y), 4, unlabeled)
+        (term,) = wrapper.classify(task).auxiliary_losses.values()
+        optimizer.zero_grad()
+        term(Episode(task, query_y, support_y)).mean().backward()
+        optimizer.step()
+    weights = wrapper.eval().weighting(task.unlabeled, task.support, support_y, 4)
+    right = torch.arange(4).repeat(3).expand(16, -1)
+    assert (weights[:, :12].argmax(-1) == right).float().mean() > 0.9
+
+
+def test_the_share_that_is_kept_counts_the_tasks_own_classes():
+    """Of 20 items of 4 classes and 20 more of others a share of 0.4 keeps 2 a class, as without the others."""
+    task = random_task(n_unlabeled=40)
+    kept = [
+        one_hot(plain(most_confident=0.4, distractors=distractors).self_train(task).labels + 1, 5)[..., 1:].sum(1).max()
+        for distractors in (0, 4, (2, 6))
+    ]
+    assert kept == [4, 2, 2]
 
 
 def test_one_loss_trains_the_learner_and_the_other_the_network():
@@ -356,7 +403,7 @@ def test_settings_that_make_no_sense(settings, message):
 
 def test_settings_without_effect():
     assert SelfTraining(Prototypical(Features(6), temperature=1.0)).without_effect == {}
-    idle = ["retrain_steps", "finetune_steps", "lr", "most_confident", "threshold"]
+    idle = ["retrain_steps", "finetune_steps", "lr", "most_confident", "distractors", "threshold"]
     assert list(plain(stages=0).without_effect) == idle
     assert list(plain(retrain_steps=0, finetune_steps=0).without_effect) == ["lr"]
     assert plain(retrain_steps=0).without_effect == plain(finetune_steps=0).without_effect == {}
