@@ -184,7 +184,7 @@ def test_all_losses_see_one_scale(temperature):
 
 
 def test_a_network_learns_which_class_an_item_is_of():
-    """Two thirds of the unlabeled items are noise. After a few steps on its loss the network weighs the right class of the others most."""
+    """Two thirds of the unlabeled items are noise. After a few steps the network weighs the right class of the others most."""
     torch.manual_seed(0)
     wrapper = SelfTraining(Prototypical(Features(8)), most_confident=None).train()
     optimizer = torch.optim.Adam(wrapper.weighting.parameters(), lr=0.03)

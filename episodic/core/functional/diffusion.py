@@ -83,8 +83,12 @@ def diffuse(
     iterations: int = 20,
     tolerance: float = 1e-6,
 ) -> tuple[Float[np.ndarray, "n n_classes"], float]:
-    """Spreads labels along a graph: `Z = (I - alpha S)^-1 Y`, Y one-hot where `labels` are not -1, else 0. The system is solved by
-    conjugate gradients, in the type of `graph`.
+    """Spreads labels along a graph: `Z = (I - alpha S)^-1 Y`. The system is solved by conjugate gradients, in the type of `graph`.
+
+        Y_ic = 1 / (number of labels of class c) where item i has label c, else 0
+
+    So all classes spread the same mass, and none wins by having more labels (as in the authors' code; the paper has 1 in the place
+    of the share).
 
     A column ends when its residual is `tolerance` times its right-hand side, or after `iterations`. In k iterations a label reaches
     items at most k - 1 edges away. Returns Z and the largest relative residual of a column. Beside Z it needs memory for `COLUMNS`
@@ -95,6 +99,7 @@ def diffuse(
     z, largest = np.empty((len(labels), n_classes), dtype=graph.dtype), 0.0
     for start in range(0, n_classes, COLUMNS):
         y = (labels[:, None] == np.arange(start, min(start + COLUMNS, n_classes))).astype(graph.dtype)
+        y /= y.sum(axis=0).clip(min=1)
         z[:, start : start + COLUMNS], residual = _conjugate_gradients(graph, y, alpha, iterations, tolerance)
         largest = max(largest, residual)
     return z, largest

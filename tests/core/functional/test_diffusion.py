@@ -49,13 +49,24 @@ def test_conjugate_gradients_end_where_the_closed_form_is():
     graph, labels = random_graph(), np.full(30, -1)
     labels[[0, 3, 7, 20]] = [0, 1, 1, 3]
     z, residual = diffuse(graph, labels, 4, iterations=60, tolerance=1e-12)
-    y = (labels[:, None] == np.arange(4)).astype(float)
+    y = (labels[:, None] == np.arange(4)) / [1, 2, 1, 1]
     np.testing.assert_allclose(z, np.linalg.solve(np.eye(30) - 0.99 * graph.toarray(), y), atol=1e-10)
     assert (z[:, 2] == 0).all()
     assert residual < 1e-12
     half, _ = diffuse(graph.astype(np.float32), labels, 4, iterations=60)
     assert half.dtype == np.float32
     np.testing.assert_allclose(half, z, rtol=1e-3, atol=1e-4)
+
+
+def test_a_class_does_not_win_by_having_more_labels():
+    """On a path of 41 items, 9 of class 0 at one end and 1 of class 1 at the other: the border is in the middle between the two."""
+    graph, labels = path([1] * 40), np.full(41, -1)
+    labels[[*range(0, 9)]] = 0
+    found = pseudo_labels(graph, np.where(np.arange(41) == 40, 1, labels), 2, iterations=200, tolerance=1e-12)
+    border = int((found.labels == 0).sum())
+    plain, _ = diffuse(graph, np.where(np.arange(41) == 40, 1, labels), 2, iterations=200, tolerance=1e-12)
+    assert (plain[:, 0] * 9 > plain[:, 1]).sum() > border + 6  # where each label counts alike
+    assert 20 <= border <= 26
 
 
 def test_a_column_ends_at_its_own_tolerance():
