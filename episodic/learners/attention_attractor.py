@@ -43,8 +43,11 @@ class AttentionAttractor(AbstractMetricLearner):
     classes over both; the gradient goes through the solution by implicit differentiation (`core/functional/implicit.py`).
 
     - `fast="logistic"`: logits `w f(x)`, with a bias; the inner problem is convex.
-    - `fast="mlp"`: `w_1 tanh(w_2 f(x)) + w_3 f(x)`, with an attractor for each of the three; that of w_2 attends from the mean
-      embedding of the whole support, and its part of R is a mean over hidden units.
+    - `fast="mlp"`: `w_1 tanh(w_2 f(x)) + w_3 f(x)`, each with a bias. V_1 serves all three; V_2, U_0 and g are those of each. All
+      hidden units are pulled to one point, which attends from the mean embedding of the whole support by a tau of its own, and
+      their part of R is a mean over them.
+
+    exp(g) starts at 0.1 for one shot, and at 0.01 for more, as in the released configurations.
 
     Ren, Liao, Fetaya, Zemel: *Incremental Few-Shot Learning with Attention Attractor Networks*, NeurIPS 2019,
     https://arxiv.org/abs/1810.07218. Inductive. Features of any shape are flattened.
@@ -53,13 +56,15 @@ class AttentionAttractor(AbstractMetricLearner):
     their zeroed weights in its softmax). The damped system of recurrent back-propagation is solved instead of iterated 20 times,
     which can diverge. The backbone is in eval mode, as it is frozen. L-BFGS works in float64 (float32 on MPS, which has no
     other), for all episodes at once. The start of w_2 is random but fixed, the others' is the attractor. R is a mean over
-    classes, as in the released code (paper: a sum). With `fast="mlp"` each of the three attractors has V and tau of its own.
+    classes, as in the released code (paper: a sum). U_0 starts with a deviation of 0.01 with `fast="mlp"` too (released code: 0.1,
+    by a key that it does not read).
 
     In a task that is not incremental the base logits are left out, and the base weights only serve the attractor.
 
-    **Arguments:** `n_classes`: training classes. `fast`: `logistic` or `mlp`. `hidden`: units of the MLP. `weight_decay`: of the
-    fast weights. `damping`: of the implicit gradient's linear system. `label_swap` (see `core.regularizers.sse`): in
-    training, swaps the rows of W_a in the attention, by one draw a step, but not in the base logits; None swaps nothing.
+    **Arguments:** `n_classes`: training classes. `fast`: `logistic` or `mlp`. `hidden`: units of the MLP. `n_shot`: of the task,
+    for the start of g; a range is one of several shots. `weight_decay`: of the fast weights. `damping`: of the implicit
+    gradient's linear system. `label_swap` (see `core.regularizers.sse`): in training, swaps the rows of W_a in the attention, by
+    one draw a step, but not in the base logits; None swaps nothing.
 
     **Raises:** `ValueError` for another `fast`, and for an episode of all training classes.
 
@@ -84,6 +89,7 @@ class AttentionAttractor(AbstractMetricLearner):
         n_classes: int,
         fast: Fast = "logistic",
         hidden: int = 40,
+        n_shot: int | tuple[int, int] = 1,
         weight_decay: float = 1e-5,
         damping: float = 0.1,
         label_swap: nn.Module | None = None,
@@ -99,12 +105,18 @@ class AttentionAttractor(AbstractMetricLearner):
         self.label_swap = label_swap_of(n_classes, label_swap)
         self.weight_decay = number("weight_decay", weight_decay, at_least=0)
         self.damping = number("damping", damping, at_least=0)
-        precision = 0.1 if fast == "logistic" else 0.01
-        self.linear = Attractor(dim, (dim + 1,), precision)
+        one_shot = (n_shot if isinstance(n_shot, int) else max(n_shot)) == 1
+        precision = 0.1 if one_shot else 0.01
+        self.first = nn.Linear(dim, 50)
+        nn.init.normal_(self.first.weight, std=0.01)
+        nn.init.zeros_(self.first.bias)
+        self.class_sharpness = nn.Parameter(torch.tensor(2.0))
+        self.linear = Attractor(dim + 1, precision)
         self.output = self.layer = None
         if fast == "mlp":
-            self.output = Attractor(dim, (hidden,), precision)
-            self.layer = Attractor(dim, (hidden, dim + 1), precision)
+            self.episode_sharpness = nn.Parameter(torch.tensor(2.0))
+            self.output = Attractor(hidden + 1, precision)
+            self.layer = Attractor(dim + 1, precision)
             start = torch.empty(hidden, dim + 1).uniform_(-0.01, 0.01, generator=torch.Generator().manual_seed(0))
             self.register_buffer("layer_start", start, persistent=False)
         self.without_effect = {} if fast == "mlp" else {"hidden": "only fast=mlp has hidden units"}
@@ -147,48 +159,52 @@ class AttentionAttractor(AbstractMetricLearner):
             raise ValueError(
                 f"an episode has all {self.base.out_features} training classes, so none is left to attend to: take fewer ways"
             )
-        keys = prototypes(support, y, features.n_way), support.mean(1, keepdim=True)
-        of_class, of_episode = (for_whole_batch(self._dropped, key) for key in keys)
         rows = self.label_swap(torch.arange(self.base.out_features, device=support.device))
         base = self.base.weight[rows]
         mask = None if mask is None else mask[:, rows]
-        groups = [(self.linear, self.linear(of_class, base, mask))]
+        values = self.first(base).tanh()
+        of_class = for_whole_batch(self._dropped, prototypes(support, y, features.n_way))
+        attention = attend(of_class, base, mask, self.class_sharpness)
+        groups = [(self.linear, self.linear(attention, values))]
         if self.layer is not None:
-            groups.append((self.output, self.output(of_class, base, mask)))
-            groups.append((self.layer, self.layer(of_episode, base, mask)[:, 0]))
+            groups.append((self.output, self.output(attention, values)))
+            attention = attend(support.mean(1, keepdim=True), base, mask, self.episode_sharpness)
+            units = self.layer_start.shape[0]
+            groups.append((self.layer, self.layer(attention, values).expand(-1, units, -1)))
         return groups
 
 
-class Attractor(nn.Module):
-    """The point to which one group of fast weights is pulled, by attention over the base classes, and the strength of the pull.
-    Both are learned.
+def attend(
+    keys: Float[Tensor, "episode key dim"],
+    base: Float[Tensor, "n_base dim"],
+    mask: Bool[Tensor, "episode n_base"] | None,
+    sharpness: Float[Tensor, ""],
+) -> Float[Tensor, "episode key n_base"]:
+    """The softmax over base classes of `sharpness` times the cosine of a key and their weights. Masked classes get 0."""
+    norms = (keys.norm(dim=-1) + 1e-5)[..., None] * (base.norm(dim=-1) + 1e-5)
+    scores = sharpness * (keys @ base.mT) / norms
+    return (scores if mask is None else scores.masked_fill(mask[:, None], float("-inf"))).softmax(-1)
 
-    `shape` is that of the weights for one key. `precision` is the initial strength for each weight.
+
+class Attractor(nn.Module):
+    """The point to which the fast weights of a unit are pulled, a mean of values of the base classes plus a shift, and the strength
+    of the pull on each of its `rows` weights. All are learned.
+
+    `precision` is the initial strength.
     """
 
-    def __init__(self, dim: int, shape: tuple[int, ...], precision: float):
+    def __init__(self, rows: int, precision: float):
         super().__init__()
-        self.shape = shape
-        self.values = nn.Sequential(nn.Linear(dim, 50), nn.Tanh(), nn.Linear(50, math.prod(shape)))
-        for layer in (self.values[0], self.values[2]):
-            nn.init.normal_(layer.weight, std=0.01)
-            nn.init.zeros_(layer.bias)
-        self.shift = nn.Parameter(0.01 * torch.randn(math.prod(shape)))
-        self.log_precision = nn.Parameter(torch.full(shape, math.log(precision)))
-        self.sharpness = nn.Parameter(torch.tensor(2.0))
+        self.value = nn.Linear(50, rows)
+        nn.init.normal_(self.value.weight, std=0.01)
+        nn.init.zeros_(self.value.bias)
+        self.shift = nn.Parameter(0.01 * torch.randn(rows))
+        self.log_precision = nn.Parameter(torch.full((rows,), math.log(precision)))
 
     def forward(
-        self,
-        keys: Float[Tensor, "episode key dim"],
-        base: Float[Tensor, "n_base dim"],
-        mask: Bool[Tensor, "episode n_base"] | None,
-    ) -> Float[Tensor, "episode key *shape"]:
-        norms = (keys.norm(dim=-1) + 1e-5)[..., None] * (base.norm(dim=-1) + 1e-5)
-        scores = self.sharpness * (keys @ base.mT) / norms
-        if mask is not None:
-            scores = scores.masked_fill(mask[:, None], float("-inf"))
-        pulled = scores.softmax(-1) @ self.values(base) + self.shift
-        return pulled.unflatten(-1, self.shape)
+        self, attention: Float[Tensor, "episode key n_base"], values: Float[Tensor, "n_base 50"]
+    ) -> Float[Tensor, "episode key row"]:
+        return attention @ self.value(values) + self.shift
 
     def pull(
         self, weights: Float[Tensor, "episode unit row"], u: Float[Tensor, "episode unit row"]
@@ -209,5 +225,5 @@ def _logits(x: Tensor, parts: list[Tensor]) -> Tensor:
     logits = x @ linear.mT
     if rest:
         output, layer = rest
-        logits = logits + (x @ layer.mT).tanh() @ output.mT
+        logits = logits + nn.functional.pad((x @ layer.mT).tanh(), (0, 1), value=1.0) @ output.mT
     return logits

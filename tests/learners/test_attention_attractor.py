@@ -10,6 +10,7 @@ from torch.nn.functional import cosine_similarity, cross_entropy, linear
 
 from episodic import Task
 from episodic.core.backbones.conv4 import Conv4
+from episodic.learners import attention_attractor
 from episodic.learners.attention_attractor import AttentionAttractor, Attractor
 from episodic.learners.base_classifier import BaseClassifier
 from tests.conftest import Features, NextRow, random_task
@@ -23,8 +24,10 @@ def attractor_network(seed=0, **settings):
         for module in learner.modules():
             if isinstance(module, Attractor):
                 module.log_precision.uniform_(-2, 0)
-                for parameter in module.values.parameters():
+                for parameter in module.value.parameters():
                     parameter.normal_(std=0.5)
+        for parameter in learner.first.parameters():
+            parameter.normal_(std=0.5)
     return learner
 
 
@@ -38,15 +41,17 @@ def test_laws(fast):
     check_laws(attractor_network(fast=fast))
 
 
-def where_it_pulls(attractor, keys, base, mask=None):
+def where_it_pulls(learner, attractor, keys, base, mask=None):
     """The attention formula, key by key."""
     rows = []
+    sharpness = learner.episode_sharpness if attractor is learner.layer else learner.class_sharpness
+    values = [attractor.value(torch.tanh(learner.first(w))) for w in base]
     for key in keys:
-        scores = torch.stack([attractor.sharpness * cosine_similarity(key, w, dim=0) for w in base])
+        scores = torch.stack([sharpness * cosine_similarity(key, w, dim=0) for w in base])
         if mask is not None:
             scores[mask] = float("-inf")
         a = scores.softmax(0)
-        rows.append(sum(a[k] * attractor.values(base[k]) for k in range(len(base))) + attractor.shift)
+        rows.append(sum(a[k] * values[k] for k in range(len(base))) + attractor.shift)
     return torch.stack(rows)
 
 
@@ -59,7 +64,7 @@ def test_answers_minimize_the_inner_problem_written_out():
     for e in range(3):
         x, y = task.support[e], task.support_y[e]
         means = torch.stack([x[y == n].mean(0) for n in range(4)])
-        u = where_it_pulls(learner.linear, means, base).detach()
+        u = where_it_pulls(learner, learner.linear, means, base).detach()
         w = nn.Parameter(torch.zeros(4, 7))
         optimizer = torch.optim.LBFGS([w], max_iter=2000, tolerance_grad=1e-9, line_search_fn="strong_wolfe")
 
@@ -82,7 +87,7 @@ def test_a_strong_attractor_decides_alone_and_a_weak_one_leaves_plain_regression
     means = task.support.unflatten(1, (4, 2)).mean(2)
     logits = learner.classify(task).logits
     for e in range(3):
-        u = where_it_pulls(learner.linear, means[e], learner.base.weight)
+        u = where_it_pulls(learner, learner.linear, means[e], learner.base.weight)
         torch.testing.assert_close(logits[e, :, :4], linear(task.query[e], u[:, :6], u[:, 6]), atol=1e-4, rtol=1e-4)
     nn.init.constant_(learner.linear.log_precision, -30)
     plain = BaseClassifier(Features(6), 7, weight_decay=0.01).eval()
@@ -92,7 +97,7 @@ def test_a_strong_attractor_decides_alone_and_a_weak_one_leaves_plain_regression
 
 def test_an_even_attractor_at_zero_without_base_classes_is_scikit_learns_logistic_regression():
     learner, task = attractor_network(weight_decay=0.01), random_task()
-    for parameter in (*learner.linear.values[2].parameters(), learner.linear.shift):
+    for parameter in (*learner.linear.value.parameters(), learner.linear.shift):
         nn.init.zeros_(parameter)
     nn.init.constant_(learner.linear.log_precision, math.log(0.4))
     decay = 0.01 + 2 * 0.4 / 4  # R is a mean over the 4 classes
@@ -126,10 +131,10 @@ def test_the_meta_gradient_is_that_of_unrolled_gradient_descent(fast):
     groups = [double.linear, *([double.output, double.layer] if hidden else [])]
     x, q = task.support[0].double(), task.query[0].double()
     means = x.unflatten(0, (4, 2)).mean(1)
-    pulls = [where_it_pulls(groups[0], means, base, played)]
+    pulls = [where_it_pulls(double, groups[0], means, base, played)]
     if hidden:
-        pulls += [where_it_pulls(groups[1], means, base, played)]
-        pulls += [where_it_pulls(groups[2], x.mean(0, keepdim=True), base, played).view(3, 7)]
+        pulls += [where_it_pulls(double, groups[1], means, base, played)]
+        pulls += [where_it_pulls(double, groups[2], x.mean(0, keepdim=True), base, played).expand(3, -1)]
     parts = [u.detach() for u in pulls]
     if hidden:
         parts[2] = double.layer_start.clone()
@@ -139,7 +144,8 @@ def test_the_meta_gradient_is_that_of_unrolled_gradient_descent(fast):
         one = torch.cat([items, items.new_ones(len(items), 1)], dim=1)
         own = one @ parts[0].T
         if hidden:
-            own = own + torch.tanh(one @ parts[2].T) @ parts[1].T
+            units = torch.tanh(one @ parts[2].T)
+            own = own + units @ parts[1][:, :3].T + parts[1][:, 3]
         known = double.base(items).index_fill(1, torch.tensor(played), float("-inf"))
         return torch.cat([own, known], dim=1)
 
@@ -151,7 +157,7 @@ def test_the_meta_gradient_is_that_of_unrolled_gradient_descent(fast):
         step = torch.autograd.grad(inner, parts, create_graph=True)
         parts = [part - 0.2 * g for part, g in zip(parts, step, strict=True)]
     unrolled = cross_entropy(joint(q, parts), y[0])
-    assert unrolled.item() == pytest.approx(loss.item(), abs=1e-5)
+    assert unrolled.item() == pytest.approx(loss.item(), abs=5e-5)
     parameters = dict(double.named_parameters())
     expected = torch.autograd.grad(unrolled, [parameters[name] for name in names])
     for name, a, b in zip(names, ours, expected, strict=True):
@@ -219,6 +225,21 @@ def test_keys_are_dropped_out_in_training_only():
     assert torch.allclose(first, second, atol=1.0)  # a tenth of the features, not all
 
 
+@pytest.mark.parametrize(("dim", "count"), [(64, 12_315), (640, 102_171)])
+def test_the_mlp_has_as_many_learned_numbers_as_the_released_one(dim, count):
+    learner = AttentionAttractor(Features(dim), n_classes=64, fast="mlp")
+    assert sum(parameter.numel() for parameter in learner.parameters() if parameter.requires_grad) == count
+
+
+@pytest.mark.parametrize(("n_shot", "strength"), [(1, 0.1), (5, 0.01), ((1, 5), 0.01)])
+@pytest.mark.parametrize("fast", ["logistic", "mlp"])
+def test_the_pull_starts_weaker_where_there_are_more_shots(fast, n_shot, strength):
+    learner = AttentionAttractor(Features(6), n_classes=7, fast=fast, n_shot=n_shot)
+    for module in learner.modules():
+        if isinstance(module, Attractor):
+            torch.testing.assert_close(module.log_precision.exp(), torch.full_like(module.log_precision, strength))
+
+
 def test_an_episode_of_all_base_classes_leaves_nothing_to_attend_to():
     learner = AttentionAttractor(Features(6), n_classes=4)
     task = dataclasses.replace(random_task(), class_ids=torch.tensor([[3, 2, 0, 1]] * 3))
@@ -231,11 +252,11 @@ def test_exchanged_rows_are_attended_to_in_training_and_play_no_new_classes(monk
     task = incremental_task(training=True)
     learner, plain = attractor_network(label_swap=NextRow(7)), attractor_network()
     seen = []
-    learner.linear.register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
-    plain.linear.register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
+    attend = attention_attractor.attend
+    monkeypatch.setattr(attention_attractor, "attend", lambda *given: seen.append(given) or attend(*given))
     learner.train().classify(task)
     plain.train().classify(task)
-    (_, rows, mask), (_, base, forgotten) = seen
+    (_, rows, mask, _), (_, base, forgotten, _) = seen
     assert torch.equal(rows, base.roll(-1, 0))
     assert torch.equal(mask, forgotten.roll(-1, 1))
     assert torch.equal(learner.eval().classify(task).logits, plain.eval().classify(task).logits)
