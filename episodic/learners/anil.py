@@ -7,7 +7,7 @@ import math
 from torch import nn
 
 from episodic.episodes.task import Task
-from episodic.learners.learner import AbstractMetricLearner, embedding_shape
+from episodic.learners.learner import AbstractMetricLearner, Capabilities, embedding_shape
 from episodic.learners.maml import InnerLoop
 from episodic.learners.prediction import Prediction
 
@@ -28,6 +28,8 @@ class ANIL(AbstractMetricLearner):
     Departure: evaluation with the running statistics of batch norm; in MAML's code, which the paper builds on, the queries
     are normalized together, which is transductive.
 
+    As in `maml`, training takes 4 episodes a step and clips the gradient.
+
     **Arguments:** the defaults are those of learn2learn's example. `n_way`: of every task, as the head has a row for each
     class.
 
@@ -42,6 +44,8 @@ class ANIL(AbstractMetricLearner):
     >>> ANIL(backbone, n_way=2, inner_lr=5.0).eval()(task).logits.argmax(-1)  # doctest: +SKIP
     tensor([[0]])
     """
+
+    capabilities = Capabilities(meta_batch=4)
 
     def __init__(
         self,

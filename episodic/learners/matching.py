@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from episodic.core.distances.cosine import Cosine
@@ -22,8 +22,8 @@ class Matching(AbstractMetricLearner):
         a[q, i] = softmax_i(scale * cos(f(x_q), g(x_i))),    p[q, n] = sum of a[q, i] over the support of class n
 
     The logits are `log p`, computed as a difference of two log-sum-exps. Without `full_context`, f = g is the backbone;
-    with it, both see the whole support: see `FullContext`. The answer then depends on the order of the support, which is
-    shuffled in training and taken as it comes in evaluation.
+    with it, both see the whole support: see `FullContext`. The answer then depends on the order of the support, which is read in a
+    random order; in evaluation that is the same one for the same number of items.
 
     Vinyals, Blundell, Lillicrap, Kavukcuoglu, Wierstra: *Matching Networks for One Shot Learning*, NeurIPS 2016,
     https://arxiv.org/abs/1606.04080. Inductive. Features of any shape are flattened.
@@ -77,7 +77,8 @@ class Matching(AbstractMetricLearner):
 class FullContext(nn.Module):
     """Full-context embeddings: two LSTMs change the backbone's embeddings f' and g' by what the whole support contains.
 
-    - Support: a bidirectional LSTM reads it in order; `g_i = forward_i + backward_i + g'_i`.
+    - Support: a bidirectional LSTM reads it in a random order, drawn for each batch in training and by the number of items in
+      evaluation, so that classes lie as mixed there as here; `g_i = forward_i + backward_i + g'_i`.
     - Query: an LSTM with attention over the support, `steps` times from h = r = 0:
       `h = LSTM([f', r], h) + f'`, then `r = sum_i softmax_i(h . g_i) g_i`; f is the last h.
 
@@ -91,14 +92,15 @@ class FullContext(nn.Module):
         self.over_support = nn.LSTM(dim, dim, batch_first=True, bidirectional=True)
         self.over_query = nn.LSTMCell(2 * dim, dim)
 
+    def order(self, n: int) -> Int64[Tensor, " n"]:
+        """The order in which `n` support items are read."""
+        return torch.randperm(n, generator=None if self.training else torch.Generator().manual_seed(0))
+
     def forward(
         self, support: Float[Tensor, "episode support dim"], query: Float[Tensor, "episode query dim"]
     ) -> tuple[Float[Tensor, "episode support dim"], Float[Tensor, "episode query dim"]]:
-        if self.training:
-            order = torch.randperm(support.shape[1], device=support.device)
-            read = self.over_support(support[:, order])[0][:, order.argsort()]
-        else:
-            read = self.over_support(support)[0]
+        order = self.order(support.shape[1]).to(support.device)
+        read = self.over_support(support[:, order])[0][:, order.argsort()]
         support = support + read.unflatten(-1, (2, -1)).sum(-2)
         flat = query.flatten(0, 1)
         hidden = cell = read_out = torch.zeros_like(flat)

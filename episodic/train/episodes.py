@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from episodic.episodes.arguments import integer
 from episodic.episodes.task import Task, gather_episode
 from episodic.run.distributed import check_can_be_dealt, dealt
 from episodic.train.procedure import AbstractProcedure
@@ -22,8 +23,8 @@ class EpisodicTraining(AbstractProcedure):
     Vinyals, Blundell, Lillicrap, Kavukcuoglu, Wierstra: *Matching Networks for One Shot Learning*, NeurIPS 2016,
     https://arxiv.org/abs/1606.04080.
 
-    **Arguments** beside those of every procedure: `episodes_per_step` (default 1): how many episodes go through the network in one
-    pass.
+    **Arguments** beside those of every procedure: `episodes_per_step` (default None): how many episodes a step has; None for
+    `capabilities.meta_batch` of the learner.
 
     >>> from torch import nn
     >>> from episodic.data.augment import Normalize
@@ -45,9 +46,15 @@ class EpisodicTraining(AbstractProcedure):
     (1, True, 'episodes', 2)
     """
 
-    episodes_per_step: int = 1
+    episodes_per_step: int | None = None
 
     unit: ClassVar[str] = "episodes"
+
+    def __post_init__(self):
+        if self.episodes_per_step is None:
+            self.episodes_per_step = self.setup.learner.capabilities.meta_batch
+        integer("trainer.episodes_per_step", self.episodes_per_step, at_least=1)
+        super().__post_init__()
 
     @property
     def per_step(self) -> int:

@@ -100,14 +100,32 @@ def test_full_context_depends_on_the_order_of_the_support_and_is_shuffled_in_tra
     assert not torch.allclose(first, second, atol=1e-3)
 
 
+def in_order(learner, task, order):
+    """The answers where the support is read in this order."""
+    put = torch.empty_like(order).index_copy(0, learner.eval().context.order(len(order)), order)
+    read = dataclasses.replace(task, support=task.support[:, put], support_y=task.support_y[:, put])
+    return learner.classify(read).logits
+
+
 def test_training_reads_the_support_in_a_random_order_and_nothing_else_changes():
     learner, task = with_full_context(), random_task(imbalanced=True)
     torch.manual_seed(5)
     trained = learner.train().classify(task).logits
     torch.manual_seed(5)
     order = torch.randperm(11)
-    read = dataclasses.replace(task, support=task.support[:, order], support_y=task.support_y[:, order])
-    torch.testing.assert_close(trained, learner.eval().classify(read).logits)
+    torch.testing.assert_close(trained, in_order(learner, task, order))
+
+
+def test_evaluation_reads_classes_as_mixed_as_training_does():
+    """How often two items of one class follow each other: about as often as in random orders, not always as in the task."""
+    y = torch.arange(5).repeat_interleave(5)
+    context = with_full_context().context
+    neighbors = lambda order: (y[order][1:] == y[order][:-1]).sum().item()  # noqa: E731
+    random = sorted(neighbors(context.train().order(25)) for _ in range(200))
+    fixed = context.eval().order(25)
+    assert neighbors(torch.arange(25)) == 20
+    assert random[4] <= neighbors(fixed) <= random[-5] < 12
+    assert torch.equal(context.order(25), fixed)
 
 
 def test_full_context_with_zero_weights_is_the_learner_without():
@@ -134,7 +152,7 @@ def test_full_context_equals_an_explicit_loop():
         g = [x.clone() for x in task.support[e]]
         for half, step in halves:
             state = (torch.zeros(1, 6), torch.zeros(1, 6))
-            for i in range(8)[::step]:
+            for i in context.order(8).tolist()[::step]:
                 state = half(task.support[e, i : i + 1], state)
                 g[i] = g[i] + state[0][0]
         for q in range(2):

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from episodic.learners.base_classifier import BaseClassifier
+from episodic.learners.maml import MAML
 from episodic.learners.prototypical import Prototypical
 from episodic.semi.pseudo_labels import PseudoLabels
 from episodic.train.schedule import Step
@@ -40,10 +41,19 @@ def test_schedule_sets_the_rate_and_clipping_bounds_the_gradient():
     assert norm <= 1.001e-3
 
 
-@pytest.mark.parametrize("setting", [dict(steps=0), dict(log_every=0), dict(clip_norm=-1), dict(episodes_per_step=0)])
+@pytest.mark.parametrize("setting", [dict(steps=0), dict(log_every=0), dict(clip_norm=-1)])
 def test_settings_are_checked(setting):
     with pytest.raises(ValueError, match=f"trainer.{next(iter(setting))} must be a number"):
         episodic_of(**setting)
+
+
+def test_a_step_has_as_many_episodes_as_the_learner_is_published_with():
+    assert episodic_of(episodes_per_step=None).per_step == 1
+    maml = MAML(conv4(), n_way=3)
+    assert episodic_of(learner=maml, episodes_per_step=None).per_step == 4
+    assert episodic_of(learner=maml, episodes_per_step=2).per_step == 2
+    with pytest.raises(ValueError, match=r"trainer\.episodes_per_step must be an integer, at least 1, got 0"):
+        episodic_of(episodes_per_step=0)
 
 
 def test_a_state_of_another_training_is_refused():
