@@ -28,7 +28,8 @@ class Pretraining:
     was in. With `init_from=<run>` there is no first stage.
 
     **Arguments:** `steps`: of the first stage. `resolution` (default 1): of its images, as a share of the task's; half of it
-    is four times as fast. `options` (default none): all else that is to be set, as on the command line.
+    is four times as fast. `options` (default none): all else that is to be set, as on the command line; with a `pretrain=` among
+    them there are further stages before.
 
     **Raises:** `ConfigError` for options of another kind, such as a folder.
 
@@ -44,7 +45,7 @@ class Pretraining:
         integer("pretrain.steps", self.steps, at_least=1)
         number("pretrain.resolution", self.resolution, above=0, at_most=1)
         for option in strings("pretrain.options", self.options):
-            if OF_THE_COMMAND.match(option) or option.partition("=")[0] in ("task", *SHARED, "pretrain"):
+            if OF_THE_COMMAND.match(option) or option.partition("=")[0] in ("task", *SHARED):
                 raise ConfigError(f"pretrain.options: {option} is that of the run, and both stages share it")
 
     def config(self, cfg: DictConfig, choices: dict[str, Any], folder: Path) -> tuple[DictConfig, dict[str, Any]]:
@@ -55,7 +56,8 @@ class Pretraining:
         **Raises:** `ConfigError` for options that do not exist.
         """
         chosen = [f"{part}={choices[part]}" for part in (*COPIED, "augment")]
-        options = [*chosen, *self.options, f"trainer.steps={self.steps}"]
+        nested = any(option.startswith("pretrain=") for option in self.options)
+        options = [*chosen, *([] if nested else ["pretrain=none"]), *self.options, f"trainer.steps={self.steps}"]
         stage, stage_choices = composed("train", options)
         own = OmegaConf.masked_copy(stage, list(COPIED))
         for part in COPIED:

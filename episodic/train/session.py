@@ -124,11 +124,10 @@ class Session(Journal):
         return load_initial(OmegaConf.merge(self.cfg, {"init_from": cfg.run}), self.learner)
 
     def _first_stage(self) -> dict[str, Any]:
-        """What the record says of the first stage, where there was one."""
+        """What the record says of the stages before, where there were any."""
         found = Run(self.run.folder / FOLDER).metrics() if self.pretraining else {}
-        return {
-            f"pretrain/{name}": found[f"train/{name}"] for name in ("images", "seconds") if f"train/{name}" in found
-        }
+        names = [name for name in ("images", "seconds") if f"train/{name}" in found]
+        return {f"pretrain/{name}": found[f"train/{name}"] + found.get(f"pretrain/{name}", 0) for name in names}
 
     @property
     def learner(self):

@@ -59,6 +59,22 @@ def test_fewer_pixels_give_the_same_convolutions(options, tmp_path):
     assert names == weights(tmp_path / "r" / "pretrain").keys()
 
 
+def test_there_may_be_more_stages_before(options, tmp_path):
+    inner = [
+        "pretrain=classifier",
+        f"pretrain.options={json.dumps(FIRST)}",
+        "pretrain.steps=2",
+        "pretrain.resolution=0.5",
+    ]
+    middle = f"pretrain.options={json.dumps([*inner, 'trainer=episodes', 'optimizer=sgd'])}"
+    episodic.train.train(*options, "pretrain=classifier", middle, "pretrain.steps=3", "trainer.steps=2", "run=r")
+    folder = tmp_path / "r"
+    found = [Run(folder.joinpath(*["pretrain"] * n)).metrics() for n in range(3)]
+    assert [metrics["steps"] for metrics in found] == [2, 3, 2]
+    assert found[0]["pretrain/images"] == 3 * 9 + 2 * 8  # of all stages before
+    assert Run(folder / "pretrain" / "pretrain").config().task.image_size == 8
+
+
 @pytest.mark.parametrize("stopped_in", ["pretrain", ""], ids=["first stage", "second stage"])
 def test_a_run_that_was_stopped_goes_on_in_its_stage(options, tmp_path, monkeypatch, stopped_in):
     episodic.train.train(*options, *STAGE, "trainer.save_every=1", "run=whole")

@@ -15,7 +15,7 @@ from episodic.core.backbones._output import (
     embed,
     embedding_shape,
 )
-from episodic.episodes.arguments import choice, number
+from episodic.episodes.arguments import choice, integer, number
 
 Variant = Literal["metaoptnet", "can"]
 Output = Literal["vector", "flatten", "map"]
@@ -37,7 +37,8 @@ class DropBlock(nn.Module):
     Source: Ghiasi, Lin and Le, 2018, https://arxiv.org/abs/1810.12890, with the ramp of MetaOptNet's code.
 
     Departures: t counts calls in training mode only and is a buffer, so it is in the state dict and a resumed run is
-    exact; MetaOptNet's code also counts evaluation and forgets t with the process. A map smaller than the block is
+    exact; MetaOptNet's code also counts evaluation and forgets t with the process, so its full rate comes after about 6,700 of its
+    60,000 steps, not after its 40,000 calls. A map smaller than the block is
     dropped whole (b = f), where the code fails.
 
     >>> drop = DropBlock(rate=0.1, block_size=2, ramp=1).eval()
@@ -47,7 +48,7 @@ class DropBlock(nn.Module):
 
     calls: Tensor
 
-    def __init__(self, rate: float, block_size: int, ramp: int = 40_000) -> None:
+    def __init__(self, rate: float, block_size: int, ramp: int) -> None:
         super().__init__()
         self.rate, self.block_size, self.ramp = rate, block_size, ramp
         self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
@@ -100,6 +101,7 @@ class ResNet12(nn.Module):
     - `in_channels`, `image_size`: of the square images.
     - `variant`: see above.
     - `drop_rate`: of dropout and DropBlock in variant `"metaoptnet"`; `"can"` has none.
+    - `steps`: of the training that it is for. DropBlock has its full rate after a ninth of them, as in MetaOptNet.
     - `output`: `"vector"`, the average over the map; `"flatten"`, the whole map in a row (MetaOptNet's own use);
       `"map"`.
 
@@ -119,12 +121,14 @@ class ResNet12(nn.Module):
         image_size: int = 84,
         variant: Variant = "metaoptnet",
         drop_rate: float = 0.1,
+        steps: int = 60_000,
         output: Output = "vector",
     ) -> None:
         super().__init__()
         variant = choice("variant", variant, Variant)
         output = choice("output", output, Output)
         drop_rate = number("drop_rate", drop_rate, at_least=0, below=1, note=" (0 drops nothing)")
+        ramp = max(1, integer("steps", steps, at_least=1) // 9)
         pools = variant == "metaoptnet"
         in_channels, image_size = checked_input("ResNet12", in_channels, image_size, smallest=16 if pools else 1)
         self.in_channels, self.image_size = in_channels, image_size
@@ -135,14 +139,18 @@ class ResNet12(nn.Module):
         block_size = 2 if image_size <= 32 else 5
         if pools:
             self.stem = nn.Identity()
-            drops = [nn.Dropout(drop_rate) for _ in range(2)] + [DropBlock(drop_rate, block_size) for _ in range(2)]
+            drops = [nn.Dropout(drop_rate) for _ in range(2)] + [
+                DropBlock(drop_rate, block_size, ramp) for _ in range(2)
+            ]
         else:
             self.stem = nn.Sequential(_conv3x3(in_channels, 64), nn.BatchNorm2d(64), nn.ReLU(inplace=True))
             drops = [nn.Identity() for _ in range(4)]
         dims_in = (in_channels if pools else 64, *widths)
         blocks = (_Block(*arguments, pools) for arguments in zip(dims_in, widths, drops, strict=False))
         self.blocks = nn.Sequential(*blocks)
-        self.without_effect = {} if pools else {"drop_rate": "the variant can has no dropout (backbone.variant=can)"}
+        idle = "nothing is dropped (backbone.drop_rate=0)" if pools else "the variant can has no dropout"
+        settings = ("steps",) if pools else ("drop_rate", "steps")
+        self.without_effect = dict.fromkeys(settings, idle) if drop_rate == 0 or not pools else {}
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -96,7 +96,8 @@ def test_dropout_then_drop_block_with_the_block_size_of_the_images():
         drops = [block.drop for block in meta(image_size=size, drop_rate=0.2).blocks]
         assert [type(d).__name__ for d in drops] == ["Dropout", "Dropout", "DropBlock", "DropBlock"]
         assert [d.p for d in drops[:2]] == [0.2] * 2
-        assert [(d.rate, d.block_size, d.ramp) for d in drops[2:]] == [(0.2, block_size, 40_000)] * 2
+        assert [(d.rate, d.block_size, d.ramp) for d in drops[2:]] == [(0.2, block_size, 6_666)] * 2
+    assert [d.ramp for d in meta(steps=1800).modules() if isinstance(d, DropBlock)] == [200, 200]
     assert not any(isinstance(m, torch.nn.Dropout | DropBlock) for m in meta(variant="can").modules())
 
 
@@ -143,7 +144,7 @@ def test_memory_formats_agree_and_it_trains_under_bfloat16_autocast():
     ("side", "block_size", "gamma"), [(10, 5, 0.01111), (5, 5, 0.1), (4, 2, 0.04444), (2, 2, 0.1), (1, 2, 0.1)]
 )
 def test_gamma_rises_linearly_to_the_published_value(side, block_size, gamma):
-    drop = DropBlock(0.1, block_size)
+    drop = DropBlock(0.1, block_size, ramp=40_000)
     for calls, part in ((0, 0.0), (1, 1 / 40_000), (10_000, 0.25), (40_000, 1.0), (90_000, 1.0)):
         drop.calls.fill_(calls)
         assert drop.gamma(side).item() == pytest.approx(gamma * part, rel=1e-3)
@@ -238,4 +239,4 @@ def test_images_of_another_shape_are_refused():
 
 def test_the_variant_can_has_no_drop_rate():
     assert meta().without_effect == {}
-    assert meta(variant="can").without_effect.keys() == {"drop_rate"}
+    assert meta(variant="can").without_effect.keys() == {"drop_rate", "steps"}
