@@ -32,9 +32,10 @@ class MeanTeacher(Wrapping, AbstractLearner):
         teacher <- a teacher + (1 - a) student,    a = min(1 - 1 / (t + 1), decay),    after step t = 1, 2, ...
 
     Student and teacher see the items, the support too, under different draws of the augmentation, and are asked about the
-    unlabeled items as if they were queries. The distance is the mean squared difference over the classes (`mse`) or the
-    divergence KL(teacher || student) (`kl`). In evaluation the teacher answers, so validation, the best checkpoint and the
-    test score are the teacher's. `python -m episodic.evaluate run=<run> semi=supervised` scores the student.
+    unlabeled items as if they were queries. Around a wrapper, such as label propagation, student and teacher are that wrapper: it
+    has the unlabeled items for these answers as for all others. The distance is the mean squared difference over the classes
+    (`mse`) or the divergence KL(teacher || student) (`kl`). In evaluation the teacher answers, so validation, the best checkpoint
+    and the test score are the teacher's. `python -m episodic.evaluate run=<run> semi=supervised` scores the student.
 
     The teacher starts as a copy of the student. Weights and batch-norm statistics of the student are averaged by the same rule;
     counters are copied. In training the teacher normalizes by its own batch.
@@ -42,7 +43,8 @@ class MeanTeacher(Wrapping, AbstractLearner):
     Tarvainen, Valpola: *Mean teachers are better role models: Weight-averaged consistency targets improve semi-supervised deep
     learning results*, NeurIPS 2017, https://arxiv.org/abs/1703.01780, there for one classifier of fixed classes. Departures:
     answers to episodes instead of that classifier; consistency on unlabeled items only (the authors' code: labeled ones
-    too); their teacher starts at random and keeps batch-norm statistics of its own; one head, not two.
+    too); the student's loss is a mean over the queries (the authors' code divides the sum over the labeled items by the size of the
+    whole batch, so that it weighs as much as their share, and `weight` counts for more); their teacher starts at random and keeps batch-norm statistics of its own; one head, not two.
 
     **Arguments:** `learner`: any. `weight`: between n_way and its square for `mse`, 1 to 10 for `kl`, say the authors; 0 trains
     the learner as without a teacher. `decay`: with `weight=0` and `decay=0` it is the learner itself. `ramp_steps`: 0 for none.
@@ -92,9 +94,8 @@ class MeanTeacher(Wrapping, AbstractLearner):
         if not self.weight or task.unlabeled is None:
             return self.learner(task)
         prediction, answers = with_unlabeled_as_queries(self.learner, task)
-        second = dataclasses.replace(task.second_view, query=task.second_view.unlabeled, unlabeled=None)
         with torch.no_grad():
-            targets = self.teacher(second).logits
+            targets = self.teacher(unlabeled_as_queries(self.teacher, task.second_view)).logits
         distance = (
             self.weight * ramp_up(int(self.steps), self.ramp_steps) * consistency(answers, targets, self.consistency)
         )
@@ -158,12 +159,18 @@ def with_unlabeled_as_queries(
 ) -> tuple[Prediction, Float[Tensor, "episode unlabeled answers"]]:
     """The prediction for `task`, and the logits for its unlabeled items. Embeddings are computed once, in one batch."""
     if not isinstance(learner, AbstractMetricLearner):
-        asked = dataclasses.replace(task, query=task.unlabeled, unlabeled=None)
-        return learner(task), learner(asked).logits
+        return learner(task), learner(unlabeled_as_queries(learner, task)).logits
     features = learner.embed(task)
     with torch.autocast(features.query.device.type, enabled=False):
-        asked = dataclasses.replace(features, query=features.unlabeled, unlabeled=None)
-        return learner.classify(features), learner.classify(asked).logits
+        return learner.classify(features), learner.classify(unlabeled_as_queries(learner, features)).logits
+
+
+def unlabeled_as_queries(learner: AbstractLearner, task: Task) -> Task:
+    """The question about the unlabeled items of a task. A learner that uses them to answer its queries has them for that here too, so
+    that its answers are of the kind that it gives.
+    """
+    kept = task.unlabeled if learner.capabilities.uses_unlabeled else None
+    return dataclasses.replace(task, query=task.unlabeled, unlabeled=kept)
 
 
 def ramp_up(step: int, steps: int) -> float:

@@ -14,6 +14,7 @@ from episodic.learners.learner import AbstractLearner
 from episodic.learners.matching import Matching
 from episodic.learners.prototypical import Prototypical
 from episodic.run.device import Hardware
+from episodic.semi.label_propagation import LabelPropagation
 from episodic.semi.mean_teacher import MeanTeacher, MetricMeanTeacher, consistency, mean_teacher, ramp_up
 from episodic.semi.soft_kmeans import SoftKMeans
 from episodic.train.episodes import EpisodicTraining
@@ -151,6 +152,28 @@ def test_consistency_is_the_distance_to_the_teachers_answers_on_the_second_view(
     loss, _ = Objective().of_episode(wrapper, episode, FP32)
     plain, _ = Objective().of_episode(wrapper.learner, Episode(task, episode.query_y, episode.class_ids), FP32)
     torch.testing.assert_close(loss - expected.mean(), plain, rtol=1e-2, atol=1e-2)  # batch norm saw no unlabeled items
+
+
+def test_around_label_propagation_it_is_the_propagated_answers_that_agree():
+    """Against propagation called by itself, with the unlabeled items in its graph and as its queries."""
+    wrapper = MetricMeanTeacher(LabelPropagation(Prototypical(small_backbone())), weight=3.0, ramp_steps=0).train()
+    wrapper.steps += 1
+    with torch.no_grad():
+        wrapper.teacher.learner.backbone.blocks[0][0].weight.add_(0.1)
+    episode = two_views()
+    student = wrapper.learner.embed(episode.task)
+    teacher = wrapper.teacher.embed(
+        dataclasses.replace(episode.task.second_view, query=episode.task.second_view.unlabeled)
+    )
+    answers = [
+        side.classify(dataclasses.replace(features, query=features.unlabeled)).logits.softmax(-1)
+        for side, features in ((wrapper.learner, student), (wrapper.teacher, teacher))
+    ]
+    alone = wrapper.learner.classify(dataclasses.replace(student, query=student.unlabeled, unlabeled=None)).logits
+    assert (alone.softmax(-1) - answers[0]).abs().max() > 0.05  # without the graph they are others
+    expected = 3 * (answers[0] - answers[1]).square().mean((1, 2))
+    found = wrapper(episode.task).auxiliary_losses["consistency"](episode)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
 
 
 def test_without_weight_the_student_learns_as_alone_bit_for_bit():
