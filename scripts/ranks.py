@@ -58,7 +58,6 @@ SMALL = {  # settings of parts that are too large for the case, or need others
     "divide_and_conquer": ["trainer=divide_and_conquer", "head=linear", "head.normalize=true", "head.slices=4",
                            "trainer.recluster_every=2", "trainer.finish=0.3"],
     "schem": ["trainer=schem"],
-    "margin": ["loss.margin.learn_beta=true"],
     "pseudo_labels": ["learner=base_classifier", "semi.pseudo_labels.neighbors=5", "semi.pseudo_labels.batch=10",
                       "semi.pseudo_labels.labeled_per_batch=4", "semi.pseudo_labels.refresh_every=2"],
     "self_training": ["semi.self_training.retrain_steps=3", "semi.self_training.finetune_steps=2"],

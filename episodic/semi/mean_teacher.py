@@ -42,9 +42,10 @@ class MeanTeacher(Wrapping, AbstractLearner):
 
     Tarvainen, Valpola: *Mean teachers are better role models: Weight-averaged consistency targets improve semi-supervised deep
     learning results*, NeurIPS 2017, https://arxiv.org/abs/1703.01780, there for one classifier of fixed classes. Departures:
-    answers to episodes instead of that classifier; consistency on unlabeled items only (the authors' code: labeled ones
-    too); the student's loss is a mean over the queries (the authors' code divides the sum over the labeled items by the size of the
-    whole batch, so that it weighs as much as their share, and `weight` counts for more); their teacher starts at random and keeps batch-norm statistics of its own; one head, not two.
+    answers to episodes instead of that classifier; consistency on unlabeled items only (the authors' code: labeled ones too); the
+    student's loss is a mean over the queries (the authors' code divides the sum over the labeled items by the size of the whole
+    batch, so that it weighs as much as their share, and `weight` counts for more); their teacher starts at random and keeps
+    batch-norm statistics of its own; one head, not two.
 
     **Arguments:** `learner`: any. `weight`: between n_way and its square for `mse`, 1 to 10 for `kl`, say the authors; 0 trains
     the learner as without a teacher. `decay`: with `weight=0` and `decay=0` it is the learner itself. `ramp_steps`: 0 for none.
@@ -166,8 +167,8 @@ def with_unlabeled_as_queries(
 
 
 def unlabeled_as_queries(learner: AbstractLearner, task: Task) -> Task:
-    """The question about the unlabeled items of a task. A learner that uses them to answer its queries has them for that here too, so
-    that its answers are of the kind that it gives.
+    """The question about the unlabeled items of a task. A learner that uses them to answer its queries has them for that here too,
+    so that its answers are of the kind that it gives.
     """
     kept = task.unlabeled if learner.capabilities.uses_unlabeled else None
     return dataclasses.replace(task, query=task.unlabeled, unlabeled=kept)

@@ -44,10 +44,13 @@ def greedy_coreset(
 
 
 def density_gaps(candidates: Float[Tensor, "candidate group item dim"]) -> Float[Tensor, " candidate"]:
-    """How far the distances within each candidate are from typical: it compares their distribution with that of all candidates
-    together. The smaller, the better the candidate.
+    """How far each candidate is from typical: it compares its embeddings, and the distances between them, with those of all
+    candidates together. The smaller, the better the candidate.
 
-        |mean - mean'| + |std - std'| + W_1, the mean difference of their quantiles
+        |m - m'| + |s - s'| + W_1
+
+    with the mean m and the standard deviation s of the embeddings, coordinate by coordinate, and W_1 the mean difference of the
+    quantiles of distances.
 
     Departure: the authors weigh W_1 by 75, but give it counts of a histogram as if they were positions.
 
@@ -57,10 +60,12 @@ def density_gaps(candidates: Float[Tensor, "candidate group item dim"]) -> Float
     items = upcast(candidates).flatten(1, 2)
     own = _distances(items)
     levels = torch.linspace(0, 1, QUANTILES, device=own.device, dtype=own.dtype)
-    everything = items.flatten(0, 1)[:: len(items)]  # as many items as a candidate has, of all of them
-    wanted = _distances(everything[None])[0]
+    everything = items.flatten(0, 1)
+    wanted = _distances(everything[None, :: len(items)])[0]  # of as many items as a candidate has
     differ = (own.quantile(levels, dim=1) - wanted.quantile(levels)[:, None]).abs().mean(0)
-    return (own.mean(1) - wanted.mean()).abs() + (own.std(1) - wanted.std()).abs() + differ
+    means = (items.mean(1) - everything.mean(0)).norm(dim=-1)
+    deviations = (items.std(1) - everything.std(0)).norm(dim=-1)
+    return means + deviations + differ
 
 
 def frechet_gaps(candidates: Float[Tensor, "candidate group item dim"]) -> Float[Tensor, " candidate"]:

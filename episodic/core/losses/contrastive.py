@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -11,7 +12,7 @@ from episodic.core.distances.distance import AbstractDistance
 from episodic.core.distances.euclidean import Euclidean
 from episodic.core.functional.pairs import mean_where
 from episodic.core.losses.loss import AbstractPairLoss, Pairs
-from episodic.episodes.arguments import choice
+from episodic.episodes.arguments import choice, number
 
 Variant = Literal["hinge", "squared", "xbm"]
 
@@ -31,7 +32,10 @@ class Contrastive(AbstractPairLoss):
     `s - margin`, and its sums grow with the number of references.
 
     **Arguments:** `positive_margin`, `negative_margin`: in units of `distance`; the variant `xbm` has no positive margin.
-    `variant`: see above. `distance`: how embeddings compare. `normalize`: compare vectors of length 1.
+    `variant`: see above. `rho`: the probability that a positive pair is pushed apart like a negative one, so that embeddings use
+    more directions (Roth, Milbich, Sinha, Gupta, Ommer, Cohen: *Revisiting Training Strategies and Generalization Performance in
+    Deep Metric Learning*, ICML 2020, https://arxiv.org/abs/2002.08473). `distance`: how embeddings compare. `normalize`: compare
+    vectors of length 1.
 
     >>> import torch
     >>> x, y = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [-1.0, 0.0]]), torch.tensor([0, 0, 1, 1])
@@ -44,6 +48,7 @@ class Contrastive(AbstractPairLoss):
         positive_margin: float = 0.0,
         negative_margin: float = 1.0,
         variant: Variant = "hinge",
+        rho: float = 0.0,
         distance: AbstractDistance = Euclidean(),
         normalize: bool = True,
     ):
@@ -51,11 +56,15 @@ class Contrastive(AbstractPairLoss):
         self.positive_margin = positive_margin
         self.negative_margin = negative_margin
         self.variant = choice("variant", variant, Variant)
+        self.rho = number("rho", rho, at_least=0, at_most=1, note=", a probability")
         if variant == "xbm":
             self.without_effect["positive_margin"] = "the variant xbm has none (loss.contrastive.variant=xbm)"
 
     def of_pairs(self, pairs: Pairs) -> Float[Tensor, ""]:
         matrix, positive, negative = pairs.matrix, pairs.positive, pairs.negative
+        if self.rho:
+            swapped = positive & (torch.rand(matrix.shape, device=matrix.device) < self.rho)
+            positive, negative = positive & ~swapped, negative | swapped
         if self.variant == "xbm":
             far = (negative & (1 - matrix.detach() > self.negative_margin)) * (1 - matrix)
             return (positive * matrix + far).sum() / max(len(matrix), 1)

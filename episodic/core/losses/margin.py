@@ -29,7 +29,7 @@ class Margin(AbstractPairLoss):
     boundary.
 
     **Arguments:** `alpha`: half the width of the gap. `beta`: the boundary, or where it starts. `triplets`: "all" or one of
-    `core.losses.miners.MINERS`. `learn_beta`: `beta` is a parameter, which weight decay should leave alone. `n_classes`: then
+    `core.losses.miners.MINERS`. `learn_beta`: `beta` is a parameter (the default, as in the paper). `n_classes`: then
     there is one for each class of anchors, or one for all if None. `nu`: weight of the sum of learned boundaries. `rho`: the
     probability of `core.losses.miners.rho_swap`. `distance`: how embeddings compare. `normalize`: compare vectors of length 1.
     `dim`: of the embeddings, for distance-weighted triplets.
@@ -45,7 +45,7 @@ class Margin(AbstractPairLoss):
         alpha: float = 0.2,
         beta: float = 1.2,
         triplets: Chosen = "distance_weighted",
-        learn_beta: bool = False,
+        learn_beta: bool = True,
         n_classes: int | None = None,
         nu: float = 0.0,
         rho: float = 0.0,

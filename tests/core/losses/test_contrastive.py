@@ -38,6 +38,21 @@ def test_equals_pytorch_metric_learning(margins):
     check_equal(Contrastive(*margins, distance=SNR(), normalize=False), theirs, embeddings, labels)
 
 
+@pytest.mark.parametrize("variant", ["hinge", "squared"])
+def test_swapped_pairs_are_negatives(variant):
+    """With a probability of 1 all pairs are negatives, as of items that are each a class of their own; with one half about half."""
+    embeddings, labels = batch()
+    alone = Contrastive(variant=variant)(embeddings, torch.arange(len(labels)))
+    torch.testing.assert_close(Contrastive(variant=variant, rho=1.0)(embeddings, labels), alone)
+    ones, same = (
+        torch.zeros(200, 2),
+        torch.zeros(200, dtype=torch.long),
+    )  # all pairs are positive, and at a distance of 0
+    torch.manual_seed(0)
+    squared = Contrastive(variant="squared", rho=0.5, normalize=False)(ones, same)
+    assert squared.item() == pytest.approx(0.5 / 2, abs=0.01)  # half of the pairs at 1/2 (1 - 0)^2
+
+
 def test_length_matters_only_where_it_is_kept():
     embeddings, labels = batch()
     torch.testing.assert_close(Contrastive()(7 * embeddings, labels), Contrastive()(embeddings, labels))

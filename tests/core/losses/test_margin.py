@@ -100,7 +100,7 @@ def test_distance_weighted_equals_a_loop_over_its_triplets():
 
     def ours(x, y):
         torch.manual_seed(3)
-        return Margin(dim=16)(x, y)
+        return Margin(learn_beta=False, dim=16)(x, y)
 
     def looped(x, y):
         d = euclidean(unit(x), unit(x))
@@ -134,7 +134,7 @@ def test_rho_pushes_positives_apart():
         each = (1.4 - euclidean(unit(x), unit(x))[positive]).relu()
         return each.sum() / (each > 0).sum()
 
-    check_equal(Margin(rho=1.0, dim=16), pushed, embeddings, labels)
+    check_equal(Margin(learn_beta=False, rho=1.0, dim=16), pushed, embeddings, labels)
 
 
 def test_nothing_active_leaves_boundaries_alone():
@@ -148,15 +148,15 @@ def test_nothing_active_leaves_boundaries_alone():
 
 def test_odd_settings_are_refused():
     with pytest.raises(ValueError, match="nu weighs learned boundaries, so it must be 0 without learn_beta"):
-        Margin(nu=0.1, dim=16)
+        Margin(learn_beta=False, nu=0.1, dim=16)
     with pytest.raises(ValueError, match="distance_weighted triplets need dim"):
         Margin()
 
 
 def test_what_only_learned_boundaries_use():
-    fixed = Margin(triplets="all")
+    fixed = Margin(triplets="all", learn_beta=False)
     assert fixed.without_effect.keys() == {"lr_multiplier", "n_classes", "nu"}
-    check_equal(fixed, Margin(triplets="all", n_classes=5), *batch())
+    check_equal(fixed, Margin(triplets="all", learn_beta=False, n_classes=5), *batch())
     assert not list(fixed.parameters())
     assert Margin(triplets="all", learn_beta=True).without_effect == {}
 
