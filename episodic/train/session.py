@@ -21,6 +21,7 @@ from episodic.config.instantiate import make
 from episodic.config.types import fits
 from episodic.data.store import ImageStore
 from episodic.episodes.source import Episodes
+from episodic.evaluate.published import published
 from episodic.evaluate.results import Results
 from episodic.evaluate.retrieval import retrieval
 from episodic.evaluate.scoring import evaluate
@@ -239,6 +240,10 @@ class Session(Journal):
         self.run.write_metrics(metrics | results.record)
         minutes = f"{metrics['train/seconds'] / 60:.1f} min"
         print(f"\n{results.protocol}; best of step {self.state['best']['step']}; {minutes}\n\n{results}")
+        if self.wrappers == "supervised" and (
+            paper := published(*(metrics[k] for k in ("task", "learner", "backbone")))
+        ):
+            print(f"\n{paper}")
         print(f"\nMore episodes, other tasks, comparisons: python -m episodic.evaluate run={self.run.folder}")
         return metrics | results.record
 
