@@ -99,19 +99,20 @@ def embedding_shape(backbone: nn.Module) -> tuple[int, ...]:
 def natural_temperature(distance: AbstractDistance, backbone: nn.Module, dim: int) -> float:
     """What to divide comparisons of embeddings by, so that a softmax of them is neither flat nor hard, whatever the backbone is.
 
-        spread^(degree / 2) / 4,    spread = dim, or the squared length of embeddings where all have the same
+        typical^(degree / 2) / 8,    typical = 2 dim, or the squared length of embeddings where all have the same
 
-    Coordinates after batch norm are of the order of 1, so squared distances are of the order of the dimension, and distances of its
-    root. A comparison that does not depend on the length, as the cosine, has degree 0.
+    Coordinates after batch norm have a variance of about 1, so squared distances are about twice the dimension. Two embeddings
+    of one length are that far apart where their cosine is one half. A comparison that does not depend on the length, such as
+    the cosine, has degree 0.
 
     **Arguments:** `distance`: what is compared by. `dim`: of the embeddings.
 
     >>> from episodic.core.distances.squared_euclidean import SquaredEuclidean
-    >>> natural_temperature(SquaredEuclidean(), nn.Flatten(), dim=1600)
-    400.0
+    >>> natural_temperature(SquaredEuclidean(), nn.Flatten(), dim=64)
+    16.0
     """
     squared_length = getattr(backbone, "squared_length", None)
-    return (dim if squared_length is None else squared_length) ** (distance.degree / 2) / 4
+    return (2 * dim if squared_length is None else squared_length) ** (distance.degree / 2) / 8
 
 
 def map_shape(backbone: nn.Module, learner: str, positions: int = 1) -> tuple[int, int, int]:

@@ -127,13 +127,13 @@ def test_the_temperature_follows_the_embedding(distance, power):
         task = random_task(item=(dim,))
         assert torch.equal(
             Prototypical(nn.Identity(), distance=distance).classify(task).logits,
-            Prototypical(nn.Identity(), dim**power / 4, distance).classify(task).logits,
+            Prototypical(nn.Identity(), (2 * dim) ** power / 8, distance).classify(task).logits,
         )
     unit = Unit(Features(1600))
     task = random_task(item=(1600,)).map(lambda x: nn.functional.normalize(x, dim=-1))
     assert torch.equal(
         Prototypical(unit, distance=distance).classify(task).logits,
-        Prototypical(unit, 0.25, distance).classify(task).logits,
+        Prototypical(unit, 0.125, distance).classify(task).logits,
     )
 
 
