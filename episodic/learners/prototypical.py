@@ -21,9 +21,10 @@ class Prototypical(AbstractMetricLearner):
     Snell, Swersky, Zemel: *Prototypical Networks for Few-shot Learning*, NeurIPS 2017, https://arxiv.org/abs/1703.05175.
     Inductive. Features of any shape are flattened.
 
-    Departure: `temperature` (1 in the paper). Wide backbones have squared distances in the hundreds, on which a softmax saturates
-    and from which it learns little. By default it follows the embedding: a quarter of the dimension, or an eighth of the squared
-    length where embeddings have a fixed one (see `natural_temperature`). MetaOptNet's re-implementation takes the dimension, FEAT's 64.
+    Departure: `temperature` (1 in the paper). Wide backbones have squared distances in the hundreds, on which a softmax
+    saturates and from which it learns little. By default it follows the embedding: a quarter of the dimension, or an eighth of
+    the squared length where embeddings have a fixed one (see `natural_temperature`). MetaOptNet's re-implementation takes the
+    dimension, FEAT's 64.
 
     **Arguments:** `temperature` (default None): None for one that follows the embedding. `distance`: used in place of the squared
     Euclidean distance. A distance counts with a minus sign, a similarity as it is: `Cosine()` gives

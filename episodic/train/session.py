@@ -72,6 +72,7 @@ class Session(Journal):
         self.scored = {s.split: (s, self._episodes(s, "test", cfg.episodes)) for s in (self.val_store, self.test_store)}
         self.wrappers, self.losses = "+".join(cfg.semi), "+".join(cfg.loss)
         self.state: dict[str, Any] = {"step": 0, "best": None, "seconds": 0.0}
+        self.first_point: tuple[int, float] | None = None  # of the training curve: step and time
         self.expected: float | None = None  # seconds that training will take, once that is known
         self.pretraining: Pretraining | None = None
         if cfg.init_from is None and "pretrain" not in self.procedure.unread:
@@ -153,15 +154,18 @@ class Session(Journal):
         return f"{head}\n" + "; ".join(filter(None, [self.parts.hardware.describe(), str(self.run.folder), self.begun]))
 
     def log(self, step: int, values: dict[str, float]) -> None:
-        """Write a point of the training curve. The first time, say how long training will take on this machine."""
+        """Write a point of the training curve. The second time, say how long training will take on this machine; the first steps
+        are slower.
+        """
         self.curves.training(step, values)
-        procedure = self.procedure
-        if self.expected is None and step < procedure.steps:
-            rate = values[f"{procedure.unit}_per_second"] / procedure.per_step  # steps a second
-            self.expected = (procedure.steps - step) / rate
-            images = procedure.images_per_step
+        now, (first, began) = time.perf_counter(), self.first_point or (0, 0.0)
+        if self.first_point is None:
+            self.first_point = step, now
+        elif self.expected is None and step < self.procedure.steps:
+            rate, left = (step - first) / (now - began), self.procedure.steps - step
+            self.expected, images = left / rate, self.procedure.images_per_step
             of = f" of {images:,} images ({rate * images:,.0f} images/s)" if images else ""
-            say(f"{duration(self.expected)} for {procedure.steps - step:,} steps{of}, and some more for validation")
+            say(f"{duration(self.expected)} for {left:,} steps{of}, and some more for validation")
 
     def validate(self, step: int) -> None:
         """Score the learner on the validation classes. The weights are saved as `best` where they are better than all before."""
