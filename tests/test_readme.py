@@ -139,6 +139,8 @@ def shortened(words):
         options += ["task.dataset.drawings=20", "backbone.widths=[16,16,16,16]"]
         if not any(word.startswith("trainer=") or word == "semi=pseudo_labels" for word in words):
             options += ["task.train.n_way=5"]
+        if any(word.startswith("pretrain=") for word in words):
+            options += ["pretrain.steps=4"]
         if "semi=pseudo_labels" in words:
             options += ["semi.pseudo_labels.neighbors=10"]
     if training or not {"episodic.evaluate", "episodic.report"}.isdisjoint(words):

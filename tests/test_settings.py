@@ -31,6 +31,7 @@ NONE = {
     "sse": "none",
     "semi": "supervised",
     "learner": "prototypical",
+    "transform": "none",
 }
 
 
@@ -93,6 +94,7 @@ SMALL = {
         f"semi.pseudo_labels.{s}"
         for s in ("neighbors=6", "batch=8", "labeled_per_batch=4", "iterations=3", "refresh_every=2")
     ],
+    "loss=margin": ["optimizer=sgd"],  # Adam does not see how large a gradient is
     "loss=ranked_list": ["loss.ranked_list.alpha=0.5"],
     "trainer=schem": ["trainer.candidates=1"],
     "semi=mean_teacher": ["semi.mean_teacher.ramp_steps=2"],
@@ -133,8 +135,10 @@ def outcome(cfg: DictConfig, overrides: tuple[str, ...] = ()) -> str:
     parts = build_parts(cfg)
     procedure = build_procedure(cfg, parts)
     check_effects(cfg, list(overrides), procedure)
+    procedure.fit_transforms()
     for _ in range(STEPS):
         procedure.training_step()
+    procedure.fit_transforms()
     state = hashlib.sha256()
     tensors = {**parts.learner.state_dict(), **{f"+{k}": v for k, v in procedure.state.state_dict().items()}}
     for name in sorted(tensors):
@@ -217,6 +221,12 @@ def test_learners_wrappers_and_exchanges():
     assert refused >= 20
 
 
+def test_learners_and_transforms():
+    accepted, refused = check_product({"learner": options("learner"), "transform": options("transform")})
+    assert accepted >= 40
+    assert refused >= 1
+
+
 def test_trainers_learners_and_wrappers():
     groups = {
         "trainer": ["episodes", "pseudo_labels"],
@@ -255,7 +265,20 @@ NEEDED = {  # choices that an option needs to train at all
     "sse": {"*": ["trainer=dml", "loss=classifier"]},
     "semi": {"pseudo_labels": ["learner=base_classifier"], "*": []},
 }
-GROUPS = ["learner", "semi", "loss", "trainer", "memory", "sse", "schedule", "optimizer", "head", "augment", "backbone"]
+GROUPS = [
+    "learner",
+    "semi",
+    "loss",
+    "trainer",
+    "memory",
+    "sse",
+    "schedule",
+    "optimizer",
+    "head",
+    "transform",
+    "augment",
+    "backbone",
+]
 HEAVY = {"wrn28_10", "pretrained", "densenet201", "googlenet", "resnet50", "resnet18"}  # seconds a step, or a download
 
 

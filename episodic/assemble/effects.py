@@ -9,7 +9,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from episodic.config.compose import ConfigError
 from episodic.core.transforms.transform import AbstractTransform
+from episodic.core.transforms.unit import Unit
 from episodic.learners.learner import AbstractLearner
+from episodic.learners.matching import Matching
 from episodic.semi.wrapper import AbstractWrapper, unwrapped
 
 
@@ -54,6 +56,16 @@ def idle_in_learner(cfg: DictConfig, learner: AbstractLearner) -> dict[str, str]
     takers = [layer for layer in unwrapped(learner) if getattr(layer, "takes_embedding_alone", False)]
     reason = f"semi={'+'.join(cfg.semi)} takes the learner's embedding alone, whatever learner= is"
     return {"learner": reason} if takers else {}
+
+
+def idle_transform(learner: AbstractLearner) -> dict[str, str]:
+    """The choice of unit length, where the learner compares directions alone. The result is setting -> the reason."""
+    inner = unwrapped(learner)[-1]
+    distance = getattr(inner, "distance", None)
+    alone = isinstance(getattr(inner, "backbone", None), Unit) and getattr(inner, "context", None) is None
+    if not (alone and isinstance(inner, Matching) and distance.ignores_length):
+        return {}
+    return {"transform": f"{type(distance).__name__} ignores the length of vectors"}
 
 
 def idle_in_task(task: DictConfig) -> dict[str, str]:

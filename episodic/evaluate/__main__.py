@@ -18,6 +18,7 @@ from episodic.assemble.effects import (
     check_wrappers_answer,
     idle_in_learner,
     idle_in_task,
+    idle_transform,
     parts_of,
     refuse_idle,
 )
@@ -52,7 +53,9 @@ def score(cfg: DictConfig) -> None:
     """What `main` does, with one process or several."""
     overrides = list(HydraConfig.get().overrides.task)
     parts = load_parts(cfg, cfg.run)
-    refuse_idle(overrides, parts_of(cfg, parts.learner), idle_in_task(cfg.task) | idle_in_learner(cfg, parts.learner))
+    idle = idle_in_task(cfg.task) | idle_in_learner(cfg, parts.learner)
+    idle |= {} if cfg.retrieval or cfg.clustering else idle_transform(parts.learner)
+    refuse_idle(overrides, parts_of(cfg, parts.learner), idle)
     if not cfg.retrieval and any(override.startswith(("distance=", "distance.")) for override in overrides):
         raise ConfigError("distance= is what retrieval compares by: add retrieval=true")
     if chosen := [override for override in overrides if override.startswith("semi=")]:

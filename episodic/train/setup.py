@@ -8,7 +8,14 @@ import math
 from omegaconf import DictConfig, OmegaConf
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from episodic.assemble.effects import check_unlabeled_are_used, idle_in_learner, idle_in_task, parts_of, refuse_idle
+from episodic.assemble.effects import (
+    check_unlabeled_are_used,
+    idle_in_learner,
+    idle_in_task,
+    idle_transform,
+    parts_of,
+    refuse_idle,
+)
 from episodic.assemble.learner import Parts, build_label_swap
 from episodic.assemble.task import build_sampler, is_incremental, load_split, training_masks
 from episodic.config.compose import ConfigError
@@ -132,6 +139,7 @@ def check_effects(cfg: DictConfig, overrides: list[str], procedure: AbstractProc
     parts = parts_of(cfg, setup.learner) | {"trainer": procedure, "augment": setup.augment, "schedule": setup.schedule}
     parts |= {f"loss.{name}": getattr(loss, "loss", loss) for name, loss in setup.objective.losses.items()}
     idle = idle_in_task(cfg.task) | idle_in_learner(cfg, setup.learner) | idle_in_processes(setup.learner)
+    idle |= {} if setup.objective.losses else idle_transform(setup.learner)
     refuse_idle(overrides, parts, idle | dict(procedure.unread))
 
 
