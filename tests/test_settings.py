@@ -256,6 +256,7 @@ NEEDED = {  # choices that an option needs to train at all
     },
     "trainer": {
         "episodes": [],
+        "finetune": [],
         "dml": ["loss=contrastive", "trainer.sampler=coreset"],
         "schem": ["loss=schem"],
         "divide_and_conquer": ["loss=divide_and_conquer"],

@@ -71,7 +71,18 @@ def with_saved_parts(arguments: list[str]) -> list[str]:
         OmegaConf.resolve(saved[part])  # the model stays that of the task it was trained for
     for part in ("task", *PARTS):
         ConfigStore.instance().store(group=part, name="saved", node=saved[part])
+    arguments = with_saved_transform(arguments)
     return arguments if "data_dir" in given or saved.data_dir is None else [*arguments, f"data_dir={saved.data_dir}"]
+
+
+def with_saved_transform(arguments: list[str]) -> list[str]:
+    """The arguments, with the model's own transform where they choose none: a task may have another one for training.
+
+    >>> with_saved_transform(["task=omniglot_5w1s"])
+    ['task=omniglot_5w1s', 'transform=saved']
+    """
+    flags = {"-h", "--help"} & set(arguments)
+    return arguments if flags or "transform" in given_options(arguments) else [*arguments, "transform=saved"]
 
 
 def load_parts(cfg: DictConfig, folder: str, *, as_saved: bool = False) -> Parts:

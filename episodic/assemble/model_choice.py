@@ -8,7 +8,7 @@ from __future__ import annotations
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 
-from episodic.assemble.load import PARTS, with_saved_parts
+from episodic.assemble.load import PARTS, with_saved_parts, with_saved_transform
 from episodic.config.compose import ConfigError, compose_config
 from episodic.config.overrides import given_options
 
@@ -31,7 +31,7 @@ _EPISODES = "no episodes are drawn, the examples are yours; of a task only the f
 UNREAD = {
     "augment": "only training changes pictures at random",
     "data_dir": "no data set is read, the pictures are yours",
-    "trainer": "nothing is trained",
+    **dict.fromkeys(("optimizer", "schedule", "pretrain", "trainer"), "nothing is trained"),
     **{f"task.{name}": _EPISODES for name in UNREAD_OF_TASK},
 }
 
@@ -52,13 +52,13 @@ def with_parts(arguments: list[str]) -> list[str]:
         raise ConfigError(NO_MODEL)
     if "run" in given:
         with_saved_parts(arguments)
-        return arguments
+        return with_saved_transform(arguments)
     if "model" in given and (extra := given & {"task", *PARTS}):
         raise ConfigError(f"model=<file> has a {min(extra)} of its own: leave {min(extra)} out")
     plain = compose_config("train", list(PRETRAINED_TASK))
     for part in ("task", *PARTS):
         ConfigStore.instance().store(group=part, name="saved", node=plain[part])
-    return arguments
+    return with_saved_transform(arguments)
 
 
 def check_seed(cfg: DictConfig) -> None:

@@ -40,7 +40,19 @@ from episodic.run.embed import embeddings_of
 from episodic.run.run import Run
 
 TRAINING = "it counts in training alone"
-UNREAD = dict.fromkeys(("augment", "trainer", "task.train", "task.labeled_fraction", "task.labeled_seed"), TRAINING)
+UNREAD = dict.fromkeys(
+    (
+        "augment",
+        "optimizer",
+        "schedule",
+        "pretrain",
+        "trainer",
+        "task.train",
+        "task.labeled_fraction",
+        "task.labeled_seed",
+    ),
+    TRAINING,
+)
 
 
 def main(cfg: DictConfig) -> None:

@@ -45,7 +45,7 @@ class ANIL(AbstractMetricLearner):
     tensor([[0]])
     """
 
-    capabilities = Capabilities(meta_batch=4)
+    capabilities = Capabilities(meta_batch=4, clip_norm=10.0)
 
     def __init__(
         self,

@@ -28,7 +28,7 @@ class Capabilities:
     - `needs_init` (default empty): how to make the run that training must start from (`init_from=<run>`); empty where it needs
       none.
     - `trainer` (default empty): the one training procedure that can train it, an option of `conf/trainer`; empty where any can.
-    - `meta_batch` (default 1): episodes of a step of training, as published.
+    - `meta_batch`, `clip_norm` (default 1 and 0): episodes of a step of training, and the largest norm of its gradient, 0 for any.
     - `episodes_apart` (default false): whether its network sees the items of one episode at a time, and so does batch norm.
 
     >>> Capabilities(transductive=True).transductive
@@ -44,6 +44,7 @@ class Capabilities:
     needs_init: str = ""
     trainer: str = ""
     meta_batch: int = 1
+    clip_norm: float = 0.0
     episodes_apart: bool = False
 
 

@@ -81,7 +81,7 @@ class MAML(AbstractLearner):
         self.batch_norm = choice("batch_norm", batch_norm, BatchNorm)
         has_norm = any(isinstance(module, _BatchNorm) for module in backbone.modules())
         self.capabilities = Capabilities(
-            transductive=batch_norm == "batch" and has_norm, meta_batch=4, episodes_apart=True
+            transductive=batch_norm == "batch" and has_norm, meta_batch=4, clip_norm=10.0, episodes_apart=True
         )
         self.without_effect = self.inner_loop.without_effect()
         if not has_norm:

@@ -39,7 +39,7 @@ from episodic.run.tensorboard import read_curves
 
 UNREAD = {
     "augment": "a report trains nothing, and only training changes images at random",
-    "trainer": "a report trains nothing",
+    **dict.fromkeys(("optimizer", "schedule", "pretrain", "trainer"), "a report trains nothing"),
     "task.labeled_fraction": "a report trains nothing",
     "task.labeled_seed": "a report trains nothing",
     "task.train": "a report trains nothing, and it measures episodes of the shape that task.n_way, task.n_shot, ... say",

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from episodic.data.augment import Augment, Normalize
 from episodic.data.store import ImageStore
+from episodic.episodes.arguments import number
 from episodic.episodes.source import Episodes
 from episodic.learners.learner import AbstractLearner
 from episodic.run.device import Hardware
@@ -79,7 +80,8 @@ class AbstractProcedure(abc.ABC):
 
     - `setup`: the learner, the data and all else that procedures share.
     - `steps` (default 2000): steps of the optimizer.
-    - `clip_norm` (default 0): the gradient's 2-norm is scaled down to this; 0 for no clipping.
+    - `clip_norm` (default None): the gradient's 2-norm is scaled down to this; 0 for no clipping, None for that of the learner's
+      `capabilities`.
     - `validate_every` (default 500): steps between validations, on `validation_episodes` (default 600) fixed episodes of the
       validation classes. The best weights are kept.
     - `save_every` (default 500): steps between checkpoints.
@@ -119,7 +121,7 @@ class AbstractProcedure(abc.ABC):
 
     setup: Setup
     steps: int = 2000
-    clip_norm: float = 0.0
+    clip_norm: float | None = None
     validate_every: int = 500
     validation_episodes: int = 600
     save_every: int = 500
@@ -132,6 +134,9 @@ class AbstractProcedure(abc.ABC):
     unread: ClassVar[Mapping[str, str]] = {}
 
     def __post_init__(self):
+        if self.clip_norm is None:
+            self.clip_norm = self.setup.learner.capabilities.clip_norm
+        number("trainer.clip_norm", self.clip_norm, at_least=0)
         for field in dataclasses.fields(self):
             if isinstance(field.default, int | float) and not isinstance(field.default, bool):
                 self._check_number(field)

@@ -69,7 +69,13 @@ def test_semi_supervised_tasks_of_real_data(task, labeled, of, query, most):
     """Ren et al.: queries and support from the labeled part, in training; 5 distractor classes; nothing twice."""
     if not (REAL / task).is_dir():
         pytest.skip(f"needs {task} in ../shared/data")
-    options = [f"task={task}_semi_5w1s", f"data_dir={REAL}", "semi=soft_kmeans", "task.n_distractors=5"]
+    options = [
+        f"task={task}_semi_5w1s",
+        f"data_dir={REAL}",
+        "semi=soft_kmeans",
+        "task.n_distractors=5",
+        "trainer.steps=1000",
+    ]
     cfg = compose_config("train", options)
     parts = build_parts(cfg)
     training = build_procedure(cfg, parts)
@@ -108,6 +114,6 @@ def test_a_data_set_of_another_form_than_the_task_is_refused(config, name, value
 
 
 def test_the_size_of_images_and_the_shape_of_episodes_are_said_once(config):
-    cfg = compose_config("train", ["task=miniimagenet_5w1s", "task.image_size=32", "task.n_query=7"])
+    cfg = compose_config("train", ["task=cub_5w1s", "task.image_size=32", "task.n_query=7"])
     assert cfg.task.dataset.image_size == 32
     assert (cfg.task.train.n_way, cfg.task.train.n_query) == (20, 7)

@@ -22,7 +22,7 @@ class Leaky(Prototypical):
 
 def test_audit_tells_inductive_from_transductive():
     store = random_store()
-    for learner, leaks in ((Prototypical(conv4()), False), (Leaky(conv4()), True)):
+    for learner, leaks in ((Prototypical(conv4(), 1.0), False), (Leaky(conv4(), 1.0), True)):
         predict, _ = episode_predictor(learner.eval(), store, PLAIN, FP32)
         with torch.inference_mode():
             changes = audit(predict, sampler_of(store, 5))

@@ -41,10 +41,16 @@ def test_schedule_sets_the_rate_and_clipping_bounds_the_gradient():
     assert norm <= 1.001e-3
 
 
-@pytest.mark.parametrize("setting", [dict(steps=0), dict(log_every=0), dict(clip_norm=-1)])
+@pytest.mark.parametrize("setting", [dict(steps=0), dict(log_every=0), dict(clip_norm=-1.0)])
 def test_settings_are_checked(setting):
     with pytest.raises(ValueError, match=f"trainer.{next(iter(setting))} must be a number"):
         episodic_of(**setting)
+
+
+def test_the_gradient_is_clipped_as_the_learner_is_published_with():
+    assert episodic_of(clip_norm=None).clip_norm == 0
+    assert episodic_of(learner=MAML(conv4(), n_way=3), clip_norm=None).clip_norm == 10
+    assert episodic_of(learner=MAML(conv4(), n_way=3), clip_norm=0.0).clip_norm == 0
 
 
 def test_a_step_has_as_many_episodes_as_the_learner_is_published_with():

@@ -12,8 +12,8 @@ def test_the_experiments_and_tasks_of_the_rows_are_there():
     assert len(rows) == 9
     for row in rows:
         assert len(row) == len(scores.HEADER)
-        experiment, task = (part.strip("`") for part in row[0].split(", "))
-        check_overrides("train", [experiment, *task.split()])
+        *experiment, task = (part.strip("`") for part in row[0].split(", "))
+        check_overrides("train", [*experiment, *task.split()])
 
 
 def test_a_record_is_the_last_evaluation_of_a_run(records, tmp_path):
