@@ -1,9 +1,10 @@
 from episodic.data.augment import Augment
 from episodic.evaluate.scoring import evaluate
+from episodic.learners.prototypical import Prototypical
 from episodic.train.fit import fit
 from tests.conftest import random_store
 from tests.evaluate.test_scoring import sampler_of
-from tests.train.training import FP32, PLAIN, episodic_of
+from tests.train.training import FP32, PLAIN, conv4, episodic_of
 
 
 def test_every_step_draws_episodes_of_its_own():
@@ -16,7 +17,7 @@ def test_every_step_draws_episodes_of_its_own():
 
 def test_training_learns():
     store, val = random_store(separation=0.5), random_store(separation=0.5, split="val", seed=1)
-    training = episodic_of(store, steps=60, augment=Augment())
+    training = episodic_of(store, Prototypical(conv4(), temperature=1.0), steps=60, augment=Augment())
     before = evaluate(training.setup.learner, val, sampler_of(val, 200), PLAIN, FP32).interval
     assert fit(training)
     after = evaluate(training.setup.learner, val, sampler_of(val, 200), PLAIN, FP32).interval

@@ -42,8 +42,8 @@ class DivideAndConquer(AbstractLoss):
             raise ValueError(f"n_learners must share {dim} coordinates evenly, at least 2 each, got {n_learners}")
         self.dim = dim
         self.n_learners = n_learners
-        self.part = Margin(alpha, beta, dim=dim // n_learners)
-        self.whole = Margin(alpha, beta, dim=dim)
+        self.part = Margin(alpha, beta, learn_beta=False, dim=dim // n_learners)
+        self.whole = Margin(alpha, beta, learn_beta=False, dim=dim)
 
     def forward(self, embeddings: Float[Tensor, "item dim"], labels: Int64[Tensor, " item"]) -> Float[Tensor, ""]:
         return self.of_slice(embeddings, labels, None)
