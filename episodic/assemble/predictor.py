@@ -64,7 +64,7 @@ class Predictor:
     >>> predictor = Predictor().fit([[0, 0], [1, 1]], ["a", "b"])  # features; pictures need a model, e.g. Predictor("runs/x")
     >>> [answer] = predictor.answers([[0.9, 1]])
     >>> print(answer.label, answer.nearest, round(answer.probability, 2))
-    b 1 0.86
+    b 1 0.97
     """
 
     def __init__(

@@ -10,7 +10,7 @@ class Published:
     """An accuracy in percent on test classes, and whose it is.
 
     >>> str(published("omniglot_20w1s", "prototypical", "conv4"))
-    'Published: 96.0 % on test classes (Snell et al., 2017).'
+    'Published: 96 % on test classes (Snell et al., 2017).'
     """
 
     percent: float

@@ -39,7 +39,7 @@ class SoftKMeansCluster(AbstractRefinement):
     >>> backbone = torch.nn.Flatten()  # leaves vectors as they are
     >>> support, query, unlabeled = (torch.tensor(x)[None, :, None] for x in ([3.0, 5.0], [0.0], [3.5, -1.0]))
     >>> task = Task(support, torch.tensor([[0, 1]]), query, n_way=2, unlabeled=unlabeled)
-    >>> prediction = SoftKMeansCluster(Prototypical(backbone), radius=2)(task)
+    >>> prediction = SoftKMeansCluster(Prototypical(backbone, temperature=1.0), radius=2)(task)
     >>> prediction.unlabeled.sum(-1).detach().round(decimals=2)  # the second item is of no class
     tensor([[0.9700, 0.0000]])
     """

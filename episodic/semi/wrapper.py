@@ -64,7 +64,7 @@ class AbstractWrapper(Wrapping, AbstractMetricLearner):
     ...         mean = features.unlabeled.mean(1, keepdim=True)
     ...         moved = dataclasses.replace(features, support=features.support - mean, query=features.query - mean)
     ...         return self.learner.classify(moved)
-    >>> wrapped = Centered(Prototypical(nn.Identity(), distance=Cosine()))
+    >>> wrapped = Centered(Prototypical(nn.Identity(), temperature=1.0, distance=Cosine()))
     >>> support, query = torch.tensor([[[1.0], [3.0]]]), torch.tensor([[[4.0]]])
     >>> task = Task(support, torch.tensor([[0, 1]]), query, n_way=2)
     >>> wrapped(task).logits, wrapped(dataclasses.replace(task, unlabeled=torch.tensor([[[2.0]]]))).logits

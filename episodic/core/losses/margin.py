@@ -36,7 +36,7 @@ class Margin(AbstractPairLoss):
 
     >>> import torch
     >>> x, y = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [-1.0, 0.0]]), torch.tensor([0, 0, 1, 1])
-    >>> Margin(triplets="all")(x, y)
+    >>> Margin(triplets="all")(x, y).detach()
     tensor(0.5320)
     """
 
