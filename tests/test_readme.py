@@ -140,7 +140,7 @@ def shortened(words):
         if not any(word.startswith("trainer=") or word == "semi=pseudo_labels" for word in words):
             options += ["task.train.n_way=5"]
         if any(word.startswith("pretrain=") for word in words):
-            options += ["pretrain.steps=4"]
+            options += ["pretrain.steps=101"]
         if "semi=pseudo_labels" in words:
             options += ["semi.pseudo_labels.neighbors=10"]
     if training or not {"episodic.evaluate", "episodic.report"}.isdisjoint(words):

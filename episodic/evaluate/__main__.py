@@ -63,7 +63,7 @@ def main(cfg: DictConfig) -> None:
 
 def score(cfg: DictConfig) -> None:
     """What `main` does, with one process or several."""
-    overrides = list(HydraConfig.get().overrides.task)
+    overrides = [option for option in HydraConfig.get().overrides.task if option != "transform=saved"]
     parts = load_parts(cfg, cfg.run)
     idle = idle_in_task(cfg.task) | idle_in_learner(cfg, parts.learner)
     idle |= {} if cfg.retrieval or cfg.clustering else idle_transform(parts.learner)

@@ -51,7 +51,7 @@ def ours(name: str, dim: int, n_classes: int) -> Callable:
         "triplet": lambda: Triplet(0.05, "all", distance=Euclidean()),
         "n_pair": lambda: NPair(l2=0),
         "lifted_structure": lambda: LiftedStructure(),
-        "margin": lambda: Margin(triplets="all"),
+        "margin": lambda: Margin(triplets="all", learn_beta=False),
         "proxy_nca": lambda: ProxyNCA(dim, n_classes, variant="probability"),
         "proxy_anchor": lambda: ProxyAnchor(dim, n_classes),
         "soft_triple": lambda: SoftTriple(dim, n_classes, tau=0),

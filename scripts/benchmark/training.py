@@ -70,7 +70,7 @@ def training(args: argparse.Namespace, hardware: Hardware, row: str = "training"
 def ready(row: str, data: tuple[ImageStore, EpisodeSampler, Normalize], hardware: Hardware) -> EpisodicTraining:
     """A training procedure at its first step."""
     store, sampler, normalize = data
-    learner = hardware.place(Prototypical(conv4(SETTINGS[row].channels, SETTINGS[row].size)))
+    learner = hardware.place(Prototypical(conv4(SETTINGS[row].channels, SETTINGS[row].size), temperature=1.0))
     setup = Setup(
         learner=learner,
         store=store,
