@@ -97,6 +97,7 @@ def cases() -> dict[str, list[str]]:
         "cross_attention sse": ["learner=cross_attention", "sse=se", "sse.probability=0.5", *EPISODES],
         "maml with mean_teacher": ["learner=maml", "semi=mean_teacher", *UNLABELED],
         "losses of episodes": ["loss=[cross_entropy,triplet,proxy_nca]", "sse=se", "sse.probability=0.5", *EPISODES],
+        "transform cl2n": ["learner=prototypical", "transform=cl2n", *EPISODES],
         "five episodes": ["learner=prototypical", *EPISODES[:-1], "trainer.episodes_per_step=5"],
         "memory": ["loss=contrastive", "memory=xbm", "memory.start=1", "memory.size=30", *BATCHES],
         **{
@@ -162,8 +163,10 @@ def process(number: int, count: int, place: str, names: list[str]) -> None:
         procedure, *scored = built(cases()[name])
         before = weights(procedure)
         with contextlib.redirect_stdout(io.StringIO()):  # some trainings print
+            procedure.fit_transforms()
             for _ in range(procedure.steps):
                 procedure.training_step()
+            procedure.fit_transforms()
         moved = farthest(before, weights(procedure))
         after, together = everything(procedure), scores(procedure.setup, *scored)
         if count > 1:

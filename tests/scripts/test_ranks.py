@@ -40,7 +40,9 @@ def test_every_learner_wrapper_and_loss_is_a_case(scripts):
     assert {name.removeprefix("loss ") for name in ranks.cases()} >= names
     assert ranks.SMALL.keys() <= names
     chosen = {option for given in ranks.cases().values() for option in given}
-    assert chosen >= {f"trainer={name}" for name in options("trainer") if name not in ("episodes", "pseudo_labels")}
+    assert chosen >= {
+        f"trainer={name}" for name in options("trainer") if name not in ("episodes", "finetune", "pseudo_labels")
+    }
 
 
 def test_two_processes_are_as_one(scripts, tmp_path):
