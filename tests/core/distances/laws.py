@@ -35,6 +35,8 @@ def check_distance_laws(distance: AbstractDistance, of_pair, *, symmetric: bool 
     # Length makes no difference where the distance says so.
     stretched = torch.allclose(distance.matrix(3 * x, 0.5 * y), distance.matrix(x, y))
     assert stretched == distance.ignores_length
+    # And where all vectors grow together, it is a power of the factor.
+    torch.testing.assert_close(distance.matrix(3 * x, 3 * y), 3**distance.degree * distance.matrix(x, y))
     assert distance == type(distance)()
     assert hash(distance) == hash(type(distance)())
     assert repr(distance) == f"{type(distance).__name__}()"
