@@ -69,6 +69,7 @@ def main(cfg: DictConfig) -> None:
     with writing(out):
         Run(out).write_metrics(metrics, "report.json")
     versions = json.loads((out / "report.json").read_text())["versions"]
+    options = [unquoted(o) for o in HydraConfig.get().overrides.task if o != "transform=saved"]
     page, pictures = build_page(
         Report(
             title=f"{summary(cfg, cfg.run)}: {percent(ours.interval)} %",
@@ -81,7 +82,7 @@ def main(cfg: DictConfig) -> None:
             curves=read_curves(Path(cfg.run)),
             protocols=protocols(Run(Path(cfg.run)).config(), allow_any_target=cfg.allow_any_target),
             plane=plane_of(parts, store, measured[name]),
-            command=shlex.join(["python", "-m", "episodic.report", *map(unquoted, HydraConfig.get().overrides.task)]),
+            command=shlex.join(["python", "-m", "episodic.report", *options]),
             made={
                 "episodes": f"{len(ours.accuracies):,}, hash {ours.episodes_hash}",
                 "classes": f"{len(store.class_names):,} ({store.split_name}, {store.class_hash})",

@@ -111,7 +111,10 @@ def process(*arguments: str) -> tuple[float, str]:
 
 def untrained_run(folder: Path, data_dir: str) -> str:
     """Make a run as `episodic.train` leaves it, with random weights; returns the file that holds them."""
-    cfg = compose_config("train", ["task=miniimagenet_5w1s", "transform=none", f"run={folder}", f"data_dir={data_dir}"])
+    cfg = compose_config(
+        "train",
+        ["task=miniimagenet_5w1s", "transform=none", "learner.temperature=1", f"run={folder}", f"data_dir={data_dir}"],
+    )
     cfg.task.train_classes = 64
     folder.mkdir()
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg))

@@ -26,5 +26,7 @@ def test_shares_are_those_of_an_explicit_loop():
 
 def test_with_one_shot_it_is_a_prototypical_network():
     task = random_task(n_shot=1)
-    ours, theirs = (kind(torch.nn.Identity()).classify(task).logits for kind in (SoftNeighbors, Prototypical))
+    ours, theirs = (
+        kind(torch.nn.Identity(), temperature=1.0).classify(task).logits for kind in (SoftNeighbors, Prototypical)
+    )
     torch.testing.assert_close(ours, theirs)

@@ -27,7 +27,8 @@ def test_the_plain_loop_gives_our_answers(files, tmp_path):
     with torch.inference_mode():
         theirs = plain_torch.predict(weights, str(tmp_path / "shots"), str(tmp_path / "photos"))
     shots = sorted((tmp_path / "shots").rglob("*.png"))
-    ours = Predictor(str(tmp_path / "run"), learner="prototypical", device="cpu")
+    one = ("learner.temperature=1",)
+    ours = Predictor(str(tmp_path / "run"), learner="prototypical", options=one, device="cpu")
     ours.fit(shots, [file.parent.name for file in shots])
     answers = ours.answers(sorted((tmp_path / "photos").iterdir()))
     assert [label for _, label, _ in theirs] == [answer.label for answer in answers]
