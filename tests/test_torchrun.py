@@ -45,6 +45,7 @@ def farthest(one, other):
     return max(float((weights[0][name] - weights[1][name]).abs().max()) for name in weights[0])
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_run_and_score_it_as_one_process_does(tmp_path):
     code, out, err = run(2, "episodic.train", *SMALL, "trainer.steps=3", "run=r", cwd=tmp_path)
     assert code == 0, err

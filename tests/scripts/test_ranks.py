@@ -59,6 +59,7 @@ def test_two_and_four_processes_are_as_one_in_every_case(scripts):
     assert f"{len(ranks.cases())} cases within 0.0001" in held(scripts, "--processes", "2", "4")
 
 
+@pytest.mark.slow
 def test_what_differs_is_named(scripts, tmp_path):
     import ranks
     import torch
