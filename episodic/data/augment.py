@@ -63,11 +63,9 @@ class Augment:
         if self.smallest_crop < 1:
             sides = torch.empty(drawn).uniform_(self.smallest_crop, 1, generator=generator).sqrt()
             place = (2 * torch.rand(drawn, 2, generator=generator) - 1) * (1 - sides)[:, None]
-            view = (
-                torch.diag_embed(sides[:, None].expand(-1, 2)),
-                place[:, :, None],
-            )  # what is seen, on a square of -1..1
-            grid = affine_grid(torch.cat(view, dim=2)[here].to(device), list(images.shape), align_corners=False)
+            zoom = torch.diag_embed(sides[:, None].expand(-1, 2))
+            view = torch.cat([zoom, place[:, :, None]], dim=2)  # what is seen, on a square of -1..1
+            grid = affine_grid(view[here].to(device), list(images.shape), align_corners=False)
             images = grid_sample(images, grid, padding_mode="border", align_corners=False)
         if self.jitter:
             low, high = 1 - self.jitter, 1 + self.jitter

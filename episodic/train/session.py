@@ -15,7 +15,14 @@ from tqdm import tqdm
 
 from episodic.assemble.learner import Parts, build_parts
 from episodic.assemble.load import load_initial
-from episodic.assemble.task import build_sampler, check_task, count_train_classes, episode_shape, load_store
+from episodic.assemble.task import (
+    build_sampler,
+    check_task,
+    count_train_classes,
+    episode_shape,
+    is_incremental,
+    load_store,
+)
 from episodic.config.compose import ConfigError
 from episodic.config.instantiate import make
 from episodic.config.types import fits
@@ -74,11 +81,7 @@ class Session(Journal):
         self.state: dict[str, Any] = {"step": 0, "best": None, "seconds": 0.0}
         self.first_point: tuple[int, float] | None = None  # of the training curve: step and time
         self.expected: float | None = None  # seconds that training will take, once that is known
-        self.pretraining: Pretraining | None = None
-        if cfg.init_from is None and "pretrain" not in self.procedure.unread:
-            self.pretraining = make(cfg.pretrain, allow_any_target=cfg.allow_any_target)
-        elif any(option.startswith("pretrain") for option in overrides) and cfg.init_from is not None:
-            raise ConfigError("pretrain= would have no effect here: weights begin with those of init_from=")
+        self.pretraining = self._pretraining()
         self.begun = "" if cfg.resume or self.pretraining else load_initial(cfg, self.learner)
 
     @contextlib.contextmanager
@@ -109,6 +112,25 @@ class Session(Journal):
                 self.begun = self._begin_with(self.pretraining)
             self.began = time.perf_counter() - self.state["seconds"]
             yield
+
+    def _pretraining(self) -> Pretraining | None:
+        """The first stage; None where there is none, or the task chose one that this training cannot begin with.
+
+        **Raises:** `ConfigError` where it was chosen by hand and could not be begun with.
+        """
+        cfg, learner = self.cfg, self.learner
+        reason = ""
+        if cfg.init_from is not None:
+            reason = "weights begin with those of init_from="
+        elif learner.capabilities.needs_init:
+            reason = f"{type(learner).__name__} begins with a run of its own kind (init_from=<run>)"
+        elif is_incremental(cfg.task):
+            reason = "a first stage answers with the classes of an episode, and this task is incremental"
+        if reason and any(option.startswith(("pretrain=", "pretrain.")) for option in self.options):
+            raise ConfigError(f"pretrain= would have no effect here: {reason}")
+        if reason or "pretrain" in self.procedure.unread:
+            return None
+        return make(cfg.pretrain, allow_any_target=cfg.allow_any_target)
 
     def _begin_with(self, pretraining: Pretraining) -> str:
         """Train the first stage, or what is left of it, and take its weights. Says what was taken."""

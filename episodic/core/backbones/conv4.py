@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from episodic.core.backbones._output import check_images, checked_input, embed, embedding_shape
 from episodic.episodes.arguments import choice, flag, integer, integers, refuse
 
+Output = Literal["vector", "average", "map"]
+
 
 class Conv4(nn.Module):
     """The small network of few-shot learning: four equal blocks of 3x3 convolution, batch norm, 2x2 max-pooling and ReLU. Its
@@ -55,13 +57,13 @@ class Conv4(nn.Module):
         image_size: int = 84,
         widths: Sequence[int] = (64, 64, 64, 64),
         bias: bool = True,
-        output: Literal["vector", "average", "map"] = "vector",
+        output: Output = "vector",
         pools: int | None = None,
         unpadded: int = 0,
         last_relu: bool = True,
     ) -> None:
         super().__init__()
-        output = choice("output", output, Literal["vector", "average", "map"])
+        output = choice("output", output, Output)
         last_relu = flag("last_relu", last_relu)
         widths, bias = integers("widths", widths, at_least=1).tolist(), flag("bias", bias)
         if not widths:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
-from episodic.core.transforms.transform import AbstractCentered
+from episodic.core.transforms.cl2n import CL2N
 from episodic.episodes.arguments import number
 
 SMALLEST = 1e-6  # keeps the slope of a power finite at 0
 
 
-class Power(AbstractCentered):
+class Power(CL2N):
     """Embeddings whose entries are raised to a power, less their mean over the training images, at length 1. After a ReLU most
     entries are near 0 and a few are large; a root brings them nearer to a normal distribution.
 
@@ -31,14 +30,9 @@ class Power(AbstractCentered):
     tensor([1.0000, 1.0000, 1.0000, 1.0000, 1.0000])
     """
 
-    unit_length = True
-
     def __init__(self, backbone: nn.Module, exponent: float = 0.5):
         super().__init__(backbone)
         self.exponent = number("exponent", exponent, above=0, below=1)
 
     def before_mean(self, features: Float[Tensor, "item dim ..."]) -> Float[Tensor, "item dim ..."]:
         return features.sign() * (features.abs() + SMALLEST) ** self.exponent
-
-    def change(self, features: Float[Tensor, "item dim ..."]) -> Float[Tensor, "item dim ..."]:
-        return normalize(self.centered(self.before_mean(features)), dim=1)

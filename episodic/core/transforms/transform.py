@@ -87,7 +87,8 @@ class AbstractCentered(AbstractTransform):
         self.mean_of_batch: Callable[[Tensor], Tensor] = batch_mean
 
     def centered(self, features: Float[Tensor, "item dim ..."]) -> Float[Tensor, "item dim ..."]:
-        """The features less the mean."""
+        """The features, after `before_mean`, less the mean."""
+        features = self.before_mean(features)
         mean = self.mean_of_batch(features.detach()) if self.training else self.mean
         return features - mean.view(-1, *[1] * (features.ndim - 2))
 
