@@ -7,7 +7,7 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """An accuracy in percent on test classes, and whose it is.
+    """An accuracy in percent on test classes, and whose it is. It is printed beside one's own.
 
     >>> str(published("omniglot_20w1s", "prototypical", "conv4"))
     'Published: 96 % on test classes (Snell et al., 2017).'

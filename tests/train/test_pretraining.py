@@ -99,6 +99,9 @@ def test_how_to_go_on_is_said_of_the_whole_run(options, tmp_path, monkeypatch, c
 
 
 def test_what_would_have_no_effect_is_refused(options):
+    attractor = ["learner=attention_attractor", "task.train.n_way=3", "task.train.n_query=2"]
+    with pytest.raises(ConfigError, match="AttentionAttractor begins with a run of its own kind"):
+        episodic.train.train(*options, *attractor, "pretrain=classifier", "run=s")
     with pytest.raises(
         ConfigError, match="pretrain= would have no effect here: weights begin with those of init_from="
     ):
