@@ -59,13 +59,13 @@ class Session(Journal):
 
     `state` is what a checkpoint has beside weights: the `step`, the `best` validation, and the `seconds` that training took so far.
 
-    **Arguments:** as in `train`. `stage_of` (default None): the folder of the run whose first stage this is, which is not scored.
+    **Arguments:** as in `train`. `then` (default None): the training whose first stage this is, which takes its weights.
 
     **Raises:** `ConfigError` or `ValueError` for parts that do not go together, could have no effect, or cannot be had.
     """
 
-    def __init__(self, cfg: DictConfig, choices: dict[str, Any], overrides: list[str], stage_of: Path | None = None):
-        self.cfg, self.choices, self.options, self.stage_of = cfg, choices, overrides, stage_of
+    def __init__(self, cfg: DictConfig, choices: dict[str, Any], overrides: list[str], then: Session | None = None):
+        self.cfg, self.choices, self.options, self.then = cfg, choices, overrides, then
         check_task(cfg.task)
         with first_ahead():  # it fills the caches of images and of weights
             count_train_classes(cfg)
@@ -138,13 +138,13 @@ class Session(Journal):
         first = Run(Path(cfg.run))
         cfg.resume = (first.folder / "config.yaml").is_file()
         if not first.metrics():
-            print(f"First stage of two, pretrain={self.choices['pretrain']}:")
-            stage = Session(cfg, choices, list(pretraining.options), stage_of=self.run.folder)
+            print(f"First, pretrain={self.choices['pretrain']}:")
+            stage = Session(cfg, choices, list(pretraining.options), then=self)
             with stage.opened():
                 print(stage)
                 stage.fit()
                 stage.run.write_metrics(stage.facts())
-            print("\nSecond stage:")
+            print("\nThen, with its weights:")
         return load_initial(OmegaConf.merge(self.cfg, {"init_from": cfg.run}), self.learner)
 
     def _first_stage(self) -> dict[str, Any]:
@@ -161,8 +161,10 @@ class Session(Journal):
     @property
     def resume_command(self) -> str:
         """How to go on with this training, for messages."""
+        if self.then is not None:
+            return self.then.resume_command
         trusted = " allow_any_target=true" * bool(self.cfg.allow_any_target)
-        options = f"resume=true run={shlex.quote(str(self.stage_of or self.run.folder))}{trusted}"
+        options = f"resume=true run={shlex.quote(str(self.run.folder))}{trusted}"
         return f"resume with: {launcher()} -m episodic.train {options}"
 
     def _episodes(self, store: ImageStore, stream: str, count: int) -> Episodes:
@@ -187,7 +189,19 @@ class Session(Journal):
             rate, left = (step - first) / (now - began), self.procedure.steps - step
             self.expected, images = left / rate, self.procedure.images_per_step
             of = f" of {images:,} images ({rate * images:,.0f} images/s)" if images else ""
-            say(f"{duration(self.expected)} for {left:,} steps{of}, and some more for validation")
+            told = f"{duration(self.expected)} for {left:,} steps{of}"
+            if images and (then := self.pixels_to_come):
+                all_of_it = self.expected * (1 + then / (left * images * self.cfg.task.image_size**2))
+                told += f", {duration(all_of_it)} with what comes then"
+            say(f"{told}; validation takes some more")
+
+    @property
+    def pixels_to_come(self) -> int:
+        """Of the training images of all stages after this one."""
+        if (then := self.then) is None:
+            return 0
+        own = then.procedure.steps * (then.procedure.images_per_step or 0) * then.cfg.task.image_size**2
+        return own + then.pixels_to_come
 
     def validate(self, step: int) -> None:
         """Score the learner on the validation classes. The weights are saved as `best` where they are better than all before."""

@@ -44,14 +44,17 @@ def test_both_stages_are_two_trainings_by_hand(options, tmp_path, capsys):
     capsys.readouterr()
     metrics = episodic.train.train(*options, *STAGE, "run=both")
     said = capsys.readouterr().out
-    assert said.index("First stage of two, pretrain=classifier:") < said.index("Second stage:")
+    assert said.index("First, pretrain=classifier:") < said.index("Then, with its weights:")
     assert equal(weights(tmp_path / "both" / "pretrain"), weights(tmp_path / "first"))
     assert equal(weights(tmp_path / "both"), weights(tmp_path / "second"))
     assert metrics["pretrain/images"] == 4 * 8
     assert metrics["train/images"] == 3 * 9  # 3-way episodes of one example and two queries
 
 
-def test_there_may_be_more_stages_before(options, tmp_path):
+def test_there_may_be_more_stages_before(options, tmp_path, monkeypatch):
+    to_come = []
+    fit = session.Session.fit
+    monkeypatch.setattr(session.Session, "fit", lambda self: (to_come.append(self.pixels_to_come), fit(self)))
     inner = [
         "pretrain=classifier",
         f"pretrain.options={json.dumps(FIRST)}",
@@ -66,6 +69,7 @@ def test_there_may_be_more_stages_before(options, tmp_path):
     assert found[0]["pretrain/images"] == 3 * 9 + 2 * 8  # of all stages before
     assert [Run(folder.joinpath(*["pretrain"] * n)).config().task.image_size for n in range(3)] == [16, 16, 8]
     assert weights(folder).keys() == weights(folder / "pretrain" / "pretrain").keys()  # the same convolutions
+    assert to_come == [(3 + 2) * 9 * 16**2, 2 * 9 * 16**2, 0]  # episodes of 9 images, at 16 pixels
 
 
 @pytest.mark.parametrize("stopped_in", ["pretrain", ""], ids=["first stage", "second stage"])
@@ -88,13 +92,16 @@ def test_a_run_that_was_stopped_goes_on_in_its_stage(options, tmp_path, monkeypa
     assert equal(weights(tmp_path / "stopped"), weights(tmp_path / "whole"))
 
 
-def test_how_to_go_on_is_said_of_the_whole_run(options, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("stages", [2, 3])
+def test_how_to_go_on_is_said_of_the_whole_run(options, tmp_path, monkeypatch, capsys, stages):
     def stop(self, step):
         raise KeyboardInterrupt
 
+    before = ["pretrain=classifier", f"pretrain.options={json.dumps(FIRST)}", "pretrain.steps=2", "trainer=episodes"]
+    nested = [f"pretrain.options={json.dumps(before)}"]
     monkeypatch.setattr(session.Session, "save", stop)
     with pytest.raises(KeyboardInterrupt):
-        episodic.train.train(*options, *STAGE, "run=r")
+        episodic.train.train(*options, *STAGE, *(nested if stages == 3 else []), "run=r")
     assert "resume=true run=r\n" in capsys.readouterr().out + "\n"
 
 
