@@ -1,3 +1,7 @@
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch reads it: tests run side by side, each on a core of its own
+
 import jaxtyping
 import numpy as np
 import pytest
