@@ -23,6 +23,7 @@ DISTANCES: list[tuple[AbstractDistance, Callable[[Tensor, Tensor], Tensor]]] = [
     (Cosine(), lambda x, y: 1 - cosine_similarity(x, y, dim=0)),
     (SNR(), lambda x, y: (y - x).var(correction=0) / x.var(correction=0)),
 ]
+DISTANCE_NAMES = [repr(distance) for distance, _ in DISTANCES]
 
 
 def similarity_of_pair(distance: AbstractDistance, of_pair: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor):

@@ -8,7 +8,7 @@ from torch import nn
 from episodic import Task
 from episodic.learners.matching import Matching
 from tests.conftest import Features, random_task
-from tests.learners.laws import DISTANCES, check_laws, similarity_of_pair
+from tests.learners.laws import DISTANCE_NAMES, DISTANCES, check_laws, similarity_of_pair
 
 
 def test_laws():
@@ -32,7 +32,7 @@ def test_equals_an_explicit_loop():
                 torch.testing.assert_close(logits[e, q, n].exp(), attention[task.support_y[e] == n].sum())
 
 
-@pytest.mark.parametrize(("distance", "of_pair"), DISTANCES, ids=repr)
+@pytest.mark.parametrize(("distance", "of_pair"), DISTANCES, ids=DISTANCE_NAMES)
 def test_any_distance_equals_an_explicit_loop(distance, of_pair):
     task = random_task(imbalanced=True)
     learner = Matching(nn.Identity(), scale=0.5, distance=distance)

@@ -14,7 +14,7 @@ from episodic.core.transforms.unit import Unit
 from episodic.learners.matching import Matching
 from episodic.learners.prototypical import Prototypical
 from tests.conftest import Features, random_task
-from tests.learners.laws import DISTANCES, check_laws, similarity_of_pair
+from tests.learners.laws import DISTANCE_NAMES, DISTANCES, check_laws, similarity_of_pair
 
 
 def test_laws():
@@ -42,7 +42,7 @@ def test_equals_an_explicit_loop():
                 )
 
 
-@pytest.mark.parametrize(("distance", "of_pair"), DISTANCES, ids=repr)
+@pytest.mark.parametrize(("distance", "of_pair"), DISTANCES, ids=DISTANCE_NAMES)
 def test_any_distance_equals_an_explicit_loop(distance, of_pair):
     task = random_task(imbalanced=True)
     learner = Prototypical(nn.Identity(), temperature=0.7, distance=distance)

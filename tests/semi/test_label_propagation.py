@@ -17,7 +17,7 @@ from episodic.learners.prototypical import Prototypical
 from episodic.learners.tpn import TPN
 from episodic.semi.label_propagation import LabelPropagation
 from tests.conftest import Features, random_task
-from tests.learners.laws import DISTANCES
+from tests.learners.laws import DISTANCE_NAMES, DISTANCES
 from tests.semi.laws import check_gradients, check_wrapper_laws
 
 ALPHAS = [0.2, 0.5, 0.9, 0.99]
@@ -97,7 +97,7 @@ def test_scales_and_neighbors_equal_loops_and_scikit_learns_label_spreading(alph
 
 
 @pytest.mark.parametrize("transductive", [False, True])
-@pytest.mark.parametrize(("distance", "of_pair"), DISTANCES, ids=repr)
+@pytest.mark.parametrize(("distance", "of_pair"), DISTANCES, ids=DISTANCE_NAMES)
 def test_any_distance_equals_loops(distance, of_pair, transductive):
     """Scales, weights, neighbors, normalization and answers by the formulas of the docstring, item by item."""
     task = random_task(seed=2, n_unlabeled=9)

@@ -12,7 +12,7 @@ from episodic.semi.masked_soft_kmeans import MaskedSoftKMeans, normalized_distan
 from episodic.semi.soft_kmeans import SoftKMeans
 from episodic.semi.soft_kmeans_cluster import SoftKMeansCluster
 from tests.conftest import Features, random_task
-from tests.learners.laws import DISTANCES
+from tests.learners.laws import DISTANCE_NAMES, DISTANCES
 
 ALL = [SoftKMeans, SoftKMeansCluster, MaskedSoftKMeans]
 
@@ -102,7 +102,7 @@ def softmax_by_loop(wrapper, of_pair, unlabeled, centers):
 
 
 @pytest.mark.parametrize("kind", ALL)
-@pytest.mark.parametrize(("distance", "of_pair"), DISTANCES, ids=repr)
+@pytest.mark.parametrize(("distance", "of_pair"), DISTANCES, ids=DISTANCE_NAMES)
 def test_assignments_by_any_distance_equal_an_explicit_loop(kind, distance, of_pair):
     """The mean stays the center, whatever the distance."""
     task = random_task(n_unlabeled=9, imbalanced=True)
