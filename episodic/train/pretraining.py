@@ -28,8 +28,9 @@ class Pretraining:
     was in. With `init_from=<run>` there is no first stage.
 
     **Arguments:** `steps`: of the first stage. `resolution` (default 1): of its images, as a share of the task's; half of it
-    is four times as fast. `options` (default none): all else that is to be set, as on the command line; with a `pretrain=` among
-    them there are further stages before.
+    is four times as fast. `smallest_side` (default 1): pixels that the resolution does not go below, where the task has as many.
+    `options` (default none): all else that is to be set, as on the command line; with a `pretrain=` among them there are further
+    stages before.
 
     **Raises:** `ConfigError` for options of another kind, such as a folder.
 
@@ -39,11 +40,13 @@ class Pretraining:
 
     steps: int
     resolution: float = 1.0
+    smallest_side: int = 1
     options: Sequence[str] = ()
 
     def __post_init__(self):
         integer("pretrain.steps", self.steps, at_least=1)
         number("pretrain.resolution", self.resolution, above=0, at_most=1)
+        integer("pretrain.smallest_side", self.smallest_side, at_least=1)
         for option in strings("pretrain.options", self.options):
             if OF_THE_COMMAND.match(option) or option.partition("=")[0] in ("task", *SHARED):
                 raise ConfigError(f"pretrain.options: {option} is that of the run, and both stages share it")
@@ -67,7 +70,8 @@ class Pretraining:
             if key.partition(".")[0] in COPIED:
                 OmegaConf.update(stage, key, OmegaConf.select(own, key))
         stage.update({key: cfg[key] for key in SHARED})
-        stage.task.image_size = max(1, round(self.resolution * cfg.task.image_size))
+        side = cfg.task.image_size
+        stage.task.image_size = min(side, max(self.smallest_side, round(self.resolution * side)))
         stage.run = str(folder / FOLDER)
         return stage, stage_choices
 

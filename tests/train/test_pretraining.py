@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 import episodic.train
 from episodic.config.compose import ConfigError
+from episodic.config.overrides import composed
 from episodic.run.run import Run
 from episodic.train import session
 from episodic.train.pretraining import Pretraining, no_pretraining
@@ -60,6 +61,7 @@ def test_there_may_be_more_stages_before(options, tmp_path, monkeypatch):
         f"pretrain.options={json.dumps(FIRST)}",
         "pretrain.steps=2",
         "pretrain.resolution=0.5",
+        "pretrain.smallest_side=1",
     ]
     middle = f"pretrain.options={json.dumps([*inner, 'trainer=episodes', 'optimizer=sgd'])}"
     episodic.train.train(*options, "pretrain=classifier", middle, "pretrain.steps=3", "trainer.steps=2", "run=r")
@@ -70,6 +72,13 @@ def test_there_may_be_more_stages_before(options, tmp_path, monkeypatch):
     assert [Run(folder.joinpath(*["pretrain"] * n)).config().task.image_size for n in range(3)] == [16, 16, 8]
     assert weights(folder).keys() == weights(folder / "pretrain" / "pretrain").keys()  # the same convolutions
     assert to_come == [(3 + 2) * 9 * 16**2, 2 * 9 * 16**2, 0]  # episodes of 9 images, at 16 pixels
+
+
+@pytest.mark.parametrize(("smallest", "side"), [(1, 42), (32, 42), (50, 50), (90, 84)])
+def test_the_resolution_does_not_go_below_the_smallest_side(smallest, side, tmp_path):
+    cfg, choices = composed("train", ["task=miniimagenet_5w1s"])
+    stage, _ = Pretraining(steps=1, resolution=0.5, smallest_side=smallest).config(cfg, choices, tmp_path)
+    assert stage.task.image_size == side
 
 
 @pytest.mark.parametrize("stopped_in", ["pretrain", ""], ids=["first stage", "second stage"])
@@ -132,6 +141,7 @@ def test_a_first_stage_shares_what_is_the_runs(option):
     [
         ({"steps": 0}, r"pretrain\.steps must be an integer, at least 1"),
         ({"steps": 1, "resolution": 1.5}, r"pretrain\.resolution must be a number, above 0 and at most 1"),
+        ({"steps": 1, "smallest_side": 0}, r"pretrain\.smallest_side must be an integer, at least 1"),
         ({"steps": 1, "options": "trainer=dml"}, r"pretrain\.options must be a list of strings"),
     ],
 )
