@@ -13,6 +13,9 @@ Each table has a file in `tables/`, which says what is compared:
 - `folds_omniglot`: a loss in cross-validation, with `--splits` repeats (folds.py);
 - `pretrained_miniimagenet`: Prototypical Networks after pre-training and from scratch (pretrained.py).
 
+The name of a record in `scripts/results`, such as `miniimagenet_5w1s`, trains and scores the command of that row of docs/results.md
+with `--splits` seeds (scores.py).
+
 Runs are in `<runs>/<experiment>/`, one folder for each method, number of distractors and seed. A run that has ended is not made
 again; one that was stopped goes on. Records are in `scripts/results/semi/` and `scripts/results/dml/`.
 """
@@ -22,21 +25,22 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tables import dml, folds, paired, pretrained, pseudo_labels, semi, sse
+from tables import dml, folds, paired, pretrained, pseudo_labels, records, scores, semi, sse
 
 TABLES = {name: table for table in (semi, paired, pseudo_labels, dml, sse, folds, pretrained) for name in table.NAMES}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", choices=TABLES)
+    commands = {path.stem: scores for path in sorted(records.RESULTS.glob("*.json"))}
+    parser.add_argument("table", choices=[*TABLES, *commands])
     parser.add_argument(
         "--splits", type=int, default=3, help="label splits, seeds or repeats, where the table has them"
     )
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--options", nargs="*", default=[], help="further options of training")
     arguments = parser.parse_args()
-    table = TABLES[arguments.table]
+    table = (TABLES | commands)[arguments.table]
     table.reproduce(arguments.table, arguments.runs, arguments.splits, arguments.options)
 
 

@@ -2,7 +2,8 @@
 
     python scripts/table.py                       # rewrites the tables
     python scripts/table.py --check               # fails where a table differs from the records
-    python scripts/table.py --add RUN NAME EXPERIMENT TASK PAPER   # first keeps the last evaluation of a run
+    python scripts/table.py --add NAME RUN [RUN ...]   # first keeps the last evaluations of runs of one command
+    python scripts/table.py --records FOLDER      # with the records of runs that were made elsewhere
     python scripts/table.py --learner NAME OPTIONS DATASET RUN RUN20   # first keeps a cell of the table of learners
 
 A record holds what `episodic.evaluate` found and how the run was trained. A table stands in its page between the marks
@@ -15,15 +16,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from tables import dml, folds, learners, paired, pretrained, pseudo_labels, scores, semi, sse
-from tables.records import RESULTS
+from tables import dml, folds, learners, paired, pretrained, pseudo_labels, records, scores, semi, sse
 
 ROOT = Path(__file__).parent.parent
 TABLES = [
     (ROOT / "docs" / "results.md", "results", scores),
-    (RESULTS / "README.md", "learners", learners),
-    *((RESULTS / "README.md", name, table) for table in (semi, paired, pseudo_labels) for name in table.NAMES),
-    *((RESULTS / "README.md", name, table) for table in (dml, sse, folds, pretrained) for name in table.NAMES),
+    (records.RESULTS / "README.md", "learners", learners),
+    *((records.RESULTS / "README.md", name, table) for table in (semi, paired, pseudo_labels) for name in table.NAMES),
+    *((records.RESULTS / "README.md", name, table) for table in (dml, sse, folds, pretrained) for name in table.NAMES),
 ]
 
 
@@ -34,15 +34,17 @@ def markdown(header: list[str], lines: list[list[str]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
-    parser.add_argument("--add", nargs=5, metavar=("RUN", "NAME", "EXPERIMENT", "TASK", "PAPER"))
+    parser.add_argument("--add", nargs="+", metavar=("NAME", "RUN"))
+    parser.add_argument("--records", type=Path, nargs="*", default=[], help="folders with further records of commands")
     parser.add_argument("--learner", nargs=5, metavar=("NAME", "OPTIONS", "DATASET", "RUN", "RUN20"))
     arguments = parser.parse_args()
     if arguments.learner:
         name, options, dataset, *runs = arguments.learner
         learners.add(name, options, dataset, *map(Path, runs))
     if arguments.add:
-        run, name, *how = arguments.add
-        scores.add(Path(run), name, *how)
+        name, *runs = arguments.add
+        scores.add(name, list(map(Path, runs)))
+    records.further[:] = arguments.records
     stale = []
     for page, name, table in TABLES:
         text = page.read_text()

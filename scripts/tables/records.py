@@ -12,6 +12,7 @@ from typing import Any
 from episodic.run.run import Run
 
 RESULTS = Path(__file__).parents[1] / "results"
+further: list[Path] = []  # folders with more records of commands, of runs that were made elsewhere
 KEPT = (  # scores that a record keeps; those whose names begin so
     "accuracy",
     "ci95",
@@ -53,6 +54,11 @@ def score(run: Path, *options: str) -> Path:
     """Evaluate a run once more and return the file of these scores."""
     subprocess.run([sys.executable, "-m", "episodic.evaluate", f"run={run}", *options], check=True)
     return Run(run).evaluations()[-1]
+
+
+def folders() -> list[Path]:
+    """Where records of commands lie."""
+    return [RESULTS, *further]
 
 
 def read(name: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from episodic.config.compose import compose_config, conf_dir, part_groups
+from episodic.config.help import options_of
 from episodic.config.instantiate import make
 
 GROUPS = sorted(p.name for p in conf_dir().iterdir() if p.is_dir())
@@ -54,7 +55,9 @@ def test_yaml_equals_signature(group, option):
             value = OmegaConf.to_container(node)[key]
             value = make(node[key]) if isinstance(value, dict) and "_target_" in value else value
             free = isinstance(value, str) and ("${" in value or value == "???")
-            chosen = group in ("augment", "pretrain") or option in ("finetune", "long") or default is inspect.Parameter.empty
+            chosen = (
+                group in ("augment", "pretrain") or option in ("finetune", "long") or default is inspect.Parameter.empty
+            )
             assert free or chosen or value == (list(default) if isinstance(default, tuple) else default), key
     else:
         assert says <= set(takes)
@@ -70,6 +73,16 @@ def test_all_tasks_are_a_data_set_and_a_shape():
     for path in (conf_dir() / "task").glob("[!_]*.yaml"):
         names = [name if isinstance(name, str) else next(iter(name)) for name in OmegaConf.load(path).defaults]
         assert all(name.startswith(("_", "override /")) for name in names), path
+
+
+@pytest.mark.parametrize("command", ["cross_validate", "demo", "doctor", "evaluate", "predict", "report"])
+def test_every_command_takes_every_task(command):
+    """A task chooses options of other groups for training; a command that does not train must know these groups all the same."""
+    parts = ["learner=prototypical", "semi=supervised", "transform=none"]  # in the place of a run's own
+    for task in options_of("task"):
+        path = ["task.dataset.path=somewhere"] if task.startswith("folder") else []
+        cfg = compose_config(command, [f"task={task}", *path, *([] if command == "doctor" else parts)])
+        assert OmegaConf.to_container(cfg.task, resolve=True, throw_on_missing=True)
 
 
 def test_a_training_has_a_choice_of_every_group_of_parts():

@@ -18,6 +18,16 @@ def test_a_table_is_made_by_its_own_file(monkeypatch):
     assert made == [("sse_omniglot", Path("runs"), 2, ["device=cpu"])]
 
 
+def test_a_record_is_made_again_by_its_name(monkeypatch):
+    import reproduce
+
+    made = []
+    monkeypatch.setattr(reproduce.scores, "reproduce", lambda *arguments: made.append(arguments))
+    monkeypatch.setattr(sys, "argv", ["reproduce.py", "miniimagenet_5w1s", "--splits", "1", "--runs", "r"])
+    reproduce.main()
+    assert made == [("miniimagenet_5w1s", Path("r"), 1, [])]
+
+
 def test_an_unknown_table_is_told_with_those_that_there_are(monkeypatch, capsys):
     import reproduce
 
