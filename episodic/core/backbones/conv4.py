@@ -39,6 +39,8 @@ class Conv4(nn.Module):
       at least 10 pixels a side to pool, so that small images keep a map of several pixels, and 84 pixels give the published one.
     - `unpadded`: how many convolutions, from the first, have no padding. Relation Networks (Sung et al., 2018) take
       `pools=2`, `unpadded=2`: a map of 19 x 19 for 84 pixels, 5 x 5 for 28.
+    - `pool_first`: whether a block pools before its batch norm, which then sees a quarter of the pixels and takes its mean and
+      variance from their maxima. Not as published, and faster.
 
     `shape` is that of one embedding: `(1600,)` or `(64, 5, 5)` for 84 pixels, `(256,)` or `(64, 8, 8)` for 32, `(64,)` or
     `(64, 7, 7)` for 28.
@@ -61,10 +63,11 @@ class Conv4(nn.Module):
         pools: int | None = None,
         unpadded: int = 0,
         last_relu: bool = True,
+        pool_first: bool = False,
     ) -> None:
         super().__init__()
         output = choice("output", output, Output)
-        last_relu = flag("last_relu", last_relu)
+        last_relu, pool_first = flag("last_relu", last_relu), flag("pool_first", pool_first)
         widths, bias = integers("widths", widths, at_least=1).tolist(), flag("bias", bias)
         if not widths:
             refuse("widths", "a number of channels for each block, at least one", widths)
@@ -83,9 +86,11 @@ class Conv4(nn.Module):
             padding = int(block >= unpadded)
             side -= 2 - 2 * padding
             pooled = block < sure or (pools is None and side >= 10)
-            layers = [nn.Conv2d(dim_in, dim, 3, padding=padding, bias=bias), nn.BatchNorm2d(dim)]
-            ends = [nn.MaxPool2d(2)] * pooled + [nn.ReLU(inplace=True)] * (last_relu or block < len(widths) - 1)
-            self.blocks.append(nn.Sequential(*layers, *ends))
+            conv, norm = nn.Conv2d(dim_in, dim, 3, padding=padding, bias=bias), nn.BatchNorm2d(dim)
+            pool = [nn.MaxPool2d(2)] * pooled
+            normed = [*pool, norm] if pool_first else [norm, *pool]
+            relu = [nn.ReLU(inplace=True)] * (last_relu or block < len(widths) - 1)
+            self.blocks.append(nn.Sequential(conv, *normed, *relu))
             side = side // 2 if pooled else side
         self.shape = embedding_shape(widths[-1], side, self.output)
 

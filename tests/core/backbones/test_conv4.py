@@ -142,3 +142,30 @@ def test_bad_arguments_are_refused(arguments, message):
 def test_images_of_another_shape_are_refused(shape):
     with pytest.raises(ValueError, match=r"built for images \[item, 1, 28, 28\], got"):
         Conv4(1, 28)(torch.zeros(shape))
+
+
+def test_pooling_first_is_the_same_for_fixed_statistics_and_positive_scales_and_another_network_in_training():
+    torch.manual_seed(0)
+    plain, first = (Conv4(3, 20, (4, 8), pool_first=chosen) for chosen in (False, True))
+    images = torch.rand(6, 3, 20, 20)
+    plain(images)  # statistics other than 0 and 1
+    for (_, norm, *_), (_, _, other, _) in zip(plain.blocks, first.blocks, strict=True):
+        torch.nn.init.uniform_(norm.weight, 0.5, 2.0)
+        other.load_state_dict(norm.state_dict())
+    for ours, theirs in zip(first.blocks, plain.blocks, strict=True):
+        ours[0].load_state_dict(theirs[0].state_dict())
+    assert not torch.allclose(plain.train()(images), first.train()(images), atol=0.1)
+    first.blocks[0][2].load_state_dict(plain.blocks[0][1].state_dict())
+    first.blocks[1][2].load_state_dict(plain.blocks[1][1].state_dict())
+    torch.testing.assert_close(plain.eval()(images), first.eval()(images), atol=1e-5, rtol=1e-5)
+
+
+def test_without_the_last_relu_embeddings_have_entries_below_zero():
+    torch.manual_seed(0)
+    published = Conv4(3, 20, (4, 8))
+    without = Conv4(3, 20, (4, 8), last_relu=False)
+    without.load_state_dict(published.state_dict())
+    images = torch.rand(6, 3, 20, 20)
+    found = without(images)
+    assert (found < 0).any()
+    torch.testing.assert_close(found.relu(), published(images))
