@@ -15,6 +15,8 @@ from typing import Any
 
 from episodic.evaluate.published import published
 from episodic.run.run import Run
+from episodic.run.tensorboard import read_curves
+from episodic.train.pretraining import FOLDER
 from tables import records
 
 HEADER = ["command", "protocol", "classes scored", "paper (test)", "ours", "over classes", "over seeds", "training"]
@@ -87,11 +89,30 @@ def add(name: str, runs: list[Path]) -> None:
         scored = {key: value for key, value in scored.items() if key not in ("run", "options", "date")}
         if not kept:
             kept = {**options, "paper": paper(trained, options["evaluate_options"]), **hardware, **how, **scored}
-            kept["seeds"] = {}
+            kept |= {"seeds": {}, "curve": curve(run)}
         if any(kept[key] != value for key, value in options.items()):
             raise ValueError(f"{run} is of another command than {runs[0]}: {options}")
         kept["seeds"][str(trained["seed"])] = scored[f"{split_of(scored)}/accuracy"]
     records.write(name, kept, indent=2)
+
+
+def curve(run: Path) -> list[list[tuple[float, int, float]]]:
+    """Minutes, images seen and accuracy on validation classes, for each point of each stage; of the first stage first.
+
+    A stage's time is dealt to its steps alike, so that pauses of a training that was stopped and resumed do not count.
+    """
+    first = run / FOLDER
+    stages = curve(first) if first.is_dir() else []
+    trained = json.loads((run / "metrics.json").read_text())
+    if "val/accuracy" not in (curves := read_curves(run)):
+        return stages
+    before = [trained.get(f"pretrain/{what}", 0) for what in ("seconds", "images")]
+    whole = [trained.get(f"train/{what}", 0) for what in ("seconds", "images")]
+    own = []
+    for step, accuracy in zip(*curves["val/accuracy"], strict=True):
+        seconds, images = (b + w * int(step) / trained["steps"] for b, w in zip(before, whole, strict=True))
+        own.append((round(seconds / 60, 2), round(images), round(float(accuracy), 4)))
+    return [*stages, own]
 
 
 def told(options: list[str]) -> list[str]:

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from episodic.config.overrides import check_overrides
+from episodic.run.tensorboard import Curves
 
 TRAINED = {"steps": 9, "best_step": 6, "hardware": "x", "test/accuracy": 0.1, "semi": "supervised", "backbone": "conv4"}
 TRAINED |= {"train/seconds": 100.0, "train/images": 2e6, "pretrain/seconds": 20.0, "train/classes": 64}
@@ -56,6 +57,24 @@ def test_runs_of_different_commands_are_no_record(records, tmp_path):
     with pytest.raises(ValueError, match="b is of another command than"):
         scores.add("some", runs)
     assert records.read("some") == {}
+
+
+def test_a_curve_has_minutes_images_and_accuracy_of_all_stages(tmp_path):
+    from tables import scores
+
+    def stage(folder, points, **trained):
+        folder.mkdir()
+        curves = Curves(folder, 0, None)
+        for step, accuracy in points:
+            curves.validation(step, accuracy, 0.01)
+        curves.close()
+        (folder / "metrics.json").write_text(json.dumps(trained))
+
+    run = tmp_path / "run"
+    before = {"pretrain/seconds": 60.0, "pretrain/images": 1000}
+    stage(run, [(5, 0.5), (10, 0.6)], steps=10, **{"train/seconds": 120.0, "train/images": 400} | before)
+    stage(run / "pretrain", [(2, 0.25)], steps=2, **{"train/seconds": 60.0, "train/images": 1000})
+    assert scores.curve(run) == [[(1.0, 1000, 0.25)], [(2.0, 1200, 0.5), (3.0, 1400, 0.6)]]
 
 
 @pytest.mark.parametrize(
