@@ -24,8 +24,9 @@ class Pretraining:
     """A training that comes first. The one that it is for begins with its best weights, as with `init_from=<run>/pretrain`.
 
     It is a training of its own in the folder `pretrain` of the run, with its own procedure, losses, optimizer and schedule, and a
-    record of its own. Data, backbone, seed and hardware are those of the run. A run that is resumed goes on with the stage that it
-    was in. With `init_from=<run>` there is no first stage.
+    record of its own. Data, backbone, seed and hardware are those of the run; where the run's learner reads maps, the stage has
+    what its own learner reads. A run that is resumed goes on with the stage that it was in. With `init_from=<run>` there is no
+    first stage.
 
     **Arguments:** `steps`: of the first stage. `resolution` (default 1): of its images, as a share of the task's; half of it
     is four times as fast. `smallest_side` (default 1): pixels that the resolution does not go below, where the task has as many.
@@ -65,6 +66,8 @@ class Pretraining:
         own = OmegaConf.masked_copy(stage, list(COPIED))
         for part in COPIED:
             stage[part] = cfg[part]
+        if stage.backbone.get("output") == "map":
+            stage.backbone.output = own.backbone.output
         for option in self.options:
             key = option.partition("=")[0]
             if key.partition(".")[0] in COPIED:

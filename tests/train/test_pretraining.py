@@ -4,10 +4,12 @@ import json
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 import episodic.train
 from episodic.config.compose import ConfigError
+from episodic.config.instantiate import make
 from episodic.config.overrides import composed
 from episodic.run.run import Run
 from episodic.train import session
@@ -79,6 +81,22 @@ def test_the_resolution_does_not_go_below_the_smallest_side(smallest, side, tmp_
     cfg, choices = composed("train", ["task=miniimagenet_5w1s"])
     stage, _ = Pretraining(steps=1, resolution=0.5, smallest_side=smallest).config(cfg, choices, tmp_path)
     assert stage.task.image_size == side
+
+
+def test_the_first_stage_of_a_task_is_the_same_for_every_learner_and_number_of_shots(tmp_path):
+    def first(*options):
+        cfg, choices = composed("train", [*options])
+        pretraining = make(cfg.pretrain)
+        stage = OmegaConf.to_container(pretraining.config(cfg, choices, tmp_path)[0], resolve=True)
+        shape = stage["task"].pop("train")
+        return {**stage, "task": {"train": shape, "image_size": stage["task"]["image_size"]}}
+
+    expected = first("task=miniimagenet_5w1s")
+    assert expected["backbone"]["output"] == "vector"
+    assert (expected["task"]["train"]["n_way"], expected["task"]["train"]["n_shot"]) == (20, 1)
+    assert first("task=miniimagenet_5w5s") == expected
+    for learner in ("matching", "relation", "cross_attention"):
+        assert first("task=miniimagenet_5w1s", f"learner={learner}") == expected
 
 
 @pytest.mark.parametrize("stopped_in", ["pretrain", ""], ids=["first stage", "second stage"])
