@@ -4,17 +4,22 @@
 
 `docs/minutes.svg` has the accuracy on miniImageNet's validation classes against the minutes of training, in one color for each
 record that has a curve, a line for each stage. It is the accuracy that training itself measures, on 600 episodes.
+
+`docs/shots.svg` has the accuracy there against the number of shots, a line for each training with records in
+`scripts/results/shots`.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tables import records, scores
+from tables import records
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -35,29 +40,61 @@ def drawn(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def minutes(found: list[dict[str, Any]]) -> Figure:
     """Accuracy against minutes of training."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    ax = figure.add_subplot()
+    figure, ax = empty("minutes of training", f"miniImageNet, 16 validation classes, {SHAPE}")
     for record, color in zip(drawn(found), COLORS, strict=False):
         label = f"{' '.join(record['train_options'])} ({record['train/hardware']})"
         for number, stage in enumerate(record["curve"]):
             x, y = zip(*((time, 100 * accuracy) for time, _, accuracy in stage), strict=True)
             ax.plot(x, y, marker="o", markersize=3, color=color, label=label if number == 0 else None)
-    ax.set_xlabel("minutes of training")
-    ax.set_ylabel("accuracy, %")
-    ax.set_title(f"miniImageNet, 16 validation classes, {SHAPE}", loc="left", fontsize=10)
-    ax.grid(alpha=0.3)
-    ax.spines[["top", "right"]].set_visible(False)
     if ax.lines:
         ax.legend(fontsize=7, frameon=False)
     return figure
 
 
+def shots(found: list[dict[str, Any]]) -> Figure:
+    """Accuracy against the number of labeled examples a class, with intervals over episodes."""
+    figure, ax = empty("shots (labeled examples a class)", "miniImageNet, 16 validation classes, 5-way")
+    lines: dict[str, list[tuple[int, float, float]]] = {}
+    for record in found:
+        shot = int(re.search(r"(\d+)-shot", record["val/protocol"])[1])
+        point = shot, 100 * record["val/accuracy"], 100 * record["val/ci95"]
+        lines.setdefault(" ".join(record["train_options"]), []).append(point)
+    for (label, points), color in zip(sorted(lines.items()), COLORS, strict=False):
+        x, y, reach = zip(*sorted(points), strict=True)
+        ax.errorbar(x, y, reach, marker="o", markersize=3, color=color, label=label)
+    if lines:
+        ax.set_xscale("log")
+        ticks = sorted({shot for points in lines.values() for shot, *_ in points})
+        ax.set_xticks(ticks, [str(tick) for tick in ticks])
+        ax.minorticks_off()
+        ax.legend(fontsize=7, frameon=False)
+    return figure
+
+
+def empty(across: str, title: str) -> tuple[Figure, Axes]:
+    """A figure without data."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    ax = figure.add_subplot()
+    ax.set_xlabel(across)
+    ax.set_ylabel("accuracy, %")
+    ax.set_title(title, loc="left", fontsize=10)
+    ax.grid(alpha=0.3)
+    ax.spines[["top", "right"]].set_visible(False)
+    return figure, ax
+
+
+def read(*folders: Path) -> list[dict[str, Any]]:
+    """The records in folders."""
+    return [json.loads(path.read_text()) for folder in folders for path in sorted(folder.glob("*.json"))]
+
+
 def main() -> None:
-    found = [json.loads(path.read_text()) for folder in records.folders() for path in sorted(folder.glob("*.json"))]
-    minutes(found).savefig(DOCS / "minutes.svg", metadata={"Date": None})
-    print(f"{DOCS / 'minutes.svg'}: {', '.join(scores.command(record) for record in drawn(found))}")
+    figures = {"minutes": minutes(read(*records.folders())), "shots": shots(read(records.RESULTS / "shots"))}
+    for name, figure in figures.items():
+        figure.savefig(DOCS / f"{name}.svg", metadata={"Date": None})
+        print(DOCS / f"{name}.svg")
 
 
 if __name__ == "__main__":

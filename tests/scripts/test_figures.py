@@ -30,10 +30,24 @@ def test_records_of_other_episodes_and_without_a_curve_are_left_out():
     assert figures.drawn([*others, record(0.4)]) == [record(0.4)]
 
 
-def test_the_figure_is_written_where_the_page_shows_it(tmp_path, monkeypatch, scripts):
+def test_figures_are_written_where_the_page_shows_them(tmp_path, monkeypatch, scripts):
     import figures
 
     monkeypatch.setattr(figures, "DOCS", tmp_path)
     figures.main()
-    assert (tmp_path / "minutes.svg").read_text().startswith("<?xml")
-    assert "](minutes.svg)" in (scripts.parent / "docs" / "results.md").read_text()
+    page = (scripts.parent / "docs" / "results.md").read_text()
+    for name in ("minutes.svg", "shots.svg"):
+        assert (tmp_path / name).read_text().startswith("<?xml")
+        assert f"]({name})" in page
+
+
+def test_each_training_is_a_line_over_its_shots_in_their_order():
+    import figures
+
+    two = [record(0.6, **{"val/protocol": "5-way 5-shot, inductive"}), record(0.4)]
+    other = record(0.3, train_options=["learner=matching"])
+    found = [{"val/ci95": 0.01} | made for made in (*two, other)]
+    ax = figures.shots(found).axes[0]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["learner=matching", "task=miniimagenet_5w1s"]
+    assert [line[0].get_xydata().tolist() for line in ax.containers] == [[[1, 30]], [[1, 40], [5, 60]]]
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["1", "5"]
