@@ -33,3 +33,13 @@ def test_losses_made_for_other_batches_get_them(records, retrieved, tmp_path, lo
     assert {"steps", "validate_every", "classes_per_batch", "images_per_class"} <= set(shared)
     for key in set(shared) - {"candidates"}:
         assert cfg.trainer[key] == plain.trainer[key], key
+
+
+def test_softer_settings_are_rows_of_miniimagenet(records, retrieved, tmp_path):
+    from tables import dml
+
+    dml.reproduce("dml_miniimagenet", tmp_path / "runs", 1, [])
+    assert [name for _, name, _ in retrieved[len(dml.LOSSES) :]] == [f"{loss}-0" for loss in dml.FROM_SCRATCH]
+    labels = [row[0] for row in dml.rows("dml_miniimagenet")]
+    assert "`circle loss.circle.gamma=8`" in labels
+    assert "`circle`" in labels
