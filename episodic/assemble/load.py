@@ -151,6 +151,8 @@ def load_initial(cfg: DictConfig, learner: AbstractLearner) -> str:
     inner = unwrapped(learner)[-1]
     needed = {name for name, parameter in inner.named_parameters() if not parameter.requires_grad}
     needed |= {name for name in inner.state_dict() if name.startswith("backbone.") and "backbone.head." not in name}
+    if isinstance(inner.backbone, AbstractCentered):  # its mean is fitted before the first step
+        needed.discard("backbone.mean")
     needed = {unwrapped_name(name) for name in needed}
     lost = [unwrapped_name(name) for name in mine if name not in fit and unwrapped_name(name) in needed]
     if lost:

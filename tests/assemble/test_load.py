@@ -24,6 +24,15 @@ def test_a_start_gives_what_fits_by_name_and_shape(config, tmp_path):
     assert torch.equal(learner.linear.shift, untouched)
 
 
+def test_a_start_without_a_mean_is_taken_by_a_transform_that_fits_its_own(config, tmp_path):
+    saved(tmp_path, config())
+    cfg = config("transform=cl2n", f"init_from={tmp_path}")
+    learner = build_parts(cfg).learner
+    mine = len(learner.state_dict())
+    assert load_initial(cfg, learner) == f"{mine - 1} of {mine} tensors from {tmp_path}"
+    assert learner.backbone.mean.isnan().all()  # until it is fitted
+
+
 def test_a_start_of_another_backbone_or_none_where_one_is_needed_is_refused(config, tmp_path):
     saved(tmp_path, config("learner=base_classifier"))
     cfg = config("backbone.widths=[8,4]", f"init_from={tmp_path}")
