@@ -340,9 +340,9 @@ def test_the_few_results_of_the_readme_are_among_all():
     rows = [line for line in PAGES["docs/results.md"].read_text().splitlines() if line.startswith("| `train ")]
     few = re.findall(r"^\| `(\w+)` \| (\d+)-way (\d+)-shot \| ([\d.]+) \| ([\d.]+ ± [\d.]+) \|", README, re.MULTILINE)
     assert 3 <= len(few) <= 6
-    names = {"prototypical": "protonet"}
+    trained = {"prototypical": "train task=omniglot_5w1s", "matching": "train experiment=matching_omniglot"}
     for learner, way, shot, paper, ours in few:
-        parts = (f"experiment={names.get(learner, learner)}_omniglot", f"{way}-way {shot}-shot", f"| {paper} |", ours)
+        parts = (f"`{trained[learner]}`", f"{way}-way {shot}-shot", f"| {paper} |", ours)
         assert any(all(part in row for part in parts) for row in rows), (learner, way, shot)
 
 

@@ -67,8 +67,8 @@ def rows(name: str) -> list[list[str]]:
 
 def command(record: dict[str, Any]) -> str:
     """What is typed: the options of training, and of evaluation where it has any."""
-    trained, scored = (" ".join(record[f"{what}_options"]) for what in ("train", "evaluate"))
-    return f"`train {trained}`" + (f", `evaluate {scored}`" if scored else "")
+    trained, scored = (record[f"{what}_options"] for what in ("train", "evaluate"))
+    return f"`{' '.join(['train', *trained])}`" + (f", `evaluate {' '.join(scored)}`" if scored else "")
 
 
 def split_of(record: dict[str, Any]) -> str:

@@ -22,7 +22,7 @@ def test_mistakes_on_the_command_line_end_in_two_lines_without_traceback():
 def test_help_works(tmp_path, flag):
     code, out, _ = run_command("train", flag, cwd=tmp_path)
     assert code == 0
-    assert "protonet_omniglot" in out
+    assert "matching_omniglot" in out
 
 
 def test_the_configuration_can_be_looked_at(tmp_path):

@@ -66,7 +66,7 @@ def test_yaml_equals_signature(group, option):
 def test_a_choice_on_the_command_line_beats_the_task_and_the_experiment():
     assert compose_config("train", ["task=miniimagenet_5w1s"]).augment.flip
     assert not compose_config("train", ["task=miniimagenet_5w1s", "augment=none"]).augment.flip
-    assert compose_config("train", ["experiment=protonet_omniglot", "trainer.steps=7"]).trainer.steps == 7
+    assert compose_config("train", ["experiment=matching_omniglot", "trainer.steps=7"]).trainer.steps == 7
 
 
 def test_all_tasks_are_a_data_set_and_a_shape():

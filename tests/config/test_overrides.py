@@ -15,7 +15,7 @@ from episodic.config.overrides import check_overrides, composed, in_full, refuse
         (["task.n_wai=3"], "unknown option 'task.n_wai'. Did you mean 'n_way'[?]"),
         (["learner=matching", "learner.temperature=2"], "unknown option 'learner.temperature'.*\nOptions: .*scale"),
         (["run.dir=here"], "unknown option 'run.dir': 'run' is a single value, written as run=value"),
-        (["experiment=nothing"], "unknown experiment=nothing.\nValid: .*protonet_omniglot"),
+        (["experiment=nothing"], "unknown experiment=nothing.\nValid: .*matching_omniglot"),
         (["justaword"], "cannot read 'justaword'; options are written as name=value"),
         (["seed=[1"], r"cannot read 'seed=\[1'"),
     ],
