@@ -209,9 +209,8 @@ def joined(chosen: dict[str, str], nodes: dict[str, dict[str, DictConfig]]) -> D
 
 def test_trainers_losses_memories_and_exchanges():
     losses = [*options("loss"), "[cross_entropy,circle]", "[contrastive,proxy_nca]"]
-    trainers = [
-        trainer for trainer in options("trainer") if trainer != "finetune"
-    ]  # episodes but for the number of steps
+    few_and_many = ("finetune", "long")  # episodes but for the number of steps
+    trainers = [trainer for trainer in options("trainer") if trainer not in few_and_many]
     groups = {"trainer": trainers, "loss": losses, "memory": options("memory"), "sse": options("sse")}
     accepted, refused = check_product(groups)
     assert accepted >= 90

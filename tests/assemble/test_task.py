@@ -114,6 +114,6 @@ def test_a_data_set_of_another_form_than_the_task_is_refused(config, name, value
 
 
 def test_the_size_of_images_and_the_shape_of_episodes_are_said_once(config):
-    cfg = compose_config("train", ["task=cub_5w1s", "task.image_size=32", "task.n_query=7"])
+    cfg = compose_config("train", ["task=cub_5w1s", "task.image_size=32", "task.n_shot=7"])
     assert cfg.task.dataset.image_size == 32
-    assert (cfg.task.train.n_way, cfg.task.train.n_query) == (20, 7)
+    assert (cfg.task.train.n_way, cfg.task.train.n_shot) == (20, 7)

@@ -80,12 +80,12 @@ def test_what_is_hidden_behind_an_interpolation_is_checked_as_well():
 
 
 def test_the_arguments_of_a_target_are_not_asked_of_what_may_not_be_built(tmp_path, monkeypatch):
-    (tmp_path / "strange.py").write_text("raise SystemExit('imported')")
+    (tmp_path / "strange_target.py").write_text("raise SystemExit('imported')")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ConfigError, match="no choice"):
-        arguments_of(DictConfig({"_target_": "strange.Thing"}))
+        arguments_of(DictConfig({"_target_": "strange_target.Thing"}))
     with pytest.raises(SystemExit, match="imported"):
-        arguments_of(DictConfig({"_target_": "strange.Thing"}), allow_any_target=True)
+        arguments_of(DictConfig({"_target_": "strange_target.Thing"}), allow_any_target=True)
     assert arguments_of(DictConfig({"_target_": "episodic.train.schedule.Cosine"})) == {"warmup"}
 
 
